@@ -1,0 +1,44 @@
+"""The largest request body that is read; a larger one ends in 413 with the envelope.
+
+FastAPI's own `max_body_size` answers in plain text, outside of every handler.
+"""
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.common.errors import error_response
+
+
+class BodyLimitMiddleware:
+    """Refuses a request whose `Content-Length` is above `max_bytes`, and stops one that sends more in chunks."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.cause = f"The request's body is larger than {max_bytes} bytes."
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request within the limit."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > self.max_bytes:
+                await error_response(413, self.cause)(scope, receive, send)
+                return
+            if name == b"transfer-encoding":
+                receive = self._counted(receive)
+        await self.app(scope, receive, send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        total = 0
+
+        async def counted() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > self.max_bytes:
+                raise HTTPException(413, self.cause)
+            return message
+
+        return counted

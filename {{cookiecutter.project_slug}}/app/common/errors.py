@@ -1,0 +1,82 @@
+"""Every failure becomes the envelope of `response.py`, with a sentence for the caller and nothing from the inside."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from app.common.exceptions import ServiceError
+from app.common.request_id import current_request_id
+
+_BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+
+
+def phrase_of(status: int) -> str:
+    """Return the status' phrase as a sentence, e.g. `Not Found.`; `Error 599.` for a status without one."""
+    try:
+        return f"{HTTPStatus(status).phrase}."
+    except ValueError:
+        return f"Error {status}."
+
+
+def error_response(
+    status: int,
+    cause: str,
+    *,
+    code: int | None = None,
+    result: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the envelope of a failure; `code` defaults to the HTTP status."""
+    if status < HTTPStatus.OK or status in _BODILESS:
+        return Response(status_code=status, headers=headers)
+    content = {
+        "code": status if code is None else code,
+        "message": "failed",
+        "cause": cause,
+        "request_id": current_request_id(),
+        "result": result,
+    }
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    """Answer `HTTPException`, raised by an endpoint or by the router (404, 405); its headers are kept."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if isinstance(error.detail, str):
+        return error_response(error.status_code, error.detail, headers=error.headers)
+    return error_response(error.status_code, phrase_of(error.status_code), result=error.detail, headers=error.headers)
+
+
+async def on_validation_error(_: Request, error: Exception) -> Response:
+    """Answer 422 with one phrase for each fault; what the client sent is not repeated."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    faults = [{"loc": list(fault["loc"]), "msg": fault["msg"], "type": fault["type"]} for fault in error.errors()]
+    cause = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults[:10])
+    return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, cause, result=faults)
+
+
+async def on_service_error(_: Request, error: Exception) -> Response:
+    """Answer what a service raised on purpose."""
+    assert isinstance(error, ServiceError)  # noqa: S101
+    return error_response(error.status, error.cause, code=error.code)
+
+
+async def on_unhandled(request: Request, error: Exception) -> Response:
+    """Answer 500; only in debug mode the caller learns what happened. The traceback goes to the log."""
+    debug = getattr(request.app.state, "debug", False)
+    cause = f"{type(error).__name__}: {error}" if debug else "The server failed to answer; the request ID tells where."
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, cause)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every failure of the application answer with the envelope."""
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(Exception, on_unhandled)

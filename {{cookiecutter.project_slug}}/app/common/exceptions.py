@@ -1,0 +1,16 @@
+"""What a service raises when it cannot do its work; `errors.py` turns it into an answer."""
+
+from http import HTTPStatus
+
+
+class ServiceError(Exception):
+    """A failure that the caller may know of.
+
+    `cause`: a sentence for the caller. `status`: the HTTP status. `code`: a number of your own; default: the status.
+    """
+
+    def __init__(self, cause: str, *, status: int = HTTPStatus.BAD_REQUEST, code: int | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.status = int(status)
+        self.code = self.status if code is None else code

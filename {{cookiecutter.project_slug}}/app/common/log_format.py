@@ -1,0 +1,123 @@
+"""How a log record becomes one line, for people or for machines; what comes from outside can never forge one."""
+
+import json
+import logging
+import re
+import time
+from typing import Any, Final
+
+from app.common.constants import REQUEST_ID_LOG_FORMAT
+from app.common.request_id import current_request_id
+
+# C0, DEL, C1, line and paragraph separators, bidirectional controls, byte order mark, lone surrogates: whatever a
+# terminal, a shipper or str.splitlines() could take for an order or a line's end (CWE-117, CWE-150, CVE-2021-42574).
+_HOSTILE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    return _SHORT.get(character) or f"\\u{ord(character):04x}"
+
+
+def escape(text: str) -> str:
+    """Return the text on one line, with every control character in its `\\u0000` form."""
+    return text if text.isprintable() else _HOSTILE.sub(_escaped, text)
+
+
+def dump_json(content: dict[str, Any]) -> str:
+    """Return one line of JSON (RFC 8259) that any encoding can carry; what JSON does not know becomes its `str`."""
+    try:
+        text = json.dumps(content, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys that are no strings, a structure that contains itself
+        text = json.dumps({str(key): str(value) for key, value in content.items()}, ensure_ascii=False)
+    return text if text.isprintable() else _HOSTILE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+
+
+class Clock:
+    """Formats a time of the epoch with its zone; the second's part is made once a second."""
+
+    def __init__(self, pattern: str, separator: str) -> None:
+        self._pattern = pattern
+        self._separator = separator
+        self._cached = (-1, "", "")
+
+    def format(self, seconds: float) -> str:
+        """Return e.g. `2026-10-01 16:58:27,183+0000`."""
+        whole = int(seconds)
+        known, text, zone = self._cached
+        if whole != known:
+            local = time.localtime(whole)
+            text, zone = time.strftime(self._pattern, local), time.strftime("%z", local)
+            self._cached = (whole, text, zone)
+        return f"{text}{self._separator}{int((seconds - whole) * 1000):03d}{zone}"
+
+
+text_clock: Final = Clock("%Y-%m-%d %H:%M:%S", ",")
+iso_clock: Final = Clock("%Y-%m-%dT%H:%M:%S", ".")
+
+
+class TextFormatter(logging.Formatter):
+    """One line for a record; a traceback follows, indented, so that no line of it can pass for a record."""
+
+    def __init__(self, fmt: str = REQUEST_ID_LOG_FORMAT, datefmt: str | None = None) -> None:
+        super().__init__(fmt, datefmt)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the record's time with its zone, or in the form of `datefmt`."""
+        return super().formatTime(record, datefmt) if datefmt else text_clock.format(record.created)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the indented lines of a traceback where there is one."""
+        if not hasattr(record, "request_id"):
+            record.request_id = current_request_id()
+        record.message = escape(record.getMessage())
+        record.asctime = self.formatTime(record, self.datefmt)
+        line = self.formatMessage(record)
+        details = traceback_of(record)
+        return line if details is None else f"{line}\n{indent(details)}"
+
+
+def traceback_of(record: logging.LogRecord) -> str | None:
+    """Return the record's traceback and stack as text, without what the exception holds of local variables."""
+    parts = []
+    if record.exc_info:
+        parts.append(logging.Formatter().formatException(record.exc_info))
+    elif record.exc_text:
+        parts.append(record.exc_text)
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return "\n".join(parts) or None
+
+
+def indent(text: str) -> str:
+    """Return each line escaped and moved in by four spaces."""
+    return "\n".join(f"    {escape(line)}" for line in text.split("\n"))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object for a record; the `extra` of a call is among its keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object; a key of `extra` never replaces one of ours."""
+        content: dict[str, Any] = {
+            "timestamp": iso_clock.format(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": getattr(record, "request_id", None) or current_request_id(),
+            "pid": record.process,
+            "file": record.filename,
+            "line": record.lineno,
+        }
+        details = traceback_of(record)
+        if details is not None:
+            content["exception"] = details
+        for key, value in vars(record).items():
+            if key not in STANDARD_ATTRIBUTES and key not in content:
+                content[key] = value
+        return dump_json(content)

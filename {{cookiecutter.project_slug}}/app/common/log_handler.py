@@ -1,0 +1,166 @@
+"""Loggers whose lines carry the request's ID, and the one logging configuration of every process.
+
+`log_config.json` is that configuration: gunicorn's master and workers, plain uvicorn (`--log-config`) and scripts use
+the same file. Its factories, below, look into the settings, so that LOG_FORMAT and LOG_PATH mean the same everywhere.
+"""
+
+import json
+import logging
+import logging.config
+import re
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter, policy
+from app.common.constants import ACCESS_LOGGER, ERROR_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
+from app.common.log_files import FILE_HANDLERS, LogStreamHandler
+from app.common.log_format import JsonFormatter, TextFormatter
+from app.common.request_id import RequestIDLogFilter
+from app.common.request_record import current_record
+from app.settings import PROJECT_ROOT, Settings, get_settings
+
+LOG_CONFIG = PROJECT_ROOT / "log_config.json"
+
+
+def default_formatter(fmt: str = REQUEST_ID_LOG_FORMAT) -> logging.Formatter:
+    """Return the formatter that LOG_FORMAT asks for."""
+    return JsonFormatter() if get_settings().log_format == "json" else TextFormatter(fmt)
+
+
+def access_formatter() -> logging.Formatter:
+    """Return the formatter of access lines that LOG_FORMAT asks for."""
+    return JsonAccessFormatter() if get_settings().log_format == "json" else RequestAccessFormatter()
+
+
+def file_handler(filename: str) -> logging.Handler:
+    """Return a handler for the file in the folder LOG_PATH; one that does nothing without a folder."""
+    settings = get_settings()
+    if settings.log_path is None:
+        return logging.NullHandler()
+    return FILE_HANDLERS[settings.log_rotation](str(settings.log_path / filename))
+
+
+def access_handler() -> logging.Handler:
+    """Return the handler of access lines: LOG_PATH/access.log, or standard output without a folder."""
+    return LogStreamHandler(sys.stdout) if get_settings().log_path is None else file_handler("access.log")
+
+
+def logging_config() -> dict[str, Any]:
+    """Return the content of `log_config.json` with the level of the settings, for `logging.config.dictConfig`."""
+    config: dict[str, Any] = json.loads(LOG_CONFIG.read_text("utf-8"))
+    config["root"]["level"] = get_settings().log_level
+    return config
+
+
+def configure_logging(settings: Settings) -> None:
+    """Set up logging unless the server has done so from the same file already."""
+    if not logging.getLogger(ACCESS_LOGGER).handlers:
+        logging.config.dictConfig(logging_config())
+    logging.getLogger().setLevel(settings.log_level)
+    policy.configure(settings.access_log_exclude, settings.masked_query)
+
+
+class RepeatedTracebackFilter(logging.Filter):
+    """Drops what the server logs of an error that `log_unhandled` has logged, with the ID, or left out on purpose."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass unless it repeats the current request's error."""
+        request = current_record.get()
+        if request is None or request.exception is None or not record.exc_info or record.name == ERROR_LOGGER:
+            return True
+        return record.exc_info[1] is not request.exception
+
+
+class OwnFileFilter(logging.Filter):
+    """Keeps out of `error.log` what a `RequestLogHandler` has written into its own file."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass unless it has a file of its own."""
+        return not getattr(record, "has_own_file", False)
+
+
+class _MarkFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.has_own_file = True
+        return True
+
+
+def log_unhandled(error: BaseException) -> None:
+    """Log the traceback of an error that no handler caught; here, since not every server does it with the ID."""
+    logging.getLogger(ERROR_LOGGER).error("Unhandled %s", type(error).__name__, exc_info=error)
+
+
+class LogHandler(logging.LoggerAdapter[logging.Logger]):
+    """The logger `name` with a file of its own, `LOG_PATH/<name>.log`, besides the stream.
+
+    It is `logging.getLogger(name)`: part of the hierarchy, the same however often it is asked for.
+    `level`: lowest level kept, default: that of the root logger. `stream`: its lines also go where the root logger's
+    go. `file`: it has a file of its own, if LOG_PATH is set.
+    """
+
+    format: ClassVar[str] = LOG_FORMAT
+
+    def __init__(self, name: str, level: int | str | None = None, stream: bool = True, file: bool = True) -> None:
+        super().__init__(logging.getLogger(name), {})
+        self._level, self._stream, self._file = level, stream, file
+        self._set_up()
+
+    @property
+    def name(self) -> str:
+        """The logger's name, which is its file's name as well."""
+        return self.logger.name
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Hand on the call as it is; the base class would replace the caller's `extra`."""
+        return msg, kwargs
+
+    def resetName(self, name: str) -> None:  # noqa: N802 - the mission's name
+        """Go on under another name, in another file."""
+        self._close_file()
+        self.logger = logging.getLogger(name)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        if self._level is not None:
+            self.logger.setLevel(self._level)
+        self.logger.propagate = self._stream
+        self._close_file()
+        if self._file and get_settings().log_path is not None:
+            self.logger.addHandler(self._own_file())
+
+    def _own_file(self) -> logging.Handler:
+        handler = file_handler(re.sub(r"[^\w.-]+", "_", self.name).lstrip(".") + ".log")
+        handler.name = f"own file of {self.name}"
+        handler.setFormatter(default_formatter(self.format))
+        handler.addFilter(RequestIDLogFilter())
+        handler.addFilter(_MarkFilter())
+        return handler
+
+    def _close_file(self) -> None:
+        for handler in [handler for handler in self.logger.handlers if handler.name == f"own file of {self.name}"]:
+            self.logger.removeHandler(handler)
+            handler.close()
+
+
+class RequestLogHandler(LogHandler):
+    """The same, whose lines carry the request's ID: `log = RequestLogHandler("demo"); log.info("demo")`."""
+
+    format = REQUEST_ID_LOG_FORMAT
+
+
+def prepare_log_folder(path: Path | None) -> None:
+    """Make the folder for log files; raise SystemExit with a sentence if nothing can be written there."""
+    if path is None:
+        return
+    probe = path / ".writable"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SystemExit(
+            f"LOG_PATH is {str(path)!r}, and no file can be written there ({error.strerror}): set it to a folder "
+            "that this user may write to, or leave it empty for standard output."
+        ) from None

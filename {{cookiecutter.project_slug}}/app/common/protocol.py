@@ -1,0 +1,235 @@
+"""HTTP/1.1 at the socket: limits, deadlines and a patient goodbye, which uvicorn's own protocol does not have.
+
+Builds on `HttpToolsProtocol` and `RequestResponseCycle` of uvicorn, which are no documented interface: the pin in
+pyproject.toml and the tests on the running server watch over it. There is no other way to give an ID and a line to what
+never reaches the application.
+"""
+
+import asyncio
+import re
+from typing import Any, Final
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from app.common.deadline import Deadline
+from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, fault_of_head
+from app.settings import get_settings
+
+LINGER: Final = 1.0
+"""Seconds in which a connection that is about to close still takes what is on the wire: the rest of a refused request,
+or a request that the client sent before it learned that the server stops."""
+
+
+class RequestHttpProtocol(HttpToolsProtocol):
+    """One connection. What is wrong with a request ends in a `Refusal` that the application's door answers."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.settings = get_settings()
+        self.in_head = False
+        self.in_body = False
+        self.head_size = 0
+        self.refusal: Refusal | None = None
+        self.deadline = Deadline(self)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; a connection that was accepted while the server stops is served once and closed."""
+        super().connection_made(transport)
+        self.deadline.start()
+        if getattr(self.server_state, "draining", False):
+            self.shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; nothing that could still fire keeps the connection in memory."""
+        self.deadline.stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived; after a refusal the rest is read and dropped, so that the answer gets through."""
+        if self.refusal is not None:
+            return
+        self._unset_keepalive_if_required()
+        head_is_continued = self.in_head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._upgrade()
+            return
+        except httptools.HttpParserError as error:
+            self.refuse(_refusal_in(error))
+            return
+        if head_is_continued and self.in_head:
+            # The parser calls back only for whole header lines; this bounds a line that never ends.
+            self.head_size += len(data)
+            if self.head_size > self.settings.limit_request_line + self.settings.limit_request_head:
+                self.refuse(Refusal(431, "The request's head is too large."))
+                return
+        self.deadline.watch()
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self.in_head, self.head_size = True, 0
+        self.deadline.messages += 1
+
+    def on_url(self, url: bytes) -> None:
+        """Take the request's target, or a part of it."""
+        super().on_url(url)
+        if len(self.url) > self.settings.limit_request_line:
+            raise RefusedError(Refusal(414, f"The request's target is longer than {self.settings.limit_request_line}."))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header line; those that follow a chunked body are no headers and are dropped (RFC 9110, 6.5.1)."""
+        self.head_size += len(name) + len(value) + 4
+        if self.head_size > self.settings.limit_request_head:
+            raise RefusedError(Refusal(431, f"The headers are larger than {self.settings.limit_request_head} bytes."))
+        if not self.in_head:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > self.settings.limit_request_fields:
+            raise RefusedError(Refusal(431, f"There are more than {self.settings.limit_request_fields} headers."))
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application, unless its head is at fault or there are too many already."""
+        refusal = fault_of_head(
+            self.parser, self.headers, upgrade=self.parser.should_upgrade() and self._should_upgrade()
+        )
+        if refusal is None and 0 < self.settings.limit_concurrency <= len(self.tasks):
+            refusal = Refusal(503, "The server is busy; send the request again later.")
+        if refusal is not None:
+            raise RefusedError(refusal)
+        super().on_headers_complete()
+        self.in_head, self.in_body, self.head_size = False, True, 0
+        if getattr(self.server_state, "draining", False) and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a part of the body to the application."""
+        self.deadline.received += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self.in_body = False
+        super().on_message_complete()
+
+    # Refusals
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with the refusal and close; with an ID and a line, after the requests that came before."""
+        self.refusal = refusal
+        self.deadline.stop()
+        if self.in_body:
+            self._refuse_body(refusal)
+            return
+        if not self.in_head:
+            self.on_message_begin()
+        self._complete_scope(refusal)
+        cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=_LingeringTransport(self.transport, self.loop),  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+        before, self.cycle = self.cycle, cycle
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _complete_scope(self, refusal: Refusal) -> None:
+        path, _, query = self.url.partition(b"?")
+        method = self.parser.get_method().decode("ascii") if self.url else "-"
+        self.scope.update(  # type: ignore[typeddict-unknown-key]
+            {
+                REFUSAL_KEY: refusal,
+                "method": method,
+                "path": path.decode("latin-1") or "-",
+                "raw_path": path or b"-",
+                "query_string": query,
+            }
+        )
+
+    def _refuse_body(self, refusal: Refusal) -> None:
+        # The application has the request already: whoever reads its body learns what is wrong with it.
+        if self.cycle.response_complete:
+            self.transport.close()
+            return
+        self.cycle.scope[BODY_FAULT_KEY] = refusal  # type: ignore[literal-required]
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+
+    # Upgrades and the end
+
+    def _upgrade(self) -> None:
+        self.in_body = False
+        self.deadline.stop()
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        elif self.cycle is not None:
+            # Another protocol was offered and not taken: the answer is plain HTTP, and nothing is read behind it.
+            self.refusal = Refusal(400, "")
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close after what is being answered; an idle connection closes a little later, for what is on the wire."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _close_if_idle(self) -> None:
+        if self.in_head or self.in_body:
+            self.loop.call_later(LINGER, self._close_if_idle)
+        elif self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+class RefusedError(Exception):
+    """Leaves the parser's callback; `refusal` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.cause)
+        self.refusal = refusal
+
+
+def _refusal_in(error: httptools.HttpParserError) -> Refusal:
+    """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
+    cause = error.__context__
+    return cause.refusal if isinstance(cause, RefusedError) else Refusal(400, "This is no valid HTTP request.")
+
+
+class _LingeringTransport:
+    """Says goodbye at once and closes later: closing with unread bytes would reset the connection (RFC 9112, 9.6)."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+
+    def close(self) -> None:
+        """Send what is left and the end; close after `LINGER` seconds, or when the client has closed."""
+        if self._transport.is_closing() or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._loop.call_later(LINGER, self._transport.close)

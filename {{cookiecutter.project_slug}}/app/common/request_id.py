@@ -1,0 +1,93 @@
+"""The ID of a request: accepted or made at the door, readable everywhere, stamped on every log record."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+
+from starlette.requests import HTTPConnection
+from starlette_context.plugins import Plugin
+
+from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_ID_HEADER
+from app.common.request_record import RequestRecord, current_record
+
+# UUID, ULID, nginx's $request_id and traceparent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
+# takes a trailing newline. Eight characters at least, since shorter ones are no use for finding anything.
+_ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
+
+
+def current_request_id() -> str:
+    """Return the current request's ID, or "-" outside of a request; never raises."""
+    record = current_record.get()
+    return NO_REQUEST_ID if record is None else record.request_id
+
+
+def new_request_id() -> str:
+    """Return a random UUID4 in its canonical text form (RFC 9562), at a third of the cost of `str(uuid.uuid4())`."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+def is_acceptable(value: bytes) -> bool:
+    """Tell whether an incoming value may become an ID: 8 to 128 harmless characters (CWE-117)."""
+    return _ACCEPTED(value) is not None
+
+
+class RequestIdPlugin(Plugin):
+    """Decides a request's ID.
+
+    `header_name`: the header that brings it in and takes it out. `trust`: whose IDs are taken over: "always",
+    "proxies" or "never". `generator`: makes one. `validator`: accepts the raw bytes of an incoming one.
+    `transformer`: changes the chosen one. `update_request_header`: shows the final ID to who reads the request's header.
+    """
+
+    key = REQUEST_ID_CTX_KEY
+
+    def __init__(
+        self,
+        header_name: str = REQUEST_ID_HEADER,
+        *,
+        trust: str = "always",
+        generator: Callable[[], str] = new_request_id,
+        validator: Callable[[bytes], bool] = is_acceptable,
+        transformer: Callable[[str], str] | None = None,
+        update_request_header: bool = True,
+    ) -> None:
+        self.header_name = header_name
+        self.raw_header_name = header_name.lower().encode("ascii")
+        self.trust = trust
+        self.generator = generator
+        self.validator = validator
+        self.transformer = transformer
+        self.update_request_header = update_request_header
+
+    def choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
+        """Return the ID for a request that came with these header values; a doubtful one is replaced, never refused."""
+        trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
+        if trusted and len(incoming) == 1 and self.validator(incoming[0]):
+            chosen = incoming[0].decode("latin-1")
+        else:
+            chosen = self.generator()
+        return chosen if self.transformer is None else self.transformer(chosen)
+
+    def open(self, record: RequestRecord) -> None:
+        """Write the ID into the record's context, which is what `starlette_context.context` shows."""
+        record.context[self.key] = record.request_id
+
+    async def process_request(self, request: HTTPConnection) -> str:
+        """Return the ID, for starlette-context's own middlewares."""
+        record = current_record.get()
+        if record is not None:
+            return record.request_id
+        return self.choose([v for k, v in request.headers.raw if k == self.raw_header_name], from_proxy=False)
+
+
+class RequestIDLogFilter(logging.Filter):
+    """Stamps `request_id` on every record that passes; belongs on handlers, since loggers do not filter their children."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add `request_id` unless the record has one already, and let every record pass."""
+        if not hasattr(record, "request_id"):
+            record.request_id = current_request_id()
+        return True

@@ -1,0 +1,47 @@
+"""What is known of one request while it is served; the accessors, the context and the access line read it."""
+
+from contextvars import ContextVar
+from time import perf_counter, time
+from typing import Final
+
+from starlette.types import Scope
+
+
+class RequestRecord:
+    """One request: its ID, its clock, and what has gone out so far.
+
+    Times are readings of `perf_counter()` in seconds, `started_at` is seconds since the epoch.
+    """
+
+    __slots__ = ("bytes_sent", "context", "ended", "exception", "first_byte", "flags", "request_id", "scope", "started",
+                 "started_at", "status")  # fmt: skip
+
+    def __init__(self, request_id: str, scope: Scope) -> None:
+        self.request_id: Final = request_id
+        self.scope: Final = scope
+        self.started: Final = perf_counter()
+        self.started_at: Final = time()
+        self.context: dict[object, object] = {}
+        self.first_byte: float | None = None
+        self.ended: float | None = None
+        self.status = 0
+        self.bytes_sent = 0
+        self.flags: list[str] = []
+        self.exception: BaseException | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the request's arrival to its response's last byte, or to now while it runs."""
+        return (perf_counter() if self.ended is None else self.ended) - self.started
+
+    @property
+    def ttfb(self) -> float | None:
+        """Seconds from the request's arrival to its response's start; None while there is none."""
+        return None if self.first_byte is None else self.first_byte - self.started
+
+
+current_record: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
+"""Ours, and not starlette-context's: a middleware that a user adds inside lays a fresh context over ours."""
+
+SCOPE_KEY: Final = "app.request_record"
+"""Marks a scope whose request has a record, so that mounted applications open no second one."""

@@ -1,0 +1,32 @@
+"""The clock: how long the current request has taken, and the plugin that puts it into the context."""
+
+from starlette.requests import HTTPConnection
+from starlette_context.plugins import Plugin
+
+from app.common.constants import REQUEST_START_TIME_CTX_KEY, REQUEST_TIME_CTX_KEY
+from app.common.request_record import RequestRecord, current_record
+
+
+def current_request_time(precision: int = 3) -> float | None:
+    """Return the request's time in seconds, final once its response is over; None outside of a request."""
+    record = current_record.get()
+    return None if record is None else round(record.duration, precision)
+
+
+class RequestTimePlugin(Plugin):
+    """Puts the start (seconds since the epoch) and, at the end, the duration (seconds) into the context."""
+
+    key = REQUEST_START_TIME_CTX_KEY
+
+    async def process_request(self, request: HTTPConnection) -> float | None:  # noqa: ARG002
+        """Return the start, for starlette-context's own middlewares."""
+        record = current_record.get()
+        return None if record is None else record.started_at
+
+    def open(self, record: RequestRecord) -> None:
+        """Write the start into the record's context."""
+        record.context[REQUEST_START_TIME_CTX_KEY] = record.started_at
+
+    def close(self, record: RequestRecord) -> None:
+        """Write the duration into the record's context."""
+        record.context[REQUEST_TIME_CTX_KEY] = record.duration

@@ -1,0 +1,120 @@
+"""gunicorn's worker: uvicorn with our lines and our protocol, and with the signals that gunicorn really sends."""
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter
+from uvicorn import Server
+from uvicorn_worker import UvicornWorker
+
+from app.common.access_log import RequestAccessFormatter
+from app.common.constants import ACCESS_LOGGER
+from app.common.log_handler import access_formatter, default_formatter
+from app.common.protocol import RequestHttpProtocol
+from app.common.request_id import RequestIDLogFilter
+
+HEARTBEAT = 1
+"""Seconds between two signs of life to the master."""
+
+
+class DrainingServer(Server):
+    """Keeps the heart beating while the last requests are answered, so that the master does not kill the worker."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
+        """Stop accepting, finish what is there, end the lifespan.
+
+        The listening sockets are closed with their servers; closing them once more would only log an error.
+        """
+        self.server_state.draining = True  # type: ignore[attr-defined]
+        heart = asyncio.create_task(self._beat())
+        try:
+            await super().shutdown()
+        finally:
+            heart.cancel()
+
+    async def _beat(self) -> None:
+        while self.config.callback_notify is not None:
+            await self.config.callback_notify()
+            await asyncio.sleep(HEARTBEAT)
+
+
+class RequestUvicornWorker(UvicornWorker):
+    """`worker_class = "app.common.workers.RequestUvicornWorker"`."""
+
+    # The parser is named, never "auto": that falls back to h11 where httptools is missing, which lets requests be
+    # smuggled. uvicorn starts a pipelined request inside the context of the one before, hence reset_contextvars.
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "auto",
+        "http": RequestHttpProtocol,
+        "ws": "websockets-sansio",
+        "ws_max_size": 1024 * 1024,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "reset_contextvars": True,
+    }
+
+    server: Server
+
+    def init_process(self) -> None:
+        """Set up what belongs to this process; the master must stay as it is."""
+        wire_handlers()
+        self.config.timeout_notify = HEARTBEAT
+        # Below gunicorn's, so that a request which takes too long is cancelled, answered and logged before SIGKILL.
+        self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
+        super().init_process()
+
+    def init_signals(self) -> None:
+        """Leave by SystemExit, which uvicorn raises again after it has drained: atexit and worker_exit then run."""
+        super().init_signals()
+        faulthandler.enable()  # a blocked loop is killed with SIGABRT, and the stack says where it was
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        self.server = DrainingServer(config=self.config)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGQUIT, self._stop_now)
+        # On the loop and not in the midst of a write, where reopening the file would fail.
+        loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        await self.server.serve(sockets=self.sockets)
+        if not self.server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _stop_now(self) -> None:
+        self.config.timeout_graceful_shutdown = 0  # every request still running is cancelled, answered and logged
+        self.server.should_exit = True
+
+    async def callback_notify(self) -> None:
+        """Give a sign of life; leave if the master is gone, since nobody would ever stop this process."""
+        self.notify()
+        if os.getppid() != self.ppid:
+            self.server.should_exit = True
+
+
+def wire_handlers() -> None:
+    """Give gunicorn's handlers our formatters, and ours gunicorn's access handlers where its settings made some.
+
+    With the `gun.py` of this project there is nothing to do; this is for a gunicorn that was set up otherwise.
+    """
+    access = logging.getLogger("gunicorn.access").handlers
+    for handler in access:
+        if not isinstance(handler.formatter, RequestAccessFormatter):
+            handler.setFormatter(access_formatter())
+    if access:
+        ours = logging.getLogger(ACCESS_LOGGER)
+        ours.handlers, ours.propagate = access, False
+        ours.setLevel(logging.INFO)
+    for handler in logging.getLogger("gunicorn.error").handlers:
+        if not any(isinstance(known, RequestIDLogFilter) for known in handler.filters):
+            handler.addFilter(RequestIDLogFilter())
+            handler.setFormatter(default_formatter())

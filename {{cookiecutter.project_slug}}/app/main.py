@@ -1,0 +1,78 @@
+"""The application: the only place where the order of things is decided."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from app.api import demo, health
+from app.common.errors import install_error_handlers
+from app.common.forwarded import TrustedProxies
+from app.common.log_handler import configure_logging
+from app.common.middlewares import ContextMiddleware
+from app.common.body_limit import BodyLimitMiddleware
+from app.common.openapi import describe
+from app.common.request_id import RequestIdPlugin
+from app.common.request_time import RequestTimePlugin
+from app.settings import Settings, get_settings, project_metadata
+
+
+class Application(FastAPI):
+    """A FastAPI whose door is outside of everything, also of the answer to an unhandled error."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self.settings = settings
+        super().__init__(**options)
+        self.state.debug = settings.debug
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the way of a request: door, CORS, body limit, then FastAPI with what `add_middleware` has added."""
+        settings = self.settings
+        app: ASGIApp = BodyLimitMiddleware(super().build_middleware_stack(), settings.max_body_bytes)
+        if settings.cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["Authorization", "Content-Type", settings.request_id_header],
+                expose_headers=[settings.request_id_header],
+                allow_credentials="*" not in settings.cors_origins,
+            )
+        return ContextMiddleware(
+            app,
+            plugins=(
+                RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust),
+                RequestTimePlugin(),
+            ),
+            proxies=TrustedProxies(settings.forwarded_allow_ips),
+        )
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, in which every operation has the ID and the envelope."""
+        if not self.openapi_schema:
+            self.openapi_schema = describe(super().openapi(), self.settings.request_id_header)
+        return self.openapi_schema
+
+
+def create_app(settings: Settings | None = None) -> Application:
+    """Return a new application; `settings` default to those of the environment."""
+    settings = settings or get_settings()
+    configure_logging(settings)
+    project = project_metadata()
+    app = Application(
+        settings,
+        title=project.get("name", "service"),
+        version=project.get("version", "0"),
+        description=project.get("description", ""),
+        docs_url="/api/docs" if settings.debug else None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json" if settings.debug else None,
+    )
+    install_error_handlers(app)
+    app.include_router(health.router)
+    app.include_router(demo.router, prefix="/api")
+    return app
+
+
+app = create_app()

@@ -1,0 +1,149 @@
+"""Environment variables become one frozen `Settings`; a bad value stops the start with a sentence."""
+
+import ipaddress
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def available_processors() -> int:
+    """Return the number of processors this process may use, which a container's CPU set makes smaller."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def project_metadata() -> dict[str, Any]:
+    """Return the `[project]` table of pyproject.toml: name, version, description; empty if there is no such file."""
+    path = PROJECT_ROOT / "pyproject.toml"
+    project: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))["project"] if path.is_file() else {}
+    return project
+
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""A comma-separated list in the environment."""
+
+
+class Settings(BaseSettings):
+    """Everything that the environment may decide, with a default that is sound in production."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="address that gunicorn binds")
+    port: int = Field(8000, ge=1, le=65535, description="port that gunicorn binds")
+    workers: int = Field(default_factory=available_processors, ge=1, le=512, description="worker processes")
+    loop: Literal["auto", "asyncio", "uvloop"] = Field("auto", description="event loop; auto: uvloop where installed")
+    debug: bool = Field(False, description="docs pages, readable errors; never in production")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="lowest level kept")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
+    log_path: Path | None = Field(None, description="folder for log files; empty: stdout and stderr")
+    log_rotation: Literal["off", "time", "size"] = Field(
+        "off", description="rotate the files in the process (single process only): at midnight, or at 200 MiB"
+    )
+    access_log_exclude: Words = Field(("/livez", "/readyz"), description="paths that leave no access line")
+    masked_query: Words = Field(
+        ("token", "password", "passwd", "secret", "key", "authorization", "credential", "signature", "session"),
+        description="query parameters whose name contains one of these are masked in the access line",
+    )
+
+    request_id_header: str = Field(
+        "X-Request-ID", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="header that carries the ID"
+    )
+    request_id_trust: Literal["always", "proxies", "never"] = Field(
+        "always", description="whose incoming IDs are taken over"
+    )
+    forwarded_allow_ips: Words = Field(
+        ("127.0.0.1",), description="addresses and networks of proxies whose X-Forwarded-* count; * for everyone"
+    )
+    cors_origins: Words = Field((), description="origins that browsers may call from; empty: no CORS; * for all")
+    outbound_hosts: Words = Field((), description="hosts that get the ID on outgoing calls")
+
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=0, description="larger request bodies: 413")
+    limit_request_line: int = Field(8190, ge=64, le=65536, description="bytes of the request target; more: 414")
+    limit_request_fields: int = Field(100, ge=1, le=1000, description="header lines; more: 431")
+    limit_request_head: int = Field(32768, ge=256, le=1048576, description="bytes of all header lines; more: 431")
+    limit_concurrency: int = Field(0, ge=0, description="connections of one worker; more: 503; 0: no limit")
+    head_timeout: float = Field(20, gt=0, description="seconds for a request's head to arrive; longer: 408")
+    body_timeout: float = Field(30, gt=0, description="seconds for a request's body, and one more for every 500 bytes")
+
+    timeout: int = Field(60, ge=2, description="seconds without a heartbeat until a worker is killed")
+    graceful_timeout: int = Field(30, ge=2, description="seconds for requests in flight when a worker stops")
+    keepalive: int = Field(65, ge=1, description="seconds an idle connection stays open")
+    max_requests: int = Field(0, ge=0, description="requests until a worker is replaced; 0: never")
+
+    @field_validator(
+        "access_log_exclude", "masked_query", "forwarded_allow_ips", "cors_origins", "outbound_hosts", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if word != "*":
+                ipaddress.ip_network(word, strict=False)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if word != "*" and (not word.startswith(("http://", "https://")) or word.count("/") != 2):  # noqa: PLR2004
+                raise ValueError(f"{word!r} is not an origin such as https://example.org")
+        return value
+
+    @model_validator(mode="after")
+    def _rotation_needs_files(self) -> "Settings":
+        if self.log_rotation != "off" and self.log_path is None:
+            raise ValueError("LOG_ROTATION rotates files: set LOG_PATH to a folder as well, or LOG_ROTATION=off")
+        return self
+
+
+def explain(error: ValidationError) -> str:
+    """Return one full sentence for each fault: the variable, what is wrong with it, and what it may be."""
+    sentences = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"]).upper()
+        reason = fault["msg"].removeprefix("Value error, ")
+        if not name:
+            sentences.append(f"{reason}.")
+            continue
+        field = Settings.model_fields.get(name.lower())
+        about = f" {name} is: {field.description}." if field and field.description else ""
+        sentences.append(f"The environment variable {name} is {fault['input']!r:.80}: {reason}.{about}")
+    return "\n".join(sentences)
+
+
+def load_settings() -> Settings:
+    """Read the environment and `.env`.
+
+    Raises SystemExit with one sentence for each bad value; the process then ends with status 1.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit(explain(error)) from None
+
+
+@cache
+def get_settings() -> Settings:
+    """Return the settings of this process, read once; `get_settings.cache_clear()` makes the next call read again."""
+    return load_settings()

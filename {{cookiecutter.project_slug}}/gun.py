@@ -1,0 +1,72 @@
+"""gunicorn's settings: `gunicorn -c gun.py`. Every value comes from the environment (app/settings.py names them)."""
+
+import errno
+import os
+import socket
+from typing import Any
+
+from app.common.log_handler import logging_config, prepare_log_folder
+from app.settings import get_settings
+
+get_settings.cache_clear()  # SIGHUP runs this file again, and `.env` may have changed
+settings = get_settings()
+prepare_log_folder(settings.log_path)
+if settings.log_rotation != "off":
+    raise SystemExit(
+        f"LOG_ROTATION is {settings.log_rotation!r}, and gunicorn's processes would rotate the files under each other: "
+        "set LOG_ROTATION=off and rotate from outside (logrotate, then SIGUSR1 to gunicorn)."
+    )
+
+wsgi_app = "app.main:app"
+bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
+workers = settings.workers
+worker_class = "app.common.workers.RequestUvicornWorker"
+backlog = 2048
+proc_name = "service"
+
+# A heartbeat of the worker's loop, not a limit for requests: whoever blocks the loop so long is killed.
+timeout = settings.timeout
+# Below the time after which an orchestrator kills; the worker itself cancels two seconds earlier.
+graceful_timeout = settings.graceful_timeout
+# Above the idle time of the proxy in front, which would else meet a closed connection.
+keepalive = settings.keepalive
+# With jitter, so that the workers are not replaced all at once.
+max_requests = settings.max_requests
+max_requests_jitter = settings.max_requests // 10
+
+# uvicorn does not know these two; app/common/protocol.py enforces the limits. Here for the day of another worker class.
+limit_request_line = min(settings.limit_request_line, 8190)
+limit_request_fields = settings.limit_request_fields
+forwarded_allow_ips = ",".join(settings.forwarded_allow_ips)
+
+# The heartbeat is a file's time stamp; in memory no slow disk can stop it.
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+# Its path belongs to the user, not to the service: a second gunicorn would take it over.
+control_socket_disable = True
+# The starter would return at once, and a container stop with it.
+daemon = False
+# The application is imported by each worker: SIGHUP brings new code, and no thread is lost in a fork.
+preload_app = False
+
+errorlog = "-"
+accesslog = None
+loglevel = settings.log_level.lower()
+logconfig_dict = logging_config()
+
+
+def on_starting(_server: Any) -> None:
+    """Say what is wrong with the address, where gunicorn would try five times and give up."""
+    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
+        return  # an upgrade in place, or systemd: the sockets are there already
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            reasons = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "this user may not bind it"}
+            reason = reasons.get(error.errno or 0, str(error.strerror or error))
+            raise SystemExit(
+                f"The service cannot listen on {bind}: {reason}. Stop the other program, or set HOST and PORT to an "
+                "address of this machine that is free."
+            ) from None
