@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-from typing import Any
 
 from app.common.log_handler import logging_config, prepare_log_folder
 from app.settings import get_settings
@@ -54,7 +53,7 @@ loglevel = settings.log_level.lower()
 logconfig_dict = logging_config()
 
 
-def on_starting(_server: Any) -> None:
+def on_starting(_server: object) -> None:
     """Say what is wrong with the address, where gunicorn would try five times and give up."""
     if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
         return  # an upgrade in place, or systemd: the sockets are there already

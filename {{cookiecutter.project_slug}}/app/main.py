@@ -7,11 +7,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app.api import demo, health
+from app.common.body_limit import BodyLimitMiddleware
 from app.common.errors import install_error_handlers
 from app.common.forwarded import TrustedProxies
 from app.common.log_handler import configure_logging
 from app.common.middlewares import ContextMiddleware
-from app.common.body_limit import BodyLimitMiddleware
 from app.common.openapi import describe
 from app.common.request_id import RequestIdPlugin
 from app.common.request_time import RequestTimePlugin
@@ -21,7 +21,7 @@ from app.settings import Settings, get_settings, project_metadata
 class Application(FastAPI):
     """A FastAPI whose door is outside of everything, also of the answer to an unhandled error."""
 
-    def __init__(self, settings: Settings, **options: Any) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401 - those of FastAPI
         self.settings = settings
         super().__init__(**options)
         self.state.debug = settings.debug

@@ -86,12 +86,12 @@ class Settings(BaseSettings):
         "access_log_exclude", "masked_query", "forwarded_allow_ips", "cors_origins", "outbound_hosts", mode="before"
     )
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _upper(cls, value: Any) -> Any:
+    def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
     @field_validator("forwarded_allow_ips")

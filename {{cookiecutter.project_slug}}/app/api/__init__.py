@@ -1,0 +1,1 @@
+"""Routers: read the request, call a service, return a Response."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,7 +30,7 @@ def error_response(
     cause: str,
     *,
     code: int | None = None,
-    result: Any = None,
+    result: object = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return the envelope of a failure; `code` defaults to the HTTP status."""
@@ -48,9 +49,10 @@ def error_response(
 async def on_http_exception(_: Request, error: Exception) -> Response:
     """Answer `HTTPException`, raised by an endpoint or by the router (404, 405); its headers are kept."""
     assert isinstance(error, HTTPException)  # noqa: S101
-    if isinstance(error.detail, str):
-        return error_response(error.status_code, error.detail, headers=error.headers)
-    return error_response(error.status_code, phrase_of(error.status_code), result=error.detail, headers=error.headers)
+    status, detail = error.status_code, cast("object", error.detail)  # FastAPI's takes any JSON
+    if isinstance(detail, str):
+        return error_response(status, detail, headers=error.headers)
+    return error_response(status, phrase_of(status), result=jsonable_encoder(detail), headers=error.headers)
 
 
 async def on_validation_error(_: Request, error: Exception) -> Response:

@@ -5,7 +5,6 @@ the same file. Its factories, below, look into the settings, so that LOG_FORMAT 
 """
 
 import json
-import logging
 import logging.config
 import re
 import sys
@@ -112,7 +111,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         """The logger's name, which is its file's name as well."""
         return self.logger.name
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
         """Hand on the call as it is; the base class would replace the caller's `extra`."""
         return msg, kwargs
 

@@ -29,8 +29,8 @@ from app.common.request_time import RequestTimePlugin
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 """Messages that carry the response's headers."""
 
-ABNORMAL_CLOSURE = 1006
-"""The code of a websocket whose connection broke (RFC 6455, 7.1.5)."""
+NO_CLOSE_FRAME = frozenset({1005, 1006})
+"""Codes of a websocket that ended without one (RFC 6455, 7.4.1)."""
 
 
 class ContextMiddleware:
@@ -135,10 +135,11 @@ class Exchange:
         if BODY_FAULT_KEY in self.record.scope:
             fault: Refusal = self.record.scope[BODY_FAULT_KEY]
             raise HTTPException(fault.status, fault.cause)
-        if kind == "http.disconnect" and self.record.ended is None:
-            self._disconnected = True
-        elif kind == "websocket.disconnect" and message.get("code") == ABNORMAL_CLOSURE:
-            self._disconnected = True
+        if kind == "http.disconnect":
+            self._disconnected = self.record.ended is None
+        elif kind == "websocket.disconnect":
+            # Servers tell a broken connection by the code, and by having no reason to hand on.
+            self._disconnected = message.get("code") in NO_CLOSE_FRAME and "reason" not in message
         return message
 
     async def send(self, message: Message) -> None:

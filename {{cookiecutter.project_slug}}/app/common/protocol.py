@@ -6,10 +6,10 @@ never reaches the application.
 """
 
 import asyncio
-import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -158,22 +158,18 @@ class RequestHttpProtocol(HttpToolsProtocol):
     def _complete_scope(self, refusal: Refusal) -> None:
         path, _, query = self.url.partition(b"?")
         method = self.parser.get_method().decode("ascii") if self.url else "-"
-        self.scope.update(  # type: ignore[typeddict-unknown-key]
-            {
-                REFUSAL_KEY: refusal,
-                "method": method,
-                "path": path.decode("latin-1") or "-",
-                "raw_path": path or b"-",
-                "query_string": query,
-            }
-        )
+        scope = cast("Scope", self.scope)
+        scope[REFUSAL_KEY] = refusal
+        scope["method"] = method
+        scope["path"], scope["raw_path"] = path.decode("latin-1") or "-", path or b"-"
+        scope["query_string"] = query
 
     def _refuse_body(self, refusal: Refusal) -> None:
         # The application has the request already: whoever reads its body learns what is wrong with it.
         if self.cycle.response_complete:
             self.transport.close()
             return
-        self.cycle.scope[BODY_FAULT_KEY] = refusal  # type: ignore[literal-required]
+        cast("Scope", self.cycle.scope)[BODY_FAULT_KEY] = refusal
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
 

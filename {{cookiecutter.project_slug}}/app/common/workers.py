@@ -1,14 +1,12 @@
 """gunicorn's worker: uvicorn with our lines and our protocol, and with the signals that gunicorn really sends."""
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
@@ -37,6 +35,8 @@ class DrainingServer(Server):
         heart = asyncio.create_task(self._beat())
         try:
             await super().shutdown()
+            if self.server_state.tasks:  # cancelled ones still have to answer and to write their line
+                await asyncio.wait(self.server_state.tasks, timeout=HEARTBEAT)
         finally:
             heart.cancel()
 
@@ -46,7 +46,7 @@ class DrainingServer(Server):
             await asyncio.sleep(HEARTBEAT)
 
 
-class RequestUvicornWorker(UvicornWorker):
+class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc] - it comes without types
     """`worker_class = "app.common.workers.RequestUvicornWorker"`."""
 
     # The parser is named, never "auto": that falls back to h11 where httptools is missing, which lets requests be

@@ -1,0 +1,1 @@
+"""The work itself; no FastAPI in here."""
