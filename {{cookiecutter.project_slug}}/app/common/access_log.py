@@ -43,7 +43,7 @@ def is_masked(name: str) -> bool:
 
 
 def percent_encoded(raw: bytes) -> str:
-    """Return the bytes with everything but printable ASCII, quotes and backslashes in its `%XX` form (RFC 3986, 2.1)."""
+    """Return the bytes with all but printable ASCII, and quotes and backslashes, in `%XX` form (RFC 3986, 2.1)."""
     text = raw[:MAX_LOGGED_TARGET].decode("latin-1")
     return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text) if _UNSAFE.search(text) else text
 
@@ -194,7 +194,7 @@ def as_dict(request: RequestRecord) -> dict[str, object]:
 
 
 def write_access_line(request: RequestRecord) -> None:
-    """Give the request's record to the handlers of the access logger; excluded paths are written only when they fail."""
+    """Give the request's record to the access logger's handlers; excluded paths are written only when they fail."""
     if request.scope.get("path") in policy.excluded and request.status < 400:  # noqa: PLR2004
         return
     if not logger.isEnabledFor(logging.INFO):

@@ -38,7 +38,7 @@ class Deadline:
             self._timer = None
 
     def watch(self) -> None:
-        """Look where the request stands now: the timer runs on for the same head or body, and starts anew for another."""
+        """Look where the request stands: the timer runs on for the same head or body and starts anew for another."""
         connection = self._connection
         mark = (connection.in_head, self.messages) if connection.in_head or connection.in_body else None
         if mark == self._mark:

@@ -22,7 +22,7 @@ class _ResilientMixin(logging.Handler):
 
     _complained = -_SILENCE
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
         """Say on standard error what cannot be written where, at most once a minute."""
         if time.monotonic() - self._complained < _SILENCE:
             return

@@ -25,7 +25,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return the text on one line, with every control character in its `\\u0000` form."""
+    r"""Return the text on one line, with every control character in its `\\u0000` form (newline: `\n`)."""
     return text if text.isprintable() else _HOSTILE.sub(_escaped, text)
 
 

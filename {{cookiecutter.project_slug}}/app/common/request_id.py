@@ -63,7 +63,7 @@ class RequestIdPlugin(Plugin):
         self.update_request_header = update_request_header
 
     def choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
-        """Return the ID for a request that came with these header values; a doubtful one is replaced, never refused."""
+        """Return the ID for a request with these header values; a doubtful one is replaced, never refused."""
         trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
         if trusted and len(incoming) == 1 and self.validator(incoming[0]):
             chosen = incoming[0].decode("latin-1")
@@ -84,7 +84,7 @@ class RequestIdPlugin(Plugin):
 
 
 class RequestIDLogFilter(logging.Filter):
-    """Stamps `request_id` on every record that passes; belongs on handlers, since loggers do not filter their children."""
+    """Stamps `request_id` on every record; belongs on handlers, since a logger does not filter its children's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add `request_id` unless the record has one already, and let every record pass."""

@@ -46,7 +46,7 @@ class DrainingServer(Server):
             await asyncio.sleep(HEARTBEAT)
 
 
-class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc] - it comes without types
+class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     """`worker_class = "app.common.workers.RequestUvicornWorker"`."""
 
     # The parser is named, never "auto": that falls back to h11 where httptools is missing, which lets requests be
