@@ -2,138 +2,15 @@
 
 import logging
 import re
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Final
-from urllib.parse import unquote_plus
 
-from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER, MAX_LOGGED_TARGET, MAX_LOGGED_USER_AGENT
-from app.common.forwarded import parse_address
+from app.common.access_fields import FIELDS, as_dict, policy, request_line_of
+from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER
 from app.common.log_format import dump_json, escape, iso_clock, text_clock
 from app.common.request_record import RequestRecord
 
 logger = logging.getLogger(ACCESS_LOGGER)
 
-_UNSAFE = re.compile(r'[^\x21-\x7e]|["\\]')
 _NAME = re.compile(r"%\((\w+)\)s")
-
-
-class AccessLogPolicy:
-    """What stays out of the lines: excluded paths, and the values of parameters whose name contains a masked word."""
-
-    def __init__(self) -> None:
-        self.excluded: frozenset[str] = frozenset()
-        self.masked: tuple[str, ...] = ()
-
-    def configure(self, excluded: tuple[str, ...], masked: tuple[str, ...]) -> None:
-        """Take over what the settings say; names are compared without regard to case."""
-        self.excluded = frozenset(excluded)
-        self.masked = tuple(word.lower() for word in masked)
-        is_masked.cache_clear()
-
-
-policy: Final = AccessLogPolicy()
-
-
-@lru_cache(maxsize=1024)
-def is_masked(name: str) -> bool:
-    """Tell whether the parameter's value must not be logged; the name is compared decoded (`p%61ssword`)."""
-    decoded = unquote_plus(name).lower()
-    return any(word in decoded for word in policy.masked)
-
-
-def percent_encoded(raw: bytes) -> str:
-    """Return the bytes with all but printable ASCII, and quotes and backslashes, in `%XX` form (RFC 3986, 2.1)."""
-    text = raw[:MAX_LOGGED_TARGET].decode("latin-1")
-    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", text) if _UNSAFE.search(text) else text
-
-
-def path_of(record: RequestRecord) -> str:
-    """Return the path as it was sent, safe to print; where the server keeps no raw path, the decoded one."""
-    scope = record.scope
-    return percent_encoded(scope.get("raw_path") or scope.get("path", "").encode("utf-8", "replace"))
-
-
-def query_of(record: RequestRecord) -> str:
-    """Return the query as it was sent, safe to print, its secrets replaced by `***`."""
-    raw = record.scope.get("query_string")
-    if not raw:
-        return ""
-    parts = percent_encoded(raw).split("&")
-    for index, part in enumerate(parts):
-        name, equals, _ = part.partition("=")
-        if equals and is_masked(name[:256]):
-            parts[index] = f"{name}=***"
-    return "&".join(parts)
-
-
-def target_of(record: RequestRecord) -> str:
-    """Return path and query as they stand in the request line."""
-    query = query_of(record)
-    return f"{path_of(record)}?{query}" if query else path_of(record)
-
-
-@lru_cache(maxsize=1024)
-def _address(host: str) -> str:
-    address = parse_address(host)
-    if address is None:
-        return "-"
-    return f"[{address}]" if ":" in address else address
-
-
-def client_of(record: RequestRecord) -> str:
-    """Return `address:port`; without the port when a proxy told the address, `-` when there is none."""
-    client = record.scope.get("client")
-    if not client:
-        return "-"
-    host = _address(str(client[0])[:64])
-    return f"{host}:{client[1]}" if client[1] and host != "-" else host
-
-
-def user_agent_of(record: RequestRecord) -> str:
-    """Return the request's `User-Agent`, cut off where it is too long."""
-    for name, value in record.scope["headers"]:
-        if name == b"user-agent":
-            text: str = value[:MAX_LOGGED_USER_AGENT].decode("latin-1")
-            return text
-    return ""
-
-
-def method_of(record: RequestRecord) -> str:
-    """Return the method; a websocket's handshake is a GET (RFC 6455, 4.1)."""
-    method: str = record.scope.get("method", "GET")
-    return method
-
-
-def request_line_of(record: RequestRecord) -> str:
-    """Return e.g. `GET /api/demo HTTP/1.1`."""
-    return f"{method_of(record)} {target_of(record)} HTTP/{record.scope.get('http_version', '1.1')}"
-
-
-def _ttfb(record: RequestRecord) -> str:
-    return "-" if record.ttfb is None else f"{record.ttfb:.3f}"
-
-
-FIELDS: Final[dict[str, Callable[[RequestRecord], str | int]]] = {
-    "request_id": lambda record: record.request_id,
-    "method": method_of,
-    "path": path_of,
-    "query": query_of,
-    "http_version": lambda record: record.scope.get("http_version", "1.1"),
-    "status": lambda record: record.status,
-    "status_code": lambda record: record.status,
-    "duration": lambda record: f"{record.duration:.3f}",
-    "request_time": lambda record: f"{record.duration:.3f}",
-    "ttfb": _ttfb,
-    "bytes": lambda record: record.bytes_sent,
-    "client": client_of,
-    "client_addr": client_of,
-    "user_agent": lambda record: escape(user_agent_of(record)).replace('"', '\\"'),
-    "flags": lambda record: ",".join(record.flags) or "-",
-    "flags_suffix": lambda record: " " + ",".join(record.flags) if record.flags else "",
-    "request_line": request_line_of,
-}
-"""What may stand in the format of the line, besides `asctime` and `timestamp`; times in seconds."""
 
 
 class RequestAccessFormatter(logging.Formatter):
@@ -173,24 +50,6 @@ class JsonAccessFormatter(logging.Formatter):
         if not isinstance(request, RequestRecord):
             return dump_json({"timestamp": iso_clock.format(record.created), "message": record.getMessage()})
         return dump_json({"timestamp": iso_clock.format(record.created), **as_dict(request)})
-
-
-def as_dict(request: RequestRecord) -> dict[str, object]:
-    """Return the fields of the JSON form."""
-    return {
-        "request_id": request.request_id,
-        "method": method_of(request),
-        "path": path_of(request),
-        "query": query_of(request),
-        "http_version": request.scope.get("http_version", "1.1"),
-        "status": request.status,
-        "duration": round(request.duration, 6),
-        "ttfb": None if request.ttfb is None else round(request.ttfb, 6),
-        "bytes": request.bytes_sent,
-        "client": client_of(request),
-        "user_agent": user_agent_of(request),
-        "flags": request.flags,
-    }
 
 
 def write_access_line(request: RequestRecord) -> None:

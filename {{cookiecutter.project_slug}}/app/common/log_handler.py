@@ -12,7 +12,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter, policy
+from app.common.access_fields import policy
+from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter
 from app.common.constants import ACCESS_LOGGER, ERROR_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
 from app.common.log_files import FILE_HANDLERS, LogStreamHandler
 from app.common.log_format import JsonFormatter, TextFormatter

@@ -6,7 +6,7 @@ never reaches the application.
 """
 
 import asyncio
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import httptools
 from starlette.types import Scope
@@ -15,12 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.common.deadline import Deadline
+from app.common.lingering import LINGER, LingeringTransport
 from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, fault_of_head
 from app.settings import get_settings
-
-LINGER: Final = 1.0
-"""Seconds in which a connection that is about to close still takes what is on the wire: the rest of a refused request,
-or a request that the client sent before it learned that the server stops."""
 
 
 class RequestHttpProtocol(HttpToolsProtocol):
@@ -138,7 +135,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
         self._complete_scope(refusal)
         cycle = RequestResponseCycle(
             scope=self.scope,
-            transport=_LingeringTransport(self.transport, self.loop),  # type: ignore[arg-type]
+            transport=LingeringTransport(self.transport, self.loop),  # type: ignore[arg-type]
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -211,21 +208,3 @@ def _refusal_in(error: httptools.HttpParserError) -> Refusal:
     """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
     cause = error.__context__
     return cause.refusal if isinstance(cause, RefusedError) else Refusal(400, "This is no valid HTTP request.")
-
-
-class _LingeringTransport:
-    """Says goodbye at once and closes later: closing with unread bytes would reset the connection (RFC 9112, 9.6)."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-
-    def close(self) -> None:
-        """Send what is left and the end; close after `LINGER` seconds, or when the client has closed."""
-        if self._transport.is_closing() or not self._transport.can_write_eof():
-            self._transport.close()
-            return
-        self._transport.write_eof()
-        self._loop.call_later(LINGER, self._transport.close)

@@ -39,7 +39,7 @@ class RequestIdPlugin(Plugin):
 
     `header_name`: the header that brings it in and takes it out. `trust`: whose IDs are taken over: "always",
     "proxies" or "never". `generator`: makes one. `validator`: accepts the raw bytes of an incoming one.
-    `transformer`: changes the chosen one. `update_request_header`: shows the final ID to who reads the request's header.
+    `transformer`: changes the chosen one. `update_request_header`: the request's header shows the final ID as well.
     """
 
     key = REQUEST_ID_CTX_KEY

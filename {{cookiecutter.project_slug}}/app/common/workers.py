@@ -18,6 +18,7 @@ from app.common.constants import ACCESS_LOGGER
 from app.common.log_handler import access_formatter, default_formatter
 from app.common.protocol import RequestHttpProtocol
 from app.common.request_id import RequestIDLogFilter
+from app.settings import get_settings
 
 HEARTBEAT = 1
 """Seconds between two signs of life to the master."""
@@ -67,6 +68,7 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Set up what belongs to this process; the master must stay as it is."""
         wire_handlers()
+        self.config.loop = get_settings().loop
         self.config.timeout_notify = HEARTBEAT
         # Below gunicorn's, so that a request which takes too long is cancelled, answered and logged before SIGKILL.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)

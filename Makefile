@@ -1,0 +1,44 @@
+# `make run` generates a service, serves it and shows one request's ID in every place; `make test` runs every test.
+# Needs make, Python 3.11 or newer, and git for the tests. uv is taken from PATH, else put into .uv, and nowhere else.
+
+UV_VERSION := 0.13.8
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+# Arguments for pytest, as in: make test ARGS="-k hooks"
+ARGS :=
+# When set, pytest's exit code is written to this file, and make itself says nothing of it.
+STATUS :=
+
+.PHONY: run test lint format lock
+.SILENT:
+# An activated environment of something else is not ours to fill.
+unexport VIRTUAL_ENV
+
+run: $(filter .uv/bin/uv,$(UV))
+	"$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.demo "$(UV)"
+
+test: $(filter .uv/bin/uv,$(UV))
+	"$(UV)" sync --quiet --locked
+ifeq ($(STATUS),)
+	"$(UV)" run --no-sync python -m pytest $(ARGS)
+else
+	"$(UV)" run --no-sync python -m pytest $(ARGS); echo $$? > "$(STATUS)"
+endif
+
+lint: $(filter .uv/bin/uv,$(UV))
+	"$(UV)" run --quiet --locked ruff check
+	"$(UV)" run --quiet --locked ruff format --check
+	"$(UV)" run --quiet --locked mypy
+
+format: $(filter .uv/bin/uv,$(UV))
+	"$(UV)" run --quiet --locked ruff check --fix
+	"$(UV)" run --quiet --locked ruff format
+
+# Lets every pinned version move up to what the ranges in both pyproject.toml allow.
+lock: $(filter .uv/bin/uv,$(UV))
+	"$(UV)" lock --upgrade
+	"$(UV)" lock --upgrade --project "{{cookiecutter.project_slug}}"
+
+.uv/bin/uv:
+	echo "uv is not on PATH: putting uv $(UV_VERSION) into .uv" >&2
+	python3 -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"

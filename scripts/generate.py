@@ -1,0 +1,39 @@
+"""Generates the service with every default, below build/, and installs what its lock says."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from scripts.snapshot import ROOT, copy_repository
+
+BUILD = ROOT / "build"
+
+
+def clean_environment() -> dict[str, str]:
+    """Give this process's environment without the variables that would lead uv to this process's own packages."""
+    strangers = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
+    return {name: value for name, value in os.environ.items() if name not in strangers}
+
+
+def generate(build: Path = BUILD) -> Path:
+    """Bake the template with its defaults into the fresh folder `build`, and give the project's folder.
+
+    Nothing of the user's is read or written: neither their cookiecutter settings nor their replay files.
+    Raises CalledProcessError when cookiecutter refuses, with its words in `stderr`.
+    """
+    shutil.rmtree(build, ignore_errors=True)
+    template = copy_repository(build / "template")
+    settings = build / "cookiecutter.yaml"
+    folders = {name: str(build / name) for name in ("cookiecutters_dir", "replay_dir")}
+    settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
+    command = ["cookiecutter", str(template), "--no-input", "--config-file", str(settings), "--output-dir", str(build)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return next(path.parent for path in build.glob("*/gun.py"))
+
+
+def install(project: Path, uv: Path) -> None:
+    """Make the project's own .venv as its lock says; raises CalledProcessError with uv's words in `stderr`."""
+    command = [str(uv), "sync", "--quiet", "--locked", "--no-dev"]
+    subprocess.run(command, check=True, capture_output=True, text=True, cwd=project, env=clean_environment())

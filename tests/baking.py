@@ -1,0 +1,107 @@
+"""Bakes projects as a user does, but from what git tracks, and with nothing of this machine's settings."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+from scripts.generate import clean_environment
+from scripts.snapshot import ROOT, TEMPLATE
+
+TEMPLATE_DIR = ROOT / TEMPLATE
+TOOLS = Path(sys.executable).parent
+UV = TOOLS / "uv"
+# The start of a reason that may stay a skip in CI: a machine need not have every Python.
+NO_INTERPRETER = "No interpreter here"
+
+Result = subprocess.CompletedProcess[str]
+
+
+def bake(repository: Path, output: Path, **answers: str) -> Path:
+    """Bake within this process into `output`, and give the project's folder.
+
+    Jinja in an answer is executed, as cookiecutter does with answers that are not typed; see `literal`.
+    Raises FailedHookException when a hook refuses.
+    """
+    settings = {name: str(output.parent / name) for name in ("cookiecutters_dir", "replay_dir")}
+    project = cookiecutter(
+        str(repository), no_input=True, extra_context=answers, output_dir=str(output), default_config=settings
+    )
+    return Path(project)
+
+
+def literal(value: str) -> str:
+    """Write an answer so that it arrives as it is, braces included."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '{{ "' + escaped + '" }}'
+
+
+def bake_by_command(repository: Path, output: Path, *answers: str, typed: str | None = None) -> Result:
+    """Bake by the command line, with `key=value` answers, or with the lines that a user types at the prompts."""
+    output.mkdir(exist_ok=True)
+    settings = output.parent / "cookiecutter.yaml"
+    settings.write_text(f'replay_dir: "{output.parent / "replay_dir"}"\n')
+    command = [str(TOOLS / "cookiecutter"), str(repository), "--config-file", str(settings), "-o", str(output)]
+    # The hooks run with this process's Python, whatever its standard streams can show.
+    return run([*command, *([] if typed else ["--no-input"]), *answers], output, typed=typed)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Give an environment for commands of other projects, with this project's tools, uv among them, on PATH."""
+    clean = {name: value for name, value in clean_environment().items() if not name.startswith(("PYTEST_", "COV_"))}
+    return clean | {"PATH": f"{TOOLS}{os.pathsep}{clean['PATH']}"} | variables
+
+
+def run(
+    command: Sequence[str | Path],
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    typed: str | None = None,
+    seconds: float = 600,
+) -> Result:
+    """Run a command in a folder, and give its exit code and its output; raises TimeoutExpired after `seconds`."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment() if variables is None else dict(variables),
+        input=typed or "",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=seconds,
+        check=False,
+    )
+
+
+def must(result: Result) -> Result:
+    """Fail with everything that a command has said, if it has not ended with 0."""
+    assert result.returncode == 0, f"{result.args} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def free_port() -> int:
+    """Give a TCP port of the loopback address that nobody uses at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def files_below(folder: Path) -> set[str]:
+    """Give the paths of all files below a folder, relative to it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def interpreter(version: str) -> Path | None:
+    """Find a Python such as `3.12`, also one that pyenv keeps and does not put on PATH; None when there is none."""
+    found = [Path(path) for path in [shutil.which(f"python{version}")] if path]
+    if shutil.which("pyenv"):
+        keeps = run(["pyenv", "root"], ROOT).stdout.strip()
+        found += sorted(Path(keeps).glob(f"versions/{version}.*/bin/python{version}"))
+    works = (path for path in found if run([path, "-c", "import venv"], ROOT).returncode == 0)
+    return next(works, None)

@@ -1,0 +1,48 @@
+"""What all tests share: the repository as git sees it, a project with every default, and no silent skips in CI."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from scripts.snapshot import copy_repository
+from tests.baking import NO_INTERPRETER, bake
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository with only what git tracks, or would."""
+    return copy_repository(tmp_path_factory.mktemp("repository") / "template")
+
+
+@pytest.fixture(scope="session")
+def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with every default, to look at and not to change."""
+    return bake(repository, tmp_path_factory.mktemp("defaults") / "output")
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI a skipped promise is a broken one, except where the machine lacks an interpreter."""
+    if os.environ.get("CI") != "true" or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if NO_INTERPRETER not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"In CI nothing may be skipped, and this was: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Look at the outcome of every test."""
+    report = yield
+    refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Look at the outcome of every module's import."""
+    report = yield
+    refuse_skip(report)
+    return report

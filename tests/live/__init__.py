@@ -1,0 +1,1 @@
+"""The running service: every promise of the template over a real socket."""

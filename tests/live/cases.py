@@ -1,0 +1,85 @@
+"""The ordinary ways in which a request can go, as a table: what is sent, and what must come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MAX_BODY = 1_000_000
+CHUNK = b"x" * 999 + b"\n"  # what the probe's streams are made of
+ORIGIN = "https://app.example.com"
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request and its outcome. `envelope`: the body is the service's own shape; `logs`: messages in the log."""
+
+    name: str
+    target: str
+    status: int = 200
+    method: str = "GET"
+    headers: Pairs = ()
+    body: bytes = field(default=b"", repr=False)
+    envelope: bool = True
+    logs: tuple[str, ...] = ()
+    trace: str = ""
+    flags: tuple[str, ...] = ()
+    at_least: float = 0.0
+    size: int | None = None
+
+
+LARGE = b"x" * (MAX_BODY + 1)
+CHUNKED_LARGE = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (LARGE[:70_000], LARGE)) + b"0\r\n\r\n"
+CHUNKED: Pairs = (("Transfer-Encoding", "chunked"),)
+UNHANDLED = ("RuntimeError",)
+
+CASES = (
+    Case("demo", "/api/demo", logs=("demo",)),
+    Case("async", "/probe/async?a=1&b=%20x", logs=("in async",)),
+    Case("sync", "/probe/sync", logs=("in sync",)),
+    Case("dependency refuses", "/probe/depends/refuse", 409, logs=("in dependency",)),
+    Case(
+        "dependency fails", "/probe/depends/fail", 500, trace="LookupError: dependency failure", flags=("LookupError",)
+    ),
+    Case("not found", "/nothing/here", 404),
+    Case("method not allowed", "/probe/echo", 405),
+    Case("method not allowed for the demo", "/api/demo", 405, "DELETE"),
+    Case("body by length too large", "/probe/echo", 413, "POST", body=LARGE),
+    Case("body in chunks too large", "/probe/echo", 413, "POST", CHUNKED, CHUNKED_LARGE),
+    Case("body of the allowed size", "/probe/echo", 200, "POST", body=b"x" * MAX_BODY),
+    Case("body nobody reads", "/probe/unread", 200, "POST", body=b"x" * 200_000),
+    Case("validation", "/probe/items/many", 422),
+    Case("HTTPException", "/probe/teapot", 418),
+    Case("unhandled", "/probe/fail", 500, trace="RuntimeError: probe failure", flags=UNHANDLED),
+    Case("unhandled in a thread", "/probe/fail/sync", 500, trace="RuntimeError: probe failure in", flags=UNHANDLED),
+    Case("unhandled demo", "/api/demo/fail", 500, trace="Error"),
+    Case("stream", "/probe/stream", envelope=False, logs=("streamed",), at_least=1.2, size=6000),
+    Case("demo stream", "/api/demo/stream", envelope=False),
+    Case("file", "/probe/file", envelope=False),
+    Case("part of a file", "/probe/file", 206, headers=(("Range", "bytes=0-9"),), envelope=False, size=10),
+    Case("no such part", "/probe/file", 416, headers=(("Range", "bytes=9999999-"),), envelope=False),
+    Case("no content", "/probe/empty", 204, envelope=False, size=0),
+    Case("redirect", "/probe/async/", 307, envelope=False, size=0),
+    Case("GET of a HEAD route", "/probe/head"),
+    Case("HEAD", "/probe/head", 200, "HEAD", envelope=False, size=0),
+    Case("HEAD of nothing", "/nothing/here", 404, "HEAD", envelope=False, size=0),
+    Case("background", "/probe/background", logs=("in background thread", "in background")),
+    Case("create_task", "/probe/task", logs=("in task",)),
+    Case("to_thread", "/probe/thread", logs=("in thread",)),
+    Case("wait", "/probe/wait?seconds=0.3", logs=("waited",), at_least=0.3),
+    Case("demo wait", "/api/demo/wait?seconds=0.2", at_least=0.2),
+    Case("shared response object", "/probe/shared", envelope=False, size=6),
+    Case("header set by the endpoint", "/probe/own-header", envelope=False),
+    Case("mounted", "/probe/mounted/ok", envelope=False, logs=("in mounted",)),
+    Case(
+        "mounted fails",
+        "/probe/mounted/fail",
+        500,
+        envelope=False,
+        trace="RuntimeError: probe mounted",
+        flags=UNHANDLED,
+    ),
+    Case("mounted, of another kind", "/probe/starlette/ok", envelope=False),
+    Case("mounted, of the same kind", "/probe/nested/api/demo", logs=("demo",)),
+    Case("OPTIONS without CORS", "/probe/async", 405, "OPTIONS"),
+)

@@ -1,0 +1,30 @@
+"""What the live tests share: one baked project, and one running service per log format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .cases import MAX_BODY, ORIGIN
+from .harness import LiveService, bake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bake the service as it lies in the template, every option on, with the probe application beside it."""
+    return bake(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session", params=["text", "json"])
+def service(
+    request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveService]:
+    """Run gunicorn with two workers and the probe application; for tests that leave it running."""
+    env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY), "CORS_ORIGINS": ORIGIN}
+    with LiveService(project, tmp_path_factory.mktemp(f"service-{request.param}"), env=env) as running:
+        yield running

@@ -1,0 +1,163 @@
+"""Bake the service once, start it under a server, talk to it over a socket, read what it wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING, Self
+
+from .client import ID_HEADER, Answer, Connection, build_request, new_id
+from .lines import AccessLine, AppLine
+from .logs import Logs, wait_for
+from .servers import SERVERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+__all__ = ["ID_HEADER", "AccessLine", "Answer", "AppLine", "Connection", "LiveService", "bake", "new_id", "wait_for"]
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = "{{cookiecutter.project_slug}}"
+
+
+def bake(target: Path) -> Path:
+    """Copy what git tracks or would track of the template's service, and the probe application, to a folder."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-coz", "--exclude-standard", "--", TEMPLATE]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        source = ROOT / name
+        if source.is_file():
+            copy = target / Path(name).relative_to(TEMPLATE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy)
+    shutil.copytree(Path(__file__).with_name("probe"), target / "probe", ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+class LiveService(Logs):
+    """A running service; a context manager that leaves no process behind."""
+
+    def __init__(
+        self,
+        project: Path,
+        work: Path,
+        *,
+        server: str = "gunicorn",
+        app: str = "probe:app",
+        env: Mapping[str, str] | None = None,
+        workers: int = 2,
+        log_path: Path | None = None,
+        command: Callable[[str, int], list[str]] | None = None,
+        wait: bool = True,
+    ) -> None:
+        super().__init__(work, log_path)
+        self.project = project
+        self.port = _free_port()
+        self.command = (command or SERVERS[server])(app, self.port)
+        self.env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(work),
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "WORKERS": str(workers),
+            "PYTHONUNBUFFERED": "1",
+            **({"LOG_PATH": str(log_path)} if log_path else {}),
+            **(env or {}),
+        }
+        self._wait = wait
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.work.mkdir(parents=True, exist_ok=True)
+        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
+            self._process = subprocess.Popen(
+                self.command, cwd=self.project, env=self.env, stdout=out, stderr=err, start_new_session=True
+            )
+        try:
+            if self._wait:
+                wait_for(self._ready, 30, "readiness")
+        except BaseException:
+            self.kill()
+            print(self.output())
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    # The process
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The server's (master) process."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, f"exit code {self.process.returncode}"
+        try:
+            return self.request("GET", "/livez").status == 200
+        except (OSError, EOFError):
+            return False
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the master alone."""
+        self.process.send_signal(number)
+
+    def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
+        """Ask the master to leave, and return its exit code."""
+        if self.process.poll() is None:
+            self.signal(number)
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End the whole process group, whatever state it is in."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, SIGKILL)
+            self._process.wait(10)
+
+    def workers(self) -> list[int]:
+        """Return the process IDs of the master's children."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    # The wire
+
+    def connect(self, timeout: float = 15.0) -> Connection:
+        """Open a connection."""
+        return Connection(self.port, timeout=timeout)
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        request_id: str | None = None,
+    ) -> Answer:
+        """Send one request on a connection of its own, and read the answer."""
+        with self.connect() as connection:
+            connection.send(build_request(method, target, headers, body, request_id=request_id))
+            return connection.answer(method)
+
+    def raw(self, data: bytes, method: str = "GET") -> Answer:
+        """Send bytes as they are on a connection of their own, and read one answer."""
+        with self.connect() as connection:
+            connection.send(data)
+            return connection.answer(method)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

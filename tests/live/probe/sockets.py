@@ -1,0 +1,81 @@
+"""Websockets, and applications mounted into the service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from app.common.log_handler import RequestLogHandler
+from app.common.request_id import current_request_id
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+log = RequestLogHandler("probe")
+api = APIRouter(prefix="/probe")
+
+
+@api.websocket("/ws/echo")
+async def talk_echo(websocket: WebSocket) -> None:
+    """Repeat what is said, until the client leaves."""
+    await websocket.accept()
+    log.info("in websocket")
+    async for text in websocket.iter_text():
+        await websocket.send_text(f"{current_request_id()} {text}")
+
+
+@api.websocket("/ws/close")
+async def talk_close(websocket: WebSocket) -> None:
+    """Accept, wait, close."""
+    await websocket.accept()
+    await asyncio.sleep(0.3)
+    await websocket.close(4000, "enough")
+
+
+@api.websocket("/ws/refuse")
+async def talk_refuse(websocket: WebSocket) -> None:
+    """Close before accepting."""
+    await websocket.close()
+
+
+@api.websocket("/ws/denial")
+async def talk_denial(websocket: WebSocket) -> None:
+    """Answer the handshake with a response."""
+    await websocket.send_denial_response(JSONResponse({"denied": current_request_id()}, 401))
+
+
+@api.websocket("/ws/fail")
+async def talk_fail(websocket: WebSocket, *, accept: bool = True) -> None:
+    """Raise after, or before, accepting."""
+    if accept:
+        await websocket.accept()
+    raise RuntimeError("probe websocket failure")
+
+
+mounted = FastAPI()
+
+
+@mounted.get("/ok")
+async def mounted_ok() -> dict[str, str]:
+    """Answer from a mounted FastAPI."""
+    log.info("in mounted")
+    return {"id": current_request_id()}
+
+
+@mounted.get("/fail")
+async def mounted_fail() -> dict[str, str]:
+    """Raise in a mounted FastAPI."""
+    raise RuntimeError("probe mounted failure")
+
+
+async def starlette_ok(request: Request) -> PlainTextResponse:
+    """Answer from a mounted Starlette."""
+    return PlainTextResponse(f"{current_request_id()} {request.method}")
+
+
+other = Starlette(routes=[Route("/ok", starlette_ok)])

@@ -1,0 +1,100 @@
+"""Routes whose work takes its time, goes on elsewhere or after the answer, or is told to a log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, BackgroundTasks
+from fastapi.responses import StreamingResponse
+
+from app.common.log_handler import RequestLogHandler
+from app.common.response import Response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CHUNK = b"x" * 999 + b"\n"
+log = RequestLogHandler("probe")
+plain = logging.getLogger("plain")
+library = logging.getLogger("third.party.library")
+tasks: set[asyncio.Task[None]] = set()
+api = APIRouter(prefix="/probe")
+
+
+async def parts(seconds: float, count: int, fail_at: int = -1) -> AsyncIterator[bytes]:
+    """Yield chunks evenly over a time."""
+    for number in range(count):
+        if number == fail_at:
+            raise ConnectionAbortedError("probe stream failure")
+        await asyncio.sleep(seconds / count)
+        yield CHUNK
+    log.info("streamed")
+
+
+@api.get("/stream")
+async def read_stream(seconds: float = 1.2, count: int = 6) -> StreamingResponse:
+    """Stream for a while."""
+    return StreamingResponse(parts(seconds, count), media_type="text/plain")
+
+
+@api.get("/stream/broken")
+async def read_broken_stream() -> StreamingResponse:
+    """Break off in the middle of a stream."""
+    return StreamingResponse(parts(0.05, 4, fail_at=2), media_type="text/plain")
+
+
+@api.get("/wait")
+async def read_wait(seconds: float = 0.6) -> Response[str]:
+    """Answer late."""
+    await asyncio.sleep(seconds)
+    log.info("waited")
+    return Response(result="waited")
+
+
+async def afterwards(seconds: float, message: str, *, fail: bool = False) -> None:
+    """Work on after the answer."""
+    await asyncio.sleep(seconds)
+    log.info(message)
+    if fail:
+        raise ValueError("probe background failure")
+
+
+def afterwards_in_thread(message: str) -> None:
+    """Work on after the answer, in a thread."""
+    log.info(message)
+
+
+@api.get("/background")
+async def read_background(background: BackgroundTasks, *, fail: bool = False) -> Response[str]:
+    """Leave two tasks for afterwards."""
+    background.add_task(afterwards_in_thread, "in background thread")
+    background.add_task(afterwards, 0.5, "in background", fail=fail)
+    return Response(result="background")
+
+
+@api.get("/task")
+async def read_task() -> Response[str]:
+    """Start a task that outlives the request."""
+    task = asyncio.create_task(afterwards(0.1, "in task"))
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return Response(result="task")
+
+
+@api.get("/thread")
+async def read_thread() -> Response[str]:
+    """Work in a thread of one's own choice."""
+    await asyncio.to_thread(log.info, "in thread")
+    return Response(result="thread")
+
+
+@api.get("/logging")
+async def read_logging() -> Response[str]:
+    """Log through loggers that nobody prepared."""
+    plain.info("by plain logger")
+    library.warning("by library logger")
+    library.getChild("deep").error("by its child", exc_info=ValueError("told by a library"))
+    log.info("first line\nsecond line \x1b[31mred\x00")
+    return Response(result="logging")

@@ -1,0 +1,49 @@
+"""The command lines of the servers under which the service must behave the same."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = list[str]
+
+
+def gunicorn(*options: str) -> Callable[[str, int], Command]:
+    """Return the service's own way: gunicorn, its configuration file, its worker."""
+    return lambda app, _port: [sys.executable, "-m", "gunicorn", "-c", "gun.py", *options, app]
+
+
+def uvicorn(*options: str) -> Callable[[str, int], Command]:
+    """Plain uvicorn, with whatever options."""
+    return lambda app, port: [sys.executable, "-m", "uvicorn", app, *_address(port), *options]
+
+
+def hypercorn(*options: str) -> Callable[[str, int], Command]:
+    """Hypercorn with one worker."""
+    return lambda app, port: [sys.executable, "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", *options, app]
+
+
+def granian(*options: str) -> Callable[[str, int], Command]:
+    """Granian with one worker."""
+    return lambda app, port: [sys.executable, "-m", "granian", "--interface", "asgi", *_address(port), *options, app]
+
+
+def _address(port: int) -> Command:
+    return ["--host", "127.0.0.1", "--port", str(port)]
+
+
+SERVERS: dict[str, Callable[[str, int], Command]] = {
+    "gunicorn": gunicorn(),
+    "gunicorn-asgi": gunicorn("-k", "asgi"),
+    "uvicorn": uvicorn(),
+    "uvicorn-json": uvicorn("--log-config", "log_config.json"),
+    "uvicorn-yaml": uvicorn("--log-config", "log_config.yaml"),
+    "uvicorn-h11": uvicorn("--http", "h11", "--loop", "asyncio"),
+    "uvicorn-h11-uvloop": uvicorn("--http", "h11", "--loop", "uvloop"),
+    "uvicorn-asyncio": uvicorn("--http", "httptools", "--loop", "asyncio"),
+    "hypercorn": hypercorn(),
+    "granian": granian(),
+}

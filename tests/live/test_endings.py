@@ -1,0 +1,104 @@
+"""Requests that do not end well: the client leaves, the stream breaks, the server stops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .client import build_request
+from .cases import CHUNK
+from .harness import LiveService, new_id
+from .logs import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("way", ["close", "abort"])
+def test_client_gone_before_the_response(service: LiveService, way: str) -> None:
+    """A client that leaves before its answer leaves one flagged line and no traceback."""
+    request_id = new_id("gone-before")
+    connection = service.connect()
+    connection.send(build_request("GET", "/probe/wait?seconds=0.5", request_id=request_id))
+    getattr(connection, way)()
+    line = service.access_line(request_id)
+    assert line.flags[0] == "client_disconnect"
+    assert line.target == "/probe/wait?seconds=0.5"
+    assert not [record for record in service.app_records(request_id) if record.exception]
+
+
+@pytest.mark.parametrize("way", ["close", "abort"])
+def test_client_gone_during_the_response(service: LiveService, way: str) -> None:
+    """A client that leaves in the middle of a stream leaves one flagged line, and the stream stops early."""
+    request_id = new_id("gone-during")
+    with service.connect() as connection:
+        connection.send(build_request("GET", "/probe/stream?seconds=6&count=60", request_id=request_id))
+        while CHUNK not in (seen := connection.socket.recv(65536)):
+            assert seen, "closed by the server"
+        getattr(connection, way)()
+    line = service.access_line(request_id)
+    assert line.status == 200
+    assert line.flags[0] == "client_disconnect"
+    assert line.duration < 5
+    if line.bytes is not None:
+        assert 0 < line.bytes < 60_000
+    assert service.app_records(request_id) == []
+
+
+@pytest.mark.parametrize("way", ["close", "abort"])
+def test_client_gone_during_its_own_body(service: LiveService, way: str) -> None:
+    """A client that leaves in the middle of its own body leaves one flagged line and no traceback."""
+    request_id = new_id("gone-upload")
+    with service.connect() as connection:
+        connection.send(build_request("POST", "/probe/echo", (("Content-Length", "900"),), b"x", request_id=request_id))
+        getattr(connection, way)()
+    assert service.access_line(request_id).flags[0] == "client_disconnect"
+    assert service.app_records(request_id) == []
+
+
+def test_stream_that_breaks(service: LiveService) -> None:
+    """A stream that fails midway ends as an incomplete body, never as a complete one; line and traceback say why."""
+    request_id = new_id("broken")
+    answer = service.request("GET", "/probe/stream/broken", request_id=request_id)
+    assert (answer.status, answer.one(), answer.complete) == (200, request_id, False)
+    assert len(answer.body) == 2000
+    line = service.access_line(request_id)
+    assert line.status == 200
+    assert set(line.flags) == {"incomplete", "ConnectionAbortedError"}
+    if line.bytes is not None:
+        assert line.bytes == 2000
+    records = [record for record in service.app_lines(request_id) if record.exception]
+    assert len(records) == 1, records
+    assert "ConnectionAbortedError: probe stream failure" in records[0].exception
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, loop: str) -> None:
+    """What outlasts the grace is cancelled: 503 with the envelope, a flagged line; what does not, is answered."""
+    long_id, short_id, stream_id = new_id("cancelled"), new_id("in-time"), new_id("cut")
+    env = {"LOG_FORMAT": log_format, "GRACEFUL_TIMEOUT": "4", "LOOP": loop}
+    with LiveService(project, tmp_path, env=env) as service:
+        with service.connect() as long, service.connect() as short, service.connect() as stream:
+            long.send(build_request("GET", "/probe/wait?seconds=30", request_id=long_id))
+            short.send(build_request("GET", "/probe/wait?seconds=1", request_id=short_id))
+            stream.send(build_request("GET", "/probe/stream?seconds=30&count=300", request_id=stream_id))
+            stream.socket.recv(1)
+            before = service.request("GET", "/probe/async", request_id=new_id("started"))
+            assert before.status == 200
+            assert service.stop() == 0
+            answers = {name: one.answer() for name, one in (("long", long), ("short", short))}
+        assert (answers["short"].status, answers["short"].one()) == (200, short_id)
+        assert (answers["long"].status, answers["long"].one()) == (503, long_id)
+        body = answers["long"].json()
+        assert (body["code"], body["message"], body["request_id"]) == (503, "failed", long_id)
+        line = service.access_line(long_id)
+        assert (line.status, line.flags) == (503, ("CancelledError",))
+        assert line.duration < 5
+        assert service.access_line(short_id).flags == ()
+        cut = service.access_line(stream_id)
+        assert cut.status == 200
+        assert set(cut.flags) == {"CancelledError", "incomplete"}
+        wait_for(lambda: service.process.poll() is not None)
+        assert "Traceback" not in service.app_text()
