@@ -68,9 +68,11 @@ class RepeatedTracebackFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a record pass unless it repeats the current request's error."""
         request = current_record.get()
-        if request is None or request.exception is None or not record.exc_info or record.name == ERROR_LOGGER:
+        if request is None or request.exception is None or record.name == ERROR_LOGGER:
             return True
-        return record.exc_info[1] is not request.exception
+        if record.exc_info:
+            return record.exc_info[1] is not request.exception
+        return "\nTraceback (most recent call last):" not in record.getMessage()  # Granian's way
 
 
 class OwnFileFilter(logging.Filter):
