@@ -5,7 +5,7 @@ import os
 import socket
 
 from app.common.log_handler import logging_config, prepare_log_folder
-from app.settings import get_settings
+from app.settings import get_settings, project_metadata
 
 get_settings.cache_clear()  # SIGHUP runs this file again, and `.env` may have changed
 settings = get_settings()
@@ -21,7 +21,8 @@ bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{sett
 workers = settings.workers
 worker_class = "app.common.workers.RequestUvicornWorker"
 backlog = 2048
-proc_name = "service"
+proc_name = project_metadata().get("name", "service")
+pidfile = None if settings.pid_file is None else str(settings.pid_file)
 
 # A heartbeat of the worker's loop, not a limit for requests: whoever blocks the loop so long is killed.
 timeout = settings.timeout

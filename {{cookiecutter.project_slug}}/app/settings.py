@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     head_timeout: float = Field(20, gt=0, description="seconds for a request's head to arrive; longer: 408")
     body_timeout: float = Field(30, gt=0, description="seconds for a request's body, and one more for every 500 bytes")
 
+    pid_file: Path | None = Field(None, description="file for the master's process ID, for `kill -HUP`; empty: none")
     timeout: int = Field(60, ge=2, description="seconds without a heartbeat until a worker is killed")
     graceful_timeout: int = Field(30, ge=2, description="seconds for requests in flight when a worker stops")
     keepalive: int = Field(65, ge=1, description="seconds an idle connection stays open")

@@ -3,6 +3,7 @@
 from asyncio import CancelledError
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ from app.common.request_time import RequestTimePlugin
 
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 """Messages that carry the response's headers."""
+
+BODIES = frozenset({"http.response.body", "http.response.pathsend"})
+"""Messages that carry a response's body; the second names a file that the server sends by itself."""
+
+FRAMES = frozenset({"websocket.send", "websocket.http.response.body"})
+"""Messages that carry what a websocket's client gets."""
 
 NO_CLOSE_FRAME = frozenset({1005, 1006})
 """Codes of a websocket that ended without one (RFC 6455, 7.4.1)."""
@@ -68,10 +75,10 @@ class Exchange:
         kind = message["type"]
         for plugin in self._door.plugins:
             await plugin.enrich_response(message)
-        if kind == "http.response.body":
+        if kind in BODIES:
             await self._send(message)
             if record.scope["method"] != "HEAD":
-                record.bytes_sent += len(message.get("body", b""))
+                record.bytes_sent += _size_of(message)
             if not message.get("more_body", False):
                 self._end()
             return
@@ -81,7 +88,7 @@ class Exchange:
             message = {**message, "headers": self._with_header(message.get("headers", ()))}
         elif kind == "websocket.close" and not record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
             return
-        elif kind in ("websocket.send", "websocket.http.response.body"):
+        elif kind in FRAMES:
             record.bytes_sent += _size_of(message)
         await self._send(message)
 
@@ -161,6 +168,8 @@ class Exchange:
 
 
 def _size_of(message: Message) -> int:
-    """Return the bytes of a websocket's message."""
+    """Return the bytes that the message brings to the client."""
+    if "path" in message:
+        return Path(message["path"]).stat().st_size
     text = message.get("text")
-    return len(text.encode()) if text else len(message.get("bytes") or message.get("body") or b"")
+    return len(text.encode()) if text else len(message.get("body") or message.get("bytes") or b"")

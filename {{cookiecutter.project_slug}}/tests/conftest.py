@@ -1,0 +1,68 @@
+"""Every test begins with the default settings, an empty log folder and a logging that nobody has set up."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.common.access_log import policy
+from app.settings import Settings, get_settings
+from tests.support import Logs, connect
+
+# Before the application is imported, which reads them: what a developer has exported or keeps in `.env` stays out.
+Settings.model_config["env_file"] = None
+for exported in [name for name in os.environ if name.lower() in Settings.model_fields]:
+    del os.environ[exported]
+
+from app.main import Application, create_app  # noqa: E402
+
+
+def reset(kept: list[logging.Handler]) -> None:
+    """Forget the settings and every set-up of logging, except for pytest's own handlers."""
+    get_settings.cache_clear()
+    policy.configure((), ())
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    for logger in (logging.root, *loggers):
+        for handler in [handler for handler in logger.handlers if handler not in kept]:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.filters.clear()
+        logger.propagate, logger.disabled = True, False
+        logger.setLevel(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Logs]:
+    """Return what the service writes into its log files; LOG_PATH is set for every test."""
+    kept = logging.root.handlers[:]
+    reset(kept)
+    monkeypatch.setenv("LOG_PATH", str(tmp_path / "log"))
+    yield Logs(tmp_path / "log")
+    reset(kept)
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Application]:
+    """Return a function that makes an application with these environment variables."""
+
+    def create(**variables: str) -> Application:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        reset([handler for handler in logging.root.handlers if type(handler).__module__.startswith("_pytest")])
+        return create_app()
+
+    return create
+
+
+@pytest.fixture
+def app() -> Application:
+    return create_app()
+
+
+@pytest.fixture
+def client(app: Application) -> TestClient:
+    return connect(app)

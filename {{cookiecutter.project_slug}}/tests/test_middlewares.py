@@ -1,0 +1,300 @@
+"""The door: header, context and line on every outcome, and nobody else's ID."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import Response as RawResponse
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+from starlette_context import context
+from starlette_context.errors import MiddleWareValidationError
+from starlette_context.middleware import RawContextMiddleware
+from starlette_context.plugins import Plugin, UserAgentPlugin
+
+from app.common.middlewares import ContextMiddleware
+from app.common.request_id import RequestIdPlugin, current_request_id
+from app.common.request_time import RequestTimePlugin
+from app.main import Application, create_app
+from tests.support import HEADER, ID, Logs, connect, drive, http_scope
+
+OWN = {HEADER: ID}
+log = logging.getLogger("tests.middlewares")
+
+
+async def texts() -> AsyncIterator[str]:
+    yield current_request_id()
+    await asyncio.sleep(0)
+    yield current_request_id()
+
+
+@pytest.fixture
+def every_outcome(app: Application, client: TestClient) -> TestClient:
+    @app.get("/empty", status_code=204)
+    async def empty() -> None:
+        pass
+
+    @app.get("/moved")
+    async def moved() -> RedirectResponse:
+        return RedirectResponse("/livez")
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(texts())
+
+    @app.get("/file")
+    async def file() -> FileResponse:
+        return FileResponse(Path(__file__))
+
+    @app.get("/sync")
+    def sync() -> str:
+        return current_request_id()
+
+    @app.get("/defect")
+    async def defect() -> None:
+        raise RuntimeError
+
+    @app.head("/head")
+    @app.options("/head")
+    async def head() -> PlainTextResponse:
+        return PlainTextResponse("text")
+
+    @app.middleware("http")
+    async def middleware(request: Request, call_next: Callable[[Request], object]) -> object:
+        if request.url.path == "/defect-in-middleware":
+            raise RuntimeError
+        return await call_next(request)  # type: ignore[misc]
+
+    return client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/demo", 200),
+        ("GET", "/empty", 204),
+        ("GET", "/moved", 307),
+        ("GET", "/stream", 200),
+        ("GET", "/file", 200),
+        ("GET", "/sync", 200),
+        ("HEAD", "/head", 200),
+        ("OPTIONS", "/head", 200),
+        ("GET", "/nothing-here", 404),
+        ("DELETE", "/api/demo", 405),
+        ("GET", "/api/demo/wait?seconds=x", 422),
+        ("GET", "/defect", 500),
+        ("GET", "/defect-in-middleware", 500),
+    ],
+)
+def test_every_outcome_has_the_header_once_and_one_line(
+    method: str, path: str, status: int, every_outcome: TestClient, logs: Logs
+) -> None:
+    response = every_outcome.request(method, path, headers=OWN, follow_redirects=False)
+    assert (response.status_code, response.headers.get_list(HEADER)) == (status, [ID])
+    (line,) = logs.access
+    assert f" {ID} {status} " in line
+    assert f'"{method} {path} HTTP/1.1"' in line
+
+
+def test_a_header_that_the_endpoint_sets_is_replaced(app: Application, client: TestClient) -> None:
+    @app.get("/own")
+    async def own() -> PlainTextResponse:
+        response = PlainTextResponse("text", headers={"x-request-id": "mine", "X-Other": "stays"})
+        response.raw_headers.append((b"X-Request-Id", b"mine again"))
+        return response
+
+    headers = client.get("/own", headers=OWN).headers
+    assert (headers.get_list(HEADER), headers["X-Other"]) == ([ID], "stays")
+
+
+def test_a_response_shared_by_requests_stays_clean(app: Application, client: TestClient) -> None:
+    shared = PlainTextResponse("text")
+
+    @app.get("/shared")
+    async def endpoint() -> RawResponse:
+        return shared
+
+    for request_id in ("first-id", "second-id"):
+        assert client.get("/shared", headers={HEADER: request_id}).headers.get_list(HEADER) == [request_id]
+    assert HEADER not in shared.headers
+
+
+def test_handlers_read_starlette_context(app: Application, client: TestClient) -> None:
+    @app.get("/context")
+    async def show() -> dict[str, object]:
+        context["own"] = "value"
+        return dict(context)
+
+    content = client.get("/context", headers=OWN).json()
+    assert content.keys() == {"X-Request-ID", "X-Request-Start-Time", "own"}
+    assert content["X-Request-ID"] == ID
+    assert not context.exists()
+
+
+async def show_context(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(",".join(f"{key}={value}" for key, value in context.items()))(scope, receive, send)
+
+
+def test_other_plugins_of_starlette_context_work() -> None:
+    door = ContextMiddleware(show_context, plugins=[UserAgentPlugin(), RequestIdPlugin(), RequestTimePlugin()])
+    text = connect(door).get("/", headers={"User-Agent": "tester", **OWN}).text
+    assert "User-Agent=tester" in text
+    assert f"X-Request-ID={ID}" in text
+
+
+def test_a_plugin_may_enrich_the_response() -> None:
+    class Enriching(Plugin):
+        key = "X-Extra"
+
+        async def enrich_response(self, arg: RawResponse | Message) -> None:
+            if not isinstance(arg, RawResponse) and arg["type"] == "http.response.start":
+                arg["headers"] = [*arg["headers"], (b"x-extra", str(context["X-Request-ID"]).encode())]
+
+    headers = connect(ContextMiddleware(show_context, plugins=[Enriching()])).get("/", headers=OWN).headers
+    assert (headers["X-Extra"], headers.get_list(HEADER)) == (ID, [ID])
+
+
+@pytest.mark.parametrize(("own", "status"), [(None, 400), (PlainTextResponse("go away", status_code=418), 418)])
+def test_a_plugin_may_refuse_the_request(own: RawResponse | None, status: int, app: Application, logs: Logs) -> None:
+    class Refusing(Plugin):
+        key = "X-Wrong"
+
+        async def process_request(self, request: object) -> None:
+            raise MiddleWareValidationError("wrong", error_response=own)
+
+    assert app  # sets up logging
+    response = connect(ContextMiddleware(show_context, plugins=[Refusing()])).get("/", headers=OWN)
+    assert (response.status_code, response.headers[HEADER]) == (status, ID)
+    assert response.text == "go away" if own else response.json()["request_id"] == ID
+    assert len(logs.access) == 1
+
+
+def test_starlette_context_s_own_middleware_inside_does_not_change_the_id(app: Application, logs: Logs) -> None:
+    app.add_middleware(RawContextMiddleware, plugins=(UserAgentPlugin(), RequestIdPlugin(), RequestTimePlugin()))
+
+    @app.get("/inside")
+    async def inside() -> list[str]:
+        return [current_request_id(), context["X-Request-ID"], context["User-Agent"]]
+
+    response = connect(app).get("/inside", headers={"User-Agent": "tester", **OWN})
+    assert response.json() == [ID, ID, "tester"]
+    assert response.headers.get_list(HEADER) == [ID]
+    assert len(logs.access) == 1
+
+
+def test_a_mounted_application_takes_part_in_the_same_record(app: Application, client: TestClient, logs: Logs) -> None:
+    inner = create_app()
+    app.mount("/inner", inner)
+    response = client.get("/inner/api/demo", headers={HEADER: "bad id"})
+    assert response.headers.get_list(HEADER) == [response.json()["request_id"]]
+    (line,) = logs.access
+    assert response.headers[HEADER] in line
+    assert client.get("/inner/none").json()["request_id"] != response.headers[HEADER]
+
+
+def test_every_place_logs_the_id(app: Application, client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    def say(place: str) -> None:
+        log.warning("%s %s", place, current_request_id())
+
+    async def say_later(place: str) -> None:
+        await asyncio.sleep(0)
+        say(place)
+
+    def dependency() -> None:
+        say("dependency")
+
+    @app.get("/async")
+    async def endpoint(tasks: BackgroundTasks, _: Annotated[None, Depends(dependency)]) -> None:
+        say("endpoint")
+        await asyncio.create_task(say_later("task"))
+        await asyncio.to_thread(say, "thread")
+        tasks.add_task(say, "sync background")
+        tasks.add_task(say_later, "background")
+
+    @app.get("/sync")
+    def sync() -> None:
+        say("sync endpoint")
+
+    mounted = FastAPI()
+    mounted.add_api_route("/there", sync)
+    app.mount("/mounted", mounted)
+    for path in ("/async", "/sync", "/mounted/there"):
+        client.get(path, headers=OWN)
+    places = ["dependency", "endpoint", "task", "thread", "sync background", "background"]
+    assert caplog.messages == [f"{place} {ID}" for place in [*places, "sync endpoint", "sync endpoint"]]
+
+
+def test_ids_do_not_mix_under_concurrency(app: Application, logs: Logs) -> None:
+    @app.get("/mixed")
+    async def mixed() -> list[str]:
+        before = current_request_id()
+        await asyncio.sleep(0.001)
+        return [before, await asyncio.to_thread(current_request_id), str(context["X-Request-ID"])]
+
+    async def one(client: httpx2.AsyncClient, number: int) -> None:
+        own = f"request-{number}"
+        response = await client.get("/mixed", headers={HEADER: own})
+        assert (response.json(), response.headers[HEADER]) == ([own] * 3, own)
+
+    async def go() -> None:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            await asyncio.gather(*(one(client, number) for number in range(60)))
+
+    asyncio.run(go())
+    assert Counter(line.split()[2] for line in logs.access) == Counter(f"request-{number}" for number in range(60))
+
+
+def test_the_lifespan_passes_by(configure: Callable[..., Application], logs: Logs) -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        events.append(f"up {current_request_id()}")
+        yield
+        events.append(f"down {current_request_id()}")
+
+    app = configure()
+    app.router.lifespan_context = lifespan
+    with connect(app) as client:
+        client.get("/api/demo")
+    assert events == ["up -", "down -"]
+    assert len(logs.access) == 1
+
+
+async def answer(send: Send, *, more: bool = False) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"12345", "more_body": more})
+
+
+async def test_client_gone(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await receive()
+    await answer(send)
+
+
+async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, more=True)
+
+
+async def fails_half_way(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send, more=True)
+    raise RuntimeError
+
+
+async def fails_afterwards(scope: Scope, receive: Receive, send: Send) -> None:
+    await answer(send)
+    raise RuntimeError
+
+
+async def says_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    pass

@@ -1,0 +1,201 @@
+"""The ID: which one is taken over, what a new one looks like, and who sees it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from uuid import RFC_4122, UUID
+
+import pytest
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from app.common.middlewares import ContextMiddleware
+from app.common.request_id import (
+    RequestIdPlugin,
+    RequestIDLogFilter,
+    current_request_id,
+    is_acceptable,
+    new_request_id,
+)
+from app.main import Application
+from tests.support import HEADER, ID, UUID4, connect, http_scope
+
+ACCEPTED = {
+    "uuid": ID,
+    "uuid in capitals": ID.upper(),
+    "uuid as hex": ID.replace("-", ""),
+    "ulid": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "base64": "Zm9vYmFyL2Jheis_=+/x",
+    "mail message": "20261001.1658@host.example",
+    "eight characters": "a1234567",
+    "128 characters": "a" * 128,
+}
+REPLACED = {
+    "empty": "",
+    "seven characters": "a123456",
+    "129 characters": "a" * 129,
+    "hyphens only": "-" * 36,
+    "sixty thousand hyphens": "-" * 60_000,
+    "hyphen first": f"-{ID}",
+    "trailing newline": f"{ID}\n",
+    "newline": f"{ID}\nforged",
+    "carriage return": f"{ID}\rforged",
+    "blank": "with a blank",
+    "tab": "with\ta-tab",
+    "nul": "with\0a-nul",
+    "escape": "with\x1b[31mred",
+    "quote": 'with"quote',
+    "comma": f"{ID},{ID}",
+    "semicolon": "a;b;c;d;e",
+    "percent": "%0a%0d%0a%0d",
+    "markup": "<script>alert(1)</script>",
+    "braces": "${jndi:ldap://x}",
+    "latin-1": "ärger-und-not",
+    "next line": "abcdefgh\x85",
+    "arabic digits": "\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668",
+}
+
+
+def test_a_new_id_is_a_random_uuid_in_its_canonical_form() -> None:
+    ids = {new_request_id() for _ in range(500)}
+    assert len(ids) == 500
+    for text in ids:
+        uuid = UUID(text)
+        assert (str(uuid), uuid.version, uuid.variant) == (text, 4, RFC_4122)
+    assert {text[19] for text in ids} == set("89ab")
+
+
+@pytest.mark.parametrize("value", ACCEPTED.values(), ids=ACCEPTED)
+def test_an_id_of_the_caller_is_taken_over(value: str, client: TestClient) -> None:
+    assert is_acceptable(value.encode())
+    response = client.get("/api/demo", headers={HEADER: value})
+    assert response.headers.get_list(HEADER) == [value]
+    assert response.json()["request_id"] == value
+
+
+@pytest.mark.parametrize("value", REPLACED.values(), ids=REPLACED)
+def test_a_doubtful_id_is_replaced_and_the_request_served(value: str, client: TestClient) -> None:
+    assert not is_acceptable(value.encode())
+    response = client.get("/api/demo", headers=[(HEADER.encode(), value.encode())])
+    assert response.status_code == 200
+    assert UUID4.fullmatch(response.headers[HEADER])
+    assert response.json()["request_id"] == response.headers[HEADER]
+
+
+@pytest.mark.parametrize("values", [[ID, ID], [ID, "another-id"], ["", ID]])
+def test_more_than_one_id_is_none(values: list[str], client: TestClient) -> None:
+    response = client.get("/api/demo", headers=[(HEADER, value) for value in values])
+    assert UUID4.fullmatch(response.headers[HEADER])
+    assert response.headers[HEADER] not in values
+
+
+def test_a_request_without_an_id_gets_one_of_its_own(client: TestClient) -> None:
+    ids = {client.get("/api/demo").headers[HEADER] for _ in range(3)}
+    assert len(ids) == 3
+    assert all(map(UUID4.fullmatch, ids))
+
+
+@pytest.mark.parametrize(
+    ("trust", "peer", "taken"),
+    [
+        ("always", "203.0.113.9", True),
+        ("always", "127.0.0.1", True),
+        ("proxies", "203.0.113.9", False),
+        ("proxies", "127.0.0.1", True),
+        ("proxies", "10.1.2.3", True),
+        ("proxies", "not-an-address", False),
+        ("never", "203.0.113.9", False),
+        ("never", "127.0.0.1", False),
+    ],
+)
+def test_whose_ids_are_taken_over(trust: str, peer: str, taken: bool, configure: Callable[..., Application]) -> None:
+    app = configure(REQUEST_ID_TRUST=trust, FORWARDED_ALLOW_IPS="127.0.0.1, 10.0.0.0/8")
+    response = connect(app, peer).get("/api/demo", headers={HEADER: ID})
+    assert (response.headers[HEADER] == ID) is taken
+
+
+def test_the_peer_is_trusted_and_not_whom_it_speaks_for(configure: Callable[..., Application]) -> None:
+    app = configure(REQUEST_ID_TRUST="proxies")
+    headers = {HEADER: ID, "X-Forwarded-For": "127.0.0.1"}
+    assert connect(app, "203.0.113.9").get("/api/demo", headers=headers).headers[HEADER] != ID
+    headers = {HEADER: ID, "X-Forwarded-For": "203.0.113.9"}
+    assert connect(app, "127.0.0.1").get("/api/demo", headers=headers).headers[HEADER] == ID
+
+
+def test_the_header_has_the_name_in_the_settings(configure: Callable[..., Application]) -> None:
+    client = connect(configure(REQUEST_ID_HEADER="X-Correlation-ID"))
+    response = client.get("/api/demo", headers={"x-correlation-id": ID, HEADER: "another-id"})
+    assert response.headers["X-Correlation-ID"] == response.json()["request_id"] == ID
+    assert HEADER not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("plugin", "incoming", "expected"),
+    [
+        (RequestIdPlugin(generator=lambda: "made-here"), [], "made-here"),
+        (RequestIdPlugin(generator=lambda: "made-here"), [ID.encode()], ID),
+        (RequestIdPlugin(generator=lambda: "made-here"), [b"bad id"], "made-here"),
+        (RequestIdPlugin(generator=lambda: "made-here", validator=lambda _: False), [ID.encode()], "made-here"),
+        (RequestIdPlugin(validator=lambda value: value == b"short"), [b"short"], "short"),
+        (RequestIdPlugin(transformer=str.upper), [b"abcdefgh"], "ABCDEFGH"),
+        (RequestIdPlugin(generator=lambda: "made-here", transformer=str.upper), [], "MADE-HERE"),
+    ],
+)
+def test_generator_validator_and_transformer(plugin: RequestIdPlugin, incoming: Sequence[bytes], expected: str) -> None:
+    assert plugin.choose(incoming, from_proxy=False) == expected
+
+
+def test_a_raw_value_that_is_replaced_is_logged_nowhere(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client.get("/api/demo", headers={HEADER: "<evil value>"})
+    assert "demo" in caplog.text
+    assert "evil" not in caplog.text
+
+
+@pytest.mark.parametrize("headers", [{}, {HEADER: ID}, {HEADER: "bad id"}])
+def test_the_request_shows_the_final_id(headers: dict[str, str], app: Application, client: TestClient) -> None:
+    @app.get("/seen")
+    async def seen(request: Request) -> list[str]:
+        return [*request.headers.getlist(HEADER), request.headers["X-Other"]]
+
+    response = client.get("/seen", headers={**headers, "X-Other": "stays"})
+    assert response.json() == [response.headers[HEADER], "stays"]
+
+
+def test_the_request_keeps_its_header_if_told_so() -> None:
+    async def seen(scope: Scope, receive: Receive, send: Send) -> None:
+        text = ",".join(HTTPConnection(scope).headers.getlist(HEADER))
+        await PlainTextResponse(f"{text} {current_request_id()}")(scope, receive, send)
+
+    door = ContextMiddleware(seen, plugins=[RequestIdPlugin(update_request_header=False, generator=lambda: "made")])
+    assert connect(door).get("/", headers={HEADER: "bad id"}).text == "bad id made"
+    assert connect(door).get("/").text == " made"
+
+
+def test_the_request_s_state_has_the_id(app: Application, client: TestClient) -> None:
+    @app.get("/state")
+    async def state(request: Request) -> str:
+        return str(request.state.request_id)
+
+    assert client.get("/state", headers={HEADER: ID}).json() == ID
+
+
+def test_outside_of_a_request_there_is_none() -> None:
+    assert current_request_id() == "-"
+
+
+def test_the_filter_stamps_each_record_once() -> None:
+    record = logging.makeLogRecord({"msg": "text"})
+    assert RequestIDLogFilter().filter(record)
+    assert record.request_id == "-"  # type: ignore[attr-defined]
+    stamped = logging.makeLogRecord({"request_id": ID})
+    assert RequestIDLogFilter().filter(stamped)
+    assert stamped.request_id == ID  # type: ignore[attr-defined]
+
+
+def test_the_plugin_works_in_starlette_context_s_own_middlewares() -> None:
+    connection = HTTPConnection(http_scope(headers=[(b"x-request-id", ID.encode())]))
+    assert asyncio.run(RequestIdPlugin().process_request(connection)) == ID

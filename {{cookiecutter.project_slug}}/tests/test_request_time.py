@@ -1,0 +1,86 @@
+"""The clock: it runs while the request is served and stands when the response is over."""
+
+import asyncio
+
+import pytest
+from fastapi import BackgroundTasks
+from fastapi.responses import StreamingResponse
+from starlette.testclient import TestClient
+from starlette_context import context
+
+from app.common.constants import REQUEST_START_TIME_CTX_KEY, REQUEST_TIME_CTX_KEY
+from app.common.request_record import RequestRecord, current_record
+from app.common.request_time import RequestTimePlugin, current_request_time
+from app.main import Application
+from tests.support import http_scope
+
+
+def test_outside_of_a_request_there_is_no_time() -> None:
+    assert current_request_time() is None
+
+
+def test_the_time_grows_while_the_request_runs(app: Application, client: TestClient) -> None:
+    @app.get("/times")
+    async def times() -> list[float | None]:
+        first = current_request_time(6)
+        await asyncio.sleep(0.02)
+        return [first, current_request_time(6)]
+
+    first, second = client.get("/times").json()
+    assert 0 < first < 1
+    assert 0.015 < second - first < 1
+
+
+@pytest.mark.parametrize(("precision", "expected"), [(3, 1.235), (1, 1.2), (6, 1.234568)])
+def test_the_time_is_rounded_as_asked(precision: int, expected: float) -> None:
+    record = RequestRecord("id", http_scope())
+    record.ended = record.started + 1.23456789
+    token = current_record.set(record)
+    assert current_request_time(precision) == expected
+    current_record.reset(token)
+
+
+def test_the_context_has_the_start_and_at_the_end_the_time(app: Application, client: TestClient) -> None:
+    seen: list[object] = []
+
+    async def look(name: str) -> None:
+        seen.append((name, REQUEST_TIME_CTX_KEY in context, current_request_time(9)))
+        await asyncio.sleep(0.01)
+
+    @app.get("/looked-at")
+    async def looked_at(tasks: BackgroundTasks) -> float:
+        await look("endpoint")
+        tasks.add_task(look, "background")
+        tasks.add_task(look, "background")
+        tasks.add_task(lambda: seen.append(context[REQUEST_TIME_CTX_KEY]))
+        return float(context[REQUEST_START_TIME_CTX_KEY])
+
+    started_at = client.get("/looked-at").json()
+    assert started_at > 1_700_000_000
+    (_, known, running), (_, known_later, final), (_, _, still_final), in_context = seen  # type: ignore[misc]
+    assert (known, known_later) == (False, True)
+    assert running < final == still_final == pytest.approx(in_context)
+
+
+def test_the_time_of_a_stream_ends_with_its_last_byte(app: Application, client: TestClient) -> None:
+    @app.get("/slow")
+    async def slow() -> StreamingResponse:
+        async def parts() -> object:
+            for _ in range(3):
+                await asyncio.sleep(0.02)
+                yield b"part"
+
+        return StreamingResponse(parts(), background=None)  # type: ignore[arg-type]
+
+    records: list[RequestRecord] = []
+    app.add_middleware(Keep, records=records)
+    assert client.get("/slow").content == b"part" * 3
+    (record,) = records
+    assert record.ttfb is not None
+    assert record.ttfb + 0.05 < record.duration < 1
+
+
+def test_the_plugin_is_harmless_outside_of_a_request() -> None:
+    from starlette.requests import HTTPConnection  # noqa: PLC0415
+
+    assert asyncio.run(RequestTimePlugin().process_request(HTTPConnection(http_scope()))) is None
