@@ -24,8 +24,8 @@ ANSWERS = r"""
 SPDX_OF_PROPRIETARY = "LicenseRef-Proprietary"
 ROOT_PACKAGE = re.compile(r'(?m)^name = "(?P<name>[^"]*)"(?=\nversion = "[^"]*"\nsource = \{ virtual = "\." \})')
 LOCKED_NAMES = re.compile(r'(?m)^\[\[package\]\]\nname = "([^"]*)"')
-# What Markdown reads as markup inside of a line, also a `_` that is not between two letters.
-MARKUP = re.compile(r"[\\`*\[\]<>&~#]|(?<!\w)_|_(?!\w)")
+# What Markdown reads as markup inside of a line, a `_` between two letters aside.
+MARKUP = re.compile(r"[\\`*\[\]<>&~#]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def read(path: Path) -> str:

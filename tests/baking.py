@@ -1,5 +1,6 @@
 """Bakes projects as a user does, but from what git tracks, and with nothing of this machine's settings."""
 
+import json
 import os
 import shutil
 import socket
@@ -22,15 +23,23 @@ NO_INTERPRETER = "No interpreter here"
 Result = subprocess.CompletedProcess[str]
 
 
+def settings_beside(output: Path) -> Path:
+    """Write settings for cookiecutter that keep it out of the user's home, next to the folder `output`."""
+    output.mkdir(exist_ok=True)
+    settings = output.parent / "cookiecutter.yaml"
+    settings.write_text(json.dumps({"replay_dir": str(output.parent / "replay_dir")}))  # JSON is YAML
+    return settings
+
+
 def bake(repository: Path, output: Path, **answers: str) -> Path:
     """Bake within this process into `output`, and give the project's folder.
 
     Jinja in an answer is executed, as cookiecutter does with answers that are not typed; see `literal`.
     Raises FailedHookException when a hook refuses.
     """
-    settings = {name: str(output.parent / name) for name in ("cookiecutters_dir", "replay_dir")}
+    settings = str(settings_beside(output))
     project = cookiecutter(
-        str(repository), no_input=True, extra_context=answers, output_dir=str(output), default_config=settings
+        str(repository), no_input=True, extra_context=answers, output_dir=str(output), config_file=settings
     )
     return Path(project)
 
@@ -43,11 +52,8 @@ def literal(value: str) -> str:
 
 def bake_by_command(repository: Path, output: Path, *answers: str, typed: str | None = None) -> Result:
     """Bake by the command line, with `key=value` answers, or with the lines that a user types at the prompts."""
-    output.mkdir(exist_ok=True)
-    settings = output.parent / "cookiecutter.yaml"
-    settings.write_text(f'replay_dir: "{output.parent / "replay_dir"}"\n')
-    command = [str(TOOLS / "cookiecutter"), str(repository), "--config-file", str(settings), "-o", str(output)]
-    # The hooks run with this process's Python, whatever its standard streams can show.
+    settings = settings_beside(output)
+    command: list[str | Path] = [TOOLS / "cookiecutter", repository, "--config-file", settings, "-o", output]
     return run([*command, *([] if typed else ["--no-input"]), *answers], output, typed=typed)
 
 

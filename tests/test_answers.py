@@ -52,7 +52,7 @@ def test_refused_alone(
     assert len(sentences) == 1
     assert words in sentences[0]
     assert sentences[0].endswith(".")
-    assert files_below(tmp_path) <= {"some/replay_dir/template.json"}
+    assert files_below(tmp_path) <= {"some/cookiecutter.yaml", "some/replay_dir/template.json"}
     assert [path.name for path in output.iterdir()] == []
 
 

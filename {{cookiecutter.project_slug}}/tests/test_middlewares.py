@@ -4,18 +4,17 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import httpx2
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Request, WebSocket
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from fastapi.responses import Response as RawResponse
-from starlette.testclient import TestClient, WebSocketDenialResponse
-from starlette.types import Message, Receive, Scope, Send
-from starlette.websockets import WebSocketDisconnect
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_context import context
 from starlette_context.errors import MiddleWareValidationError
 from starlette_context.middleware import RawContextMiddleware
@@ -271,30 +270,143 @@ def test_the_lifespan_passes_by(configure: Callable[..., Application], logs: Log
     assert len(logs.access) == 1
 
 
-async def answer(send: Send, *, more: bool = False) -> None:
+async def start(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"12345", "more_body": more})
 
 
-async def test_client_gone(scope: Scope, receive: Receive, send: Send) -> None:
-    await receive()
-    await receive()
-    await answer(send)
+async def end(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"12345", "more_body": False})
 
 
-async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send, more=True)
+async def whole(_: Scope, __: Receive, send: Send) -> None:
+    await start(send)
+    await end(send)
 
 
-async def fails_half_way(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send, more=True)
-    raise RuntimeError
-
-
-async def fails_afterwards(scope: Scope, receive: Receive, send: Send) -> None:
-    await answer(send)
-    raise RuntimeError
-
-
-async def says_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+async def nothing(_: Scope, __: Receive, ___: Send) -> None:
     pass
+
+
+async def breaks_off(_: Scope, __: Receive, send: Send) -> None:
+    await start(send)
+
+
+async def fails_at_once(_: Scope, __: Receive, ___: Send) -> None:
+    raise RuntimeError
+
+
+async def fails_half_way(_: Scope, __: Receive, send: Send) -> None:
+    await start(send)
+    raise RuntimeError
+
+
+async def fails_afterwards(_: Scope, __: Receive, send: Send) -> None:
+    await start(send)
+    await end(send)
+    raise RuntimeError
+
+
+async def sees_the_client_leave(_: Scope, receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await start(send)
+    await end(send)
+
+
+async def looks_afterwards(_: Scope, receive: Receive, send: Send) -> None:
+    await start(send)
+    await end(send)
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def writes_to_nobody(_: Scope, receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await start(send)
+    raise BrokenPipeError
+
+
+async def is_cancelled(_: Scope, __: Receive, ___: Send) -> None:
+    raise asyncio.CancelledError
+
+
+async def is_cancelled_half_way(_: Scope, __: Receive, send: Send) -> None:
+    await start(send)
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("inner", "status", "raised", "flags"),
+    [
+        (whole, 200, None, ""),
+        (nothing, 500, None, " incomplete"),
+        (breaks_off, 200, None, " incomplete"),
+        (fails_at_once, 500, RuntimeError, " RuntimeError"),
+        (fails_half_way, 200, RuntimeError, " RuntimeError,incomplete"),
+        (fails_afterwards, 200, RuntimeError, ""),
+        (sees_the_client_leave, 200, None, " client_disconnect"),
+        (looks_afterwards, 200, None, ""),
+        (writes_to_nobody, 200, BrokenPipeError, " client_disconnect,incomplete"),
+        (is_cancelled, 503, asyncio.CancelledError, " CancelledError"),
+        (is_cancelled_half_way, 200, asyncio.CancelledError, " CancelledError,incomplete"),
+    ],
+)
+def test_each_ending_has_one_line(
+    inner: ASGIApp, status: int, raised: type[BaseException] | None, flags: str, app: Application, logs: Logs
+) -> None:
+    assert app  # sets up logging
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def go() -> BaseException | None:
+        try:
+            await ContextMiddleware(inner)(http_scope("/x", [(b"x-request-id", ID.encode())]), receive, send)
+        except BaseException as error:  # noqa: BLE001
+            return error
+        return None
+
+    error = asyncio.run(go())
+    assert (type(error) if error else None) is raised
+    (line,) = logs.access
+    assert f" {ID} {status} " in line
+    assert line.endswith(f'"GET /x HTTP/1.1"{flags}')
+    for message in sent:
+        assert message["type"] != "http.response.start" or (b"x-request-id", ID.encode()) in message["headers"]
+
+
+@pytest.mark.parametrize(("inner", "lines"), [(fails_at_once, 1), (fails_afterwards, 1), (writes_to_nobody, 0)])
+def test_an_error_s_traceback_is_logged_once_unless_the_client_has_left(
+    inner: ASGIApp, lines: int, app: Application, client: TestClient, logs: Logs
+) -> None:
+    assert app  # sets up logging
+
+    async def go() -> None:
+        with suppress(Exception):
+            await drive(ContextMiddleware(inner), http_scope(headers=[(b"x-request-id", ID.encode())]))
+
+    asyncio.run(go())
+    assert sum(f"[{ID}] Unhandled" in line for line in logs.error) == lines
+    assert sum("Traceback" in line for line in logs.error) == lines
+
+
+def test_a_defect_in_an_endpoint_is_logged_once(every_outcome: TestClient, logs: Logs) -> None:
+    every_outcome.get("/defect", headers=OWN)
+    assert [line.split("] ", 2)[-1] for line in logs.error if ID in line] == ["Unhandled RuntimeError"]
+    assert "    RuntimeError" in logs.error
+    assert logs.access[0].endswith(" RuntimeError")
+
+
+def test_other_kinds_of_scope_pass_untouched() -> None:
+    seen: list[Scope] = []
+
+    async def inner(scope: Scope, _: Receive, __: Send) -> None:
+        seen.append(dict(scope))
+
+    asyncio.run(drive(ContextMiddleware(inner), {"type": "lifespan"}))
+    assert seen == [{"type": "lifespan"}]

@@ -8,7 +8,7 @@ from urllib.parse import unquote_plus
 
 from app.common.constants import MAX_LOGGED_TARGET, MAX_LOGGED_USER_AGENT
 from app.common.forwarded import parse_address
-from app.common.log_format import escape
+from app.common.log_format import escape, iso_clock, text_clock
 from app.common.request_record import RequestRecord
 
 _UNSAFE = re.compile(r'[^\x21-\x7e]|["\\]')
@@ -111,6 +111,8 @@ def _ttfb(record: RequestRecord) -> str:
 
 
 FIELDS: Final[dict[str, Callable[[RequestRecord], str | int]]] = {
+    "asctime": lambda record: text_clock.format(record.ended_at),
+    "timestamp": lambda record: iso_clock.format(record.ended_at),
     "request_id": lambda record: record.request_id,
     "method": method_of,
     "path": path_of,
@@ -129,12 +131,13 @@ FIELDS: Final[dict[str, Callable[[RequestRecord], str | int]]] = {
     "flags_suffix": lambda record: " " + ",".join(record.flags) if record.flags else "",
     "request_line": request_line_of,
 }
-"""What may stand in the format of the line, besides `asctime` and `timestamp`; times in seconds."""
+"""What may stand in the format of the line; times in seconds."""
 
 
 def as_dict(request: RequestRecord) -> dict[str, object]:
     """Return the fields of the JSON form."""
     return {
+        "timestamp": iso_clock.format(request.ended_at),
         "request_id": request.request_id,
         "method": method_of(request),
         "path": path_of(request),

@@ -5,7 +5,7 @@ import re
 
 from app.common.access_fields import FIELDS, as_dict, policy, request_line_of
 from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER
-from app.common.log_format import dump_json, escape, iso_clock, text_clock
+from app.common.log_format import dump_json, escape, iso_clock
 from app.common.request_record import RequestRecord
 
 logger = logging.getLogger(ACCESS_LOGGER)
@@ -21,24 +21,19 @@ class RequestAccessFormatter(logging.Formatter):
 
     def __init__(self, fmt: str = ACCESS_LOG_FORMAT) -> None:
         super().__init__("%(message)s")
-        self._names = _NAME.findall(fmt)
-        self._pattern = _NAME.sub("%s", fmt)
-        unknown = sorted(set(self._names) - FIELDS.keys() - {"asctime", "timestamp"})
+        names = _NAME.findall(fmt)
+        unknown = sorted(set(names) - FIELDS.keys())
         if unknown:
             raise ValueError(f"An access line has no {', '.join(unknown)}; it has {', '.join(sorted(FIELDS))}.")
+        self._pattern = _NAME.sub("%s", fmt)
+        self._fields = [FIELDS[name] for name in names]
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; a record that is no access record is printed as its message."""
         request = getattr(record, "request", None)
         if not isinstance(request, RequestRecord):
             return escape(record.getMessage())
-        return self._pattern % tuple([self._value(name, record.created, request) for name in self._names])
-
-    @staticmethod
-    def _value(name: str, created: float, request: RequestRecord) -> str | int:
-        if name == "asctime":
-            return text_clock.format(created)
-        return iso_clock.format(created) if name == "timestamp" else FIELDS[name](request)
+        return self._pattern % tuple([field(request) for field in self._fields])
 
 
 class JsonAccessFormatter(logging.Formatter):
@@ -49,7 +44,7 @@ class JsonAccessFormatter(logging.Formatter):
         request = getattr(record, "request", None)
         if not isinstance(request, RequestRecord):
             return dump_json({"timestamp": iso_clock.format(record.created), "message": record.getMessage()})
-        return dump_json({"timestamp": iso_clock.format(record.created), **as_dict(request)})
+        return dump_json(as_dict(request))
 
 
 def write_access_line(request: RequestRecord) -> None:

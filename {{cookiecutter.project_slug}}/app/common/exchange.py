@@ -104,7 +104,7 @@ class Exchange:
     def _with_header(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         # A new list: the one in the message belongs to the Response object, which may be shared between requests.
         name = self._header[0]
-        return [*(pair for pair in headers if pair[0].lower() != name), self._header]
+        return [*[pair for pair in headers if pair[0].lower() != name], self._header]
 
     def _end(self) -> None:
         """Stop the clock; a 500 waits for what `close` learns of the error, everything else is written now."""

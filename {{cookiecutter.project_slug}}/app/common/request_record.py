@@ -35,6 +35,11 @@ class RequestRecord:
         return (perf_counter() if self.ended is None else self.ended) - self.started
 
     @property
+    def ended_at(self) -> float:
+        """Seconds of the epoch at the response's last byte, by the clock at the request's arrival."""
+        return self.started_at + self.duration
+
+    @property
     def ttfb(self) -> float | None:
         """Seconds from the request's arrival to its response's start; None while there is none."""
         return None if self.first_byte is None else self.first_byte - self.started
