@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app.common.access_log import policy
+from app.common.access_fields import policy
 from app.settings import Settings, get_settings
 from tests.support import Logs, connect
 
@@ -20,16 +20,18 @@ for exported in [name for name in os.environ if name.lower() in Settings.model_f
 from app.main import Application, create_app  # noqa: E402
 
 
-def reset(kept: list[logging.Handler]) -> None:
-    """Forget the settings and every set-up of logging, except for pytest's own handlers."""
+def reset() -> None:
+    """Forget the settings and every set-up of logging; only the root logger keeps what pytest has put there."""
     get_settings.cache_clear()
     policy.configure((), ())
-    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
-    for logger in (logging.root, *loggers):
-        for handler in [handler for handler in logger.handlers if handler not in kept]:
-            logger.removeHandler(handler)
-            handler.close()
-        logger.filters.clear()
+    known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    for logger in (logging.root, *known):
+        for handler in logger.handlers[:]:
+            is_pytest_s = type(handler).__module__.startswith("_pytest")
+            if not is_pytest_s or logger is not logging.root:
+                logger.removeHandler(handler)
+            if not is_pytest_s:
+                handler.close()
         logger.propagate, logger.disabled = True, False
         logger.setLevel(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
@@ -38,11 +40,10 @@ def reset(kept: list[logging.Handler]) -> None:
 @pytest.fixture(autouse=True)
 def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Logs]:
     """Return what the service writes into its log files; LOG_PATH is set for every test."""
-    kept = logging.root.handlers[:]
-    reset(kept)
+    reset()
     monkeypatch.setenv("LOG_PATH", str(tmp_path / "log"))
     yield Logs(tmp_path / "log")
-    reset(kept)
+    reset()
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Application]:
     def create(**variables: str) -> Application:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        reset([handler for handler in logging.root.handlers if type(handler).__module__.startswith("_pytest")])
+        reset()
         return create_app()
 
     return create

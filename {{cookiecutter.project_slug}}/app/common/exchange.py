@@ -14,7 +14,7 @@ from starlette_context.plugins import Plugin
 
 from app.common.access_log import write_access_line
 from app.common.errors import error_response, phrase_of
-from app.common.log_handler import log_unhandled
+from app.common.log_filters import log_unhandled
 from app.common.refusal import BODY_FAULT_KEY, Refusal
 from app.common.request_record import RequestRecord
 from app.common.request_time import RequestTimePlugin
@@ -112,6 +112,12 @@ class Exchange:
         self._door.clock.close(self.record)
         if self.record.status != HTTPStatus.INTERNAL_SERVER_ERROR:
             self._finish()
+
+    async def returned(self) -> None:
+        """Answer 500 if the application returned without an answer, since the server would do so without the ID."""
+        if not self.record.status and not self._client_left():
+            self.record.flags.append("no_response")
+            await self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
 
     async def cancelled(self, error: CancelledError) -> None:
         """Answer 503 if nothing has gone out, since the server would answer without the ID; the line says why."""

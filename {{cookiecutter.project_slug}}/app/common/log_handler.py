@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 from app.common.access_fields import policy
 from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter
-from app.common.constants import ACCESS_LOGGER, ERROR_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
+from app.common.constants import ACCESS_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
 from app.common.log_files import FILE_HANDLERS, LogStreamHandler
+from app.common.log_filters import OwnFileMark
 from app.common.log_format import JsonFormatter, TextFormatter
 from app.common.request_id import RequestIDLogFilter
-from app.common.request_record import current_record
 from app.settings import PROJECT_ROOT, Settings, get_settings
 
 LOG_CONFIG = PROJECT_ROOT / "log_config.json"
@@ -60,38 +60,6 @@ def configure_logging(settings: Settings) -> None:
         logging.config.dictConfig(logging_config())
     logging.getLogger().setLevel(settings.log_level)
     policy.configure(settings.access_log_exclude, settings.masked_query)
-
-
-class RepeatedTracebackFilter(logging.Filter):
-    """Drops what the server logs of an error that `log_unhandled` has logged, with the ID, or left out on purpose."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass unless it repeats the current request's error."""
-        request = current_record.get()
-        if request is None or request.exception is None or record.name == ERROR_LOGGER:
-            return True
-        if record.exc_info:
-            return record.exc_info[1] is not request.exception
-        return "\nTraceback (most recent call last):" not in record.getMessage()  # Granian's way
-
-
-class OwnFileFilter(logging.Filter):
-    """Keeps out of `error.log` what a `RequestLogHandler` has written into its own file."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass unless it has a file of its own."""
-        return not getattr(record, "has_own_file", False)
-
-
-class _MarkFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.has_own_file = True
-        return True
-
-
-def log_unhandled(error: BaseException) -> None:
-    """Log the traceback of an error that no handler caught; here, since not every server does it with the ID."""
-    logging.getLogger(ERROR_LOGGER).error("Unhandled %s", type(error).__name__, exc_info=error)
 
 
 class LogHandler(logging.LoggerAdapter[logging.Logger]):
@@ -137,7 +105,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         handler.name = f"own file of {self.name}"
         handler.setFormatter(default_formatter(self.format))
         handler.addFilter(RequestIDLogFilter())
-        handler.addFilter(_MarkFilter())
+        handler.addFilter(OwnFileMark())
         return handler
 
     def _close_file(self) -> None:

@@ -48,6 +48,7 @@ class ContextMiddleware:
         exchange = Exchange(record, receive, send, self.door)
         try:
             await self._serve(exchange)
+            await exchange.returned()
         except CancelledError as error:
             await exchange.cancelled(error)
             raise

@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from app.common.deadline import Deadline
 from app.common.lingering import LINGER, LingeringTransport
 from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, fault_of_head
+from app.common.request_record import SCOPE_KEY
 from app.settings import get_settings
 
 
@@ -162,11 +163,12 @@ class RequestHttpProtocol(HttpToolsProtocol):
         scope["query_string"] = query
 
     def _refuse_body(self, refusal: Refusal) -> None:
-        # The application has the request already: whoever reads its body learns what is wrong with it.
+        # Where the door has let the request in already, whoever reads its body learns what is wrong with it.
         if self.cycle.response_complete:
             self.transport.close()
             return
-        cast("Scope", self.cycle.scope)[BODY_FAULT_KEY] = refusal
+        scope = cast("Scope", self.cycle.scope)
+        scope[BODY_FAULT_KEY if SCOPE_KEY in scope else REFUSAL_KEY] = refusal
         self.cycle.keep_alive = False
         self.cycle.message_event.set()
 

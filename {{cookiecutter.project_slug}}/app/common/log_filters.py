@@ -1,0 +1,68 @@
+"""What is kept out of the lines because another line says it already."""
+
+import logging
+
+from app.common.constants import ERROR_LOGGER
+from app.common.request_record import current_record
+
+_REPETITIONS = frozenset(
+    {
+        '%s - "WebSocket %s" [accepted]',
+        '%s - "WebSocket %s" 403',
+        '%s - "WebSocket %s" %d',
+        "connection open",
+        "connection closed",
+        "connection rejected (%d %s)",
+    }
+)
+"""What uvicorn and its websockets say of a websocket; the access line says it once more, without the secrets."""
+
+_NO_HANDSHAKE = "ASGI callable returned without completing handshake."
+"""uvicorn takes a websocket that was refused with an answer of its own for one that was forgotten."""
+
+
+class RepetitionFilter(logging.Filter):
+    """Drops what a server says of a request that our own lines say already, with the ID and without secrets.
+
+    Above all the traceback of an error that `log_unhandled` has logged, or left out since the client had gone.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass unless it is such a repetition."""
+        request = current_record.get()
+        if record.name.startswith("uvicorn") and isinstance(record.msg, str):
+            if record.msg in _REPETITIONS:
+                return False
+            if record.msg == _NO_HANDSHAKE:
+                return request is None or not request.status
+        if request is None or request.exception is None or record.name == ERROR_LOGGER:
+            return True
+        return not _tells(record, request.exception)
+
+
+def _tells(record: logging.LogRecord, error: BaseException) -> bool:
+    if record.exc_info:
+        return record.exc_info[1] is error
+    return "\nTraceback (most recent call last):" in record.getMessage()  # Granian's way
+
+
+class OwnFileFilter(logging.Filter):
+    """Keeps out of `error.log` what a `RequestLogHandler` has written into its own file."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass unless it has a file of its own."""
+        return not getattr(record, "has_own_file", False)
+
+
+class OwnFileMark(logging.Filter):
+    """Marks what is written into such a file."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, marked."""
+        record.has_own_file = True
+        return True
+
+
+def log_unhandled(error: BaseException) -> None:
+    """Log the traceback of an error that no handler caught; here, since not every server does it with the ID."""
+    logging.getLogger(ERROR_LOGGER).error("Unhandled %s", type(error).__name__, exc_info=error)

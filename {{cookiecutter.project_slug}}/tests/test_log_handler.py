@@ -1,0 +1,172 @@
+"""Loggers of the service: one line each, in the right files, with the ID."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_folder
+from app.main import Application
+from tests.support import HEADER, ID, Logs, connect
+
+pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
+
+
+def messages(lines: list[str]) -> list[str]:
+    return [line.split(") ", 1)[1] for line in lines if ") " in line]
+
+
+def test_a_line_goes_to_its_own_file_with_the_id(app: Application, client: TestClient, logs: Logs) -> None:
+    log = RequestLogHandler("orders")
+
+    @app.get("/order")
+    async def order() -> None:
+        log.info("ordered %d", 3)
+
+    client.get("/order", headers={HEADER: ID})
+    log.info("outside")
+    assert messages(logs.lines("orders.log")) == [f"INFO [{ID}] ordered 3", "INFO [-] outside"]
+    assert logs.error == []
+
+
+def test_the_plain_handler_s_lines_have_no_id(logs: Logs) -> None:
+    LogHandler("plain").warning("text")
+    assert messages(logs.lines("plain.log")) == ["WARNING text"]
+
+
+def test_any_other_logger_writes_into_the_error_file(logs: Logs) -> None:
+    logging.getLogger("somebody.else").warning("from a library")
+    assert messages(logs.error) == ["WARNING [-] from a library"]
+
+
+def test_a_handler_made_twice_writes_once(logs: Logs, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = RequestLogHandler("orders"), RequestLogHandler("orders")
+    first.info("one")
+    second.info("two")
+    assert messages(logs.lines("orders.log")) == ["INFO [-] one", "INFO [-] two"]
+    assert caplog.messages == ["one", "two"]
+
+
+def test_a_new_name_is_a_new_file(logs: Logs) -> None:
+    log = RequestLogHandler("before")
+    log.info("one")
+    log.resetName("after")
+    log.info("two")
+    assert log.name == "after"
+    assert messages(logs.lines("before.log")) == ["INFO [-] one"]
+    assert messages(logs.lines("after.log")) == ["INFO [-] two"]
+    assert logging.getLogger("before").handlers == []
+
+
+@pytest.mark.parametrize(("level", "kept"), [(None, ["info", "error"]), (logging.ERROR, ["error"]), ("DEBUG", None)])
+def test_the_level(level: int | str | None, kept: list[str] | None, logs: Logs) -> None:
+    log = RequestLogHandler("levels", level)
+    for name in ("debug", "info", "error"):
+        getattr(log, name)(name)
+    assert [line.split()[-1] for line in logs.lines("levels.log")] == (kept or ["debug", "info", "error"])
+
+
+def test_without_a_stream_only_the_file_has_the_line(
+    logs: Logs, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RequestLogHandler("quiet", stream=False).error("text")
+    assert messages(logs.lines("quiet.log")) == ["ERROR [-] text"]
+    assert caplog.messages == []
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_file_of_its_own_the_error_file_has_the_line(logs: Logs) -> None:
+    RequestLogHandler("fileless", file=False).error("text")
+    assert logs.lines("fileless.log") == []
+    assert messages(logs.error) == ["ERROR [-] text"]
+
+
+def test_lines_reach_a_test_s_caplog(caplog: pytest.LogCaptureFixture) -> None:
+    RequestLogHandler("orders").warning("text", extra={"user": "u-1"})
+    (record,) = caplog.records
+    assert (record.name, record.getMessage(), vars(record)["user"]) == ("orders", "text", "u-1")
+    assert record.filename == Path(__file__).name
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("orders", "orders.log"), ("app.orders", "app.orders.log"), ("../../up", "_.._up.log"), ("a/b c", "a_b_c.log")],
+)
+def test_the_file_s_name_is_safe(name: str, file: str, logs: Logs) -> None:
+    RequestLogHandler(name).warning("text")
+    assert (logs.folder / file).is_file()
+    assert {path.parent for path in logs.folder.parent.rglob("*.log")} == {logs.folder}
+
+
+def test_json_is_for_every_file(configure: Callable[..., Application], logs: Logs) -> None:
+    app = configure(LOG_FORMAT="json")
+    log = RequestLogHandler("orders")
+
+    @app.get("/order")
+    async def order() -> None:
+        log.info("ordered", extra={"item": "a\u2028b"})
+        logging.getLogger("library").warning("careful")
+
+    connect(app).get("/order", headers={HEADER: ID})
+    (own,), (other,), (access,) = (map(json.loads, logs.lines(name)) for name in ("orders.log", "error.log", "access.log"))
+    assert (own["message"], own["item"], own["request_id"]) == ("ordered", "a\u2028b", ID)
+    assert (other["logger"], other["request_id"]) == ("library", ID)
+    assert (access["status"], access["request_id"]) == (200, ID)
+
+
+@pytest.mark.parametrize(("level", "kept"), [("DEBUG", 3), ("info", 2), ("ERROR", 1), ("CRITICAL", 0)])
+def test_the_level_of_the_settings(level: str, kept: int, configure: Callable[..., Application], logs: Logs) -> None:
+    configure(LOG_LEVEL=level)
+    log = logging.getLogger("somebody.else")
+    log.debug("text")
+    log.info("text")
+    log.error("text")
+    assert len(logs.error) == kept
+
+
+def test_access_lines_are_written_at_every_level(configure: Callable[..., Application], logs: Logs) -> None:
+    connect(configure(LOG_LEVEL="CRITICAL")).get("/api/demo")
+    assert len(logs.access) == 1
+
+
+def test_without_a_folder_lines_go_to_the_streams(
+    configure: Callable[..., Application], logs: Logs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = connect(configure(LOG_PATH=""))
+    client.get("/api/demo", headers={HEADER: ID})
+    out, err = capfd.readouterr()
+    assert out.count(f" {ID} 200 ") == out.count("\n") == 1
+    assert err.count(f"[{ID}] demo") == 1
+    assert list(logs.folder.glob("*.log")) == []
+
+
+def test_a_second_application_changes_no_handler(app: Application, configure: Callable[..., Application]) -> None:
+    assert app
+    configure()
+    before = {name: list(logging.getLogger(name).handlers) for name in (None, "app.access")}
+    from app.main import create_app  # noqa: PLC0415
+
+    create_app()
+    assert {name: logging.getLogger(name).handlers for name in (None, "app.access")} == before
+
+
+def test_the_configuration_is_the_file_s_with_the_level_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.loads(LOG_CONFIG.read_text("utf-8"))
+    assert logging_config() == config
+    assert config["disable_existing_loggers"] is False
+    assert monkeypatch
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    prepare_log_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    prepare_log_folder(None)
+
+
+def test_a_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="LOG_PATH is '.+', and no file can be written there"):
+        prepare_log_folder(tmp_path / "file" / "log")

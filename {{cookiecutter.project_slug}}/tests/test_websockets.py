@@ -1,0 +1,129 @@
+"""Websockets: ID and line for one that was served, refused, broken off or that ran into a defect."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import pytest
+from fastapi import WebSocket
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Message
+from starlette.websockets import WebSocketDisconnect
+
+from app.common.request_id import current_request_id
+from app.main import Application
+from tests.support import HEADER, ID, Logs, connect, http_scope
+
+OWN = {HEADER: ID}
+
+
+@pytest.fixture
+def sockets(app: Application) -> TestClient:
+    @app.websocket("/echo")
+    async def echo(websocket: WebSocket) -> None:
+        await websocket.accept(headers=[(b"x-request-id", b"mine")])
+        await websocket.send_text(current_request_id())
+        await websocket.send_bytes(b"1234")
+        try:
+            while True:
+                await websocket.send_text(await websocket.receive_text())
+        except WebSocketDisconnect:
+            pass
+
+    @app.websocket("/refuse")
+    async def refuse(websocket: WebSocket) -> None:
+        await websocket.close(reason="no room")
+
+    @app.websocket("/late-defect")
+    async def late_defect(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise RuntimeError("this is a defect")
+
+    return connect(app)
+
+
+def test_a_served_websocket_has_header_context_and_one_line(sockets: TestClient, logs: Logs) -> None:
+    with sockets.websocket_connect("/echo?token=abc", headers=OWN) as session:
+        assert (session.extra_headers or []).count((b"x-request-id", ID.encode())) == 1
+        assert len(session.extra_headers or []) == 1
+        assert session.receive_text() == ID
+        assert session.receive_bytes() == b"1234"
+        session.send_text("more")
+        assert session.receive_text() == "more"
+        assert logs.access == []
+    (line,) = logs.access
+    assert f" {ID} 101 " in line
+    assert line.endswith('"GET /echo?token=*** HTTP/1.1"')
+
+
+def test_a_websocket_whose_connection_broke_is_flagged(sockets: TestClient, logs: Logs) -> None:
+    with sockets.websocket_connect("/echo", headers=OWN) as session:
+        session.receive_text()
+        session.send({"type": "websocket.disconnect", "code": 1006})
+    assert [line.endswith('HTTP/1.1" client_disconnect') for line in logs.access] == [True]
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"), [("/refuse", "no room"), ("/nothing-here", "Forbidden.")]
+)
+def test_a_refused_websocket_gets_the_envelope(path: str, cause: str, sockets: TestClient, logs: Logs) -> None:
+    with pytest.raises(WebSocketDenialResponse) as denied, sockets.websocket_connect(path, headers=OWN):
+        pass
+    assert (denied.value.status_code, denied.value.headers.get_list(HEADER)) == (403, [ID])
+    content = {"code": 403, "message": "failed", "cause": cause, "request_id": ID, "result": None}
+    assert denied.value.json() == content
+    (line,) = logs.access
+    assert f" {ID} 403 " in line
+    assert line.endswith(f'"GET {path} HTTP/1.1"')
+
+
+def shake_hands(app: Application, path: str, extensions: dict[str, object]) -> list[Message]:
+    scope = http_scope(path, [(b"x-request-id", ID.encode())], type="websocket", extensions=extensions)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with suppress(RuntimeError):
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    return sent
+
+
+def test_a_defect_before_the_handshake_is_answered_with_the_envelope(app: Application, logs: Logs) -> None:
+    @app.websocket("/defect")
+    async def defect(_: WebSocket) -> None:
+        raise RuntimeError("this is a defect")
+
+    start, body = shake_hands(app, "/defect", {"websocket.http.response": {}})
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 500)
+    assert (b"x-request-id", ID.encode()) in start["headers"]
+    assert json.loads(body["body"])["request_id"] == ID
+    (line,) = logs.access
+    assert f" {ID} 500 " in line
+    assert line.endswith(" RuntimeError")
+
+
+def test_a_server_that_cannot_deny_with_a_response_closes(sockets: TestClient, app: Application, logs: Logs) -> None:
+    assert sockets  # adds the routes
+    assert [message["type"] for message in shake_hands(app, "/refuse", {})] == ["websocket.close"]
+    (line,) = logs.access
+    assert f" {ID} 403 " in line
+
+
+def test_a_defect_in_an_open_websocket_is_logged_with_the_id(sockets: TestClient, logs: Logs) -> None:
+    with pytest.raises(RuntimeError), sockets.websocket_connect("/late-defect", headers=OWN) as session:
+        session.receive_text()
+    assert sum(f"[{ID}] Unhandled RuntimeError" in line for line in logs.error) == 1
+    (line,) = logs.access
+    assert line.endswith('HTTP/1.1" RuntimeError')
+
+
+def test_each_websocket_has_its_own_id(sockets: TestClient) -> None:
+    ids = []
+    for _ in range(2):
+        with sockets.websocket_connect("/echo") as session:
+            ids.append(session.receive_text())
+    assert len(set(ids)) == 2
