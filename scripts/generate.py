@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from scripts.snapshot import ROOT, copy_repository
 
@@ -20,17 +21,19 @@ def clean_environment() -> dict[str, str]:
 def generate(build: Path = BUILD) -> Path:
     """Bake the template with its defaults into the fresh folder `build`, and give the project's folder.
 
-    Nothing of the user's is read or written: neither their cookiecutter settings nor their replay files.
+    Nothing of the user's is read or written: neither their cookiecutter settings nor their replay files. It is baked
+    elsewhere and moved, as cookiecutter takes braces in the path of its output for a tag.
     Raises CalledProcessError when cookiecutter refuses, with its words in `stderr`.
     """
     shutil.rmtree(build, ignore_errors=True)
-    template = copy_repository(build / "template")
-    settings = build / "cookiecutter.yaml"
-    folders = {name: str(build / name) for name in ("cookiecutters_dir", "replay_dir")}
-    settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
-    command = ["cookiecutter", str(template), "--no-input", "--config-file", str(settings), "--output-dir", str(build)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    return next(path.parent for path in build.glob("*/gun.py"))
+    with TemporaryDirectory() as name:
+        work = Path(name)
+        template, settings, output = copy_repository(work / "template"), work / "settings.yaml", work / "output"
+        folders = {key: str(work / key) for key in ("cookiecutters_dir", "replay_dir")}
+        settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
+        command = ["cookiecutter", template, "--no-input", "--config-file", settings, "--output-dir", output]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return Path(shutil.copytree(output, build)) / next(output.iterdir()).name
 
 
 def install(project: Path, uv: Path) -> None:

@@ -22,14 +22,18 @@ class _ResilientMixin(logging.Handler):
 
     _complained = -_SILENCE
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
-        """Say on standard error what cannot be written where, at most once a minute."""
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say on standard error what cannot be written where, at most once a minute; a faulty call is shown in full."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
         if time.monotonic() - self._complained < _SILENCE:
             return
         self._complained = time.monotonic()
         target = getattr(self, "baseFilename", "the log")
         try:
-            sys.stderr.write(f"Log lines are being lost: {target} cannot be written ({sys.exc_info()[1]}).\n")
+            sys.stderr.write(f"Log lines are being lost: {target} cannot be written ({error}).\n")
             sys.stderr.flush()
         except OSError:
             pass  # standard error is on the same full disk

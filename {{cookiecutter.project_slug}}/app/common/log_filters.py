@@ -43,7 +43,7 @@ class RepetitionFilter(logging.Filter):
 def _tells(record: logging.LogRecord, error: BaseException) -> bool:
     if record.exc_info:
         return record.exc_info[1] is error
-    return "\nTraceback (most recent call last):" in record.getMessage()  # Granian's way
+    return "\nTraceback (most recent call last):" in str(record.msg)  # Granian's way
 
 
 class OwnFileFilter(logging.Filter):
