@@ -13,8 +13,9 @@ STATUS :=
 # An activated environment of something else is not ours to fill.
 unexport VIRTUAL_ENV
 
+# exec: a shell between make and the demo would keep a SIGTERM to itself.
 run: $(filter .uv/bin/uv,$(UV))
-	"$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.demo "$(UV)"
+	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.demo "$(UV)"
 
 test: $(filter .uv/bin/uv,$(UV))
 	"$(UV)" sync --quiet --locked

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from http.client import HTTPException
 from pathlib import Path
 from uuid import uuid4
 
@@ -34,8 +35,8 @@ def came_up(server: Server, host: str, port: int) -> bool:
     while server.runs and wait_until(end):
         probe = Step("is it there?", "/api/demo", given=f"probe-{uuid4().hex}", logs=False)
         try:
-            trail = follow(server, host, port, probe)
-        except OSError:
+            trail = follow(server, host, port, probe, seconds=2)
+        except (OSError, HTTPException):
             continue
         if trail.access:
             return True
@@ -55,6 +56,7 @@ def show(server: Server, host: str, port: int) -> bool:
 def serve(server: Server, host: str, port: int) -> int:
     """Show the requests, then let the server speak until it ends or is ended; give the exit code."""
     if not came_up(server, host, port):
+        server.stop()
         print("The service did not start. Its own words:", *server.err, *server.out, sep="\n", file=sys.stderr)
         return 1
     if not show(server, host, port):

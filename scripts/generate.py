@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +32,8 @@ def generate(build: Path = BUILD) -> Path:
         template, settings, output = copy_repository(work / "template"), work / "settings.yaml", work / "output"
         folders = {key: str(work / key) for key in ("cookiecutters_dir", "replay_dir")}
         settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
-        command = ["cookiecutter", template, "--no-input", "--config-file", settings, "--output-dir", output]
+        options = ["--no-input", "--config-file", settings, "--output-dir", output]
+        command = [sys.executable, "-m", "cookiecutter", *map(str, [template, *options])]
         subprocess.run(command, check=True, capture_output=True, text=True)
         return Path(shutil.copytree(output, build)) / next(output.iterdir()).name
 

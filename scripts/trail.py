@@ -56,9 +56,9 @@ def body_id(body: bytes) -> str:
         return ""
 
 
-def follow(server: Server, host: str, port: int, step: Step) -> Trail:
-    """Send the request and collect the places; raises OSError when the server does not answer."""
-    connection = HTTPConnection(host, port, timeout=30)
+def follow(server: Server, host: str, port: int, step: Step, seconds: float = 30) -> Trail:
+    """Send the request and collect the places; raises OSError when the server does not answer within `seconds`."""
+    connection = HTTPConnection(host, port, timeout=seconds)
     try:
         connection.request("GET", step.path, headers={HEADER: step.given} if step.given else {})
         response = connection.getresponse()

@@ -1,7 +1,5 @@
 """The ordinary ways in which a request can go, as a table: what is sent, and what must come of it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 MAX_BODY = 1_000_000

@@ -1,21 +1,18 @@
 """A small HTTP/1.1 client over a bare socket: it hides nothing, repeats nothing and repairs nothing."""
 
-from __future__ import annotations
-
 import json
 import socket
 import struct
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from types import TracebackType
+from typing import Any, Self
 
 ID_HEADER = "X-Request-ID"
 BODYLESS = frozenset({204, 304})
 
+Json = Any
 Headers = Iterable[tuple[str, str]]
 
 
@@ -43,7 +40,7 @@ class Answer:
         assert len(values) == 1, f"{name} came {len(values)} times: {self.headers}"
         return values[0]
 
-    def json(self) -> Any:
+    def json(self) -> Json:
         """Return the body as JSON."""
         return json.loads(self.body)
 

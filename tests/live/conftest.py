@@ -1,23 +1,19 @@
 """What the live tests share: one baked project, and one running service per log format."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from .baked import bake, install
 from .cases import MAX_BODY, ORIGIN
-from .harness import LiveService, bake
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from .harness import LiveService
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bake the service as it lies in the template, every option on, with the probe application beside it."""
-    return bake(tmp_path_factory.mktemp("project"))
+    return install(bake(tmp_path_factory.mktemp("project")))
 
 
 @pytest.fixture(scope="session", params=["text", "json"])

@@ -1,43 +1,21 @@
-"""Bake the service once, start it under a server, talk to it over a socket, read what it wrote."""
-
-from __future__ import annotations
+"""Start the service under a server, talk to it over a socket, read what it wrote."""
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import TYPE_CHECKING, Self
+from types import TracebackType
+from typing import Self
 
 from .client import ID_HEADER, Answer, Connection, build_request, new_id
 from .lines import AccessLine, AppLine
 from .logs import Logs, wait_for
 from .servers import SERVERS
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from types import TracebackType
-
-__all__ = ["ID_HEADER", "AccessLine", "Answer", "AppLine", "Connection", "LiveService", "bake", "new_id", "wait_for"]
-
-ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = "{{cookiecutter.project_slug}}"
-
-
-def bake(target: Path) -> Path:
-    """Copy what git tracks or would track of the template's service, and the probe application, to a folder."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-coz", "--exclude-standard", "--", TEMPLATE]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        source = ROOT / name
-        if source.is_file():
-            copy = target / Path(name).relative_to(TEMPLATE)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy)
-    shutil.copytree(Path(__file__).with_name("probe"), target / "probe", ignore=shutil.ignore_patterns("__pycache__"))
-    return target
+__all__ = ["ID_HEADER", "AccessLine", "Answer", "AppLine", "Connection", "LiveService", "new_id", "wait_for"]
 
 
 class LiveService(Logs):
@@ -61,7 +39,7 @@ class LiveService(Logs):
         self.port = _free_port()
         self.command = (command or SERVERS[server])(app, self.port)
         self.env = {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "HOME": str(work),
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
@@ -82,9 +60,9 @@ class LiveService(Logs):
         try:
             if self._wait:
                 wait_for(self._ready, 30, "readiness")
-        except BaseException:
+        except BaseException as error:
             self.kill()
-            print(self.output())
+            error.add_note(self.output())
             raise
         return self
 

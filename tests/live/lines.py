@@ -1,11 +1,11 @@
 """Strict readers of the lines that the service writes: what does not match is not a line."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from .client import Json
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}[+-]\d{4}"
 TEXT_ACCESS = re.compile(
@@ -148,7 +148,7 @@ def _json_object(text: str, keys: frozenset[str]) -> dict[str, Any]:
     return data
 
 
-def _typed(data: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+def _typed(data: Json, key: str, kind: type | tuple[type, ...]) -> Json:
     if not isinstance(data[key], kind) or isinstance(data[key], bool):
         raise ValueError(f"{key} is {data[key]!r}")  # noqa: TRY004
     return data[key]

@@ -1,7 +1,5 @@
 """Many requests at once over few connections, one after the other or pipelined, with nothing lost of what came back."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from dataclasses import dataclass

@@ -1,15 +1,11 @@
 """What a running service wrote, and waiting for it."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from .lines import AccessLine, AppLine, parse_access, parse_app
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 T = TypeVar("T")
 SETTLE = 0.05  # how long a line that must not exist is given to show up

@@ -1,34 +1,28 @@
-"""The command lines of the servers under which the service must behave the same."""
+"""The command lines, as a user types them, of the servers under which the service must behave the same."""
 
-from __future__ import annotations
-
-import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 Command = list[str]
 
 
 def gunicorn(*options: str) -> Callable[[str, int], Command]:
     """Return the service's own way: gunicorn, its configuration file, its worker."""
-    return lambda app, _port: [sys.executable, "-m", "gunicorn", "-c", "gun.py", *options, app]
+    return lambda app, _port: ["gunicorn", "-c", "gun.py", *options, app]
 
 
 def uvicorn(*options: str) -> Callable[[str, int], Command]:
     """Plain uvicorn, with whatever options."""
-    return lambda app, port: [sys.executable, "-m", "uvicorn", app, *_address(port), *options]
+    return lambda app, port: ["uvicorn", app, *_address(port), *options]
 
 
 def hypercorn(*options: str) -> Callable[[str, int], Command]:
     """Hypercorn with one worker."""
-    return lambda app, port: [sys.executable, "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", *options, app]
+    return lambda app, port: ["hypercorn", "--bind", f"127.0.0.1:{port}", *options, app]
 
 
 def granian(*options: str) -> Callable[[str, int], Command]:
     """Granian with one worker."""
-    return lambda app, port: [sys.executable, "-m", "granian", "--interface", "asgi", *_address(port), *options, app]
+    return lambda app, port: ["granian", "--interface", "asgi", *_address(port), *options, app]
 
 
 def _address(port: int) -> Command:

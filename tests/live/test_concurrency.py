@@ -1,9 +1,8 @@
 """IDs never mix and lines are never lost: under load, keep-alive, pipelining, after large bodies, on every loop."""
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +11,6 @@ from .harness import LiveService, new_id
 from .lines import parse_app
 from .load import make_jobs, run_jobs
 from .logs import wait_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 TARGETS = ("/probe/async", "/probe/sync", "/probe/async?n=2", "/probe/wait?seconds=0.002")
 KEPT, CONNECTIONS, PIPELINED, BATCH = 5000, 50, 1000, 10

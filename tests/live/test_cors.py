@@ -1,7 +1,5 @@
 """Browsers may send the ID and read it, also where the service failed."""
 
-from __future__ import annotations
-
 import pytest
 
 from .cases import ORIGIN

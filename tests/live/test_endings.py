@@ -1,18 +1,13 @@
 """Requests that do not end well: the client leaves, the stream breaks, the server stops."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from .client import build_request
 from .cases import CHUNK
+from .client import build_request
 from .harness import LiveService, new_id
 from .logs import wait_for
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("way", ["close", "abort"])

@@ -1,7 +1,5 @@
 """Every ordinary outcome: one header, one ID everywhere, one access line that is right."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,19 +1,15 @@
 """The document and the running service agree, and the document tells of the ID."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .harness import ID_HEADER, LiveService
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from .client import ID_HEADER, Json
+from .harness import LiveService
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
@@ -27,21 +23,21 @@ def documented(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def document(documented: LiveService) -> Any:
+def document(documented: LiveService) -> Json:
     """Fetch the document."""
     answer = documented.request("GET", "/api/openapi.json")
     assert answer.status == 200
     return answer.json()
 
 
-def operations(document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def operations(document: Json) -> Iterator[tuple[str, Json]]:
     """Every operation of a document, with a name."""
     for path, item in document["paths"].items():
         for method in METHODS & item.keys():
             yield f"{method} {path}", item[method]
 
 
-def resolved(document: Any, thing: Any) -> Any:
+def resolved(document: Json, thing: Json) -> Json:
     """Follow a reference inside of the document."""
     while "$ref" in thing:
         keys = thing["$ref"].removeprefix("#/").split("/")
@@ -51,7 +47,7 @@ def resolved(document: Any, thing: Any) -> Any:
     return thing
 
 
-def test_header_documented(document: Any) -> None:
+def test_header_documented(document: Json) -> None:
     """Each operation takes the ID as an unconstrained string, and each of its answers shows the header."""
     seen = 0
     for name, operation in operations(document):
@@ -68,7 +64,7 @@ def test_header_documented(document: Any) -> None:
     assert seen >= 5
 
 
-def test_envelope_documented(document: Any) -> None:
+def test_envelope_documented(document: Json) -> None:
     """Each error of each demo operation is documented as the envelope."""
     for name, operation in operations(document):
         if " /api/" not in name:

@@ -1,18 +1,13 @@
 """The same single access line under every server that runs the application; none adds one of its own."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
 from .harness import LiveService, new_id
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 SERVERS = (
     "gunicorn",

@@ -1,7 +1,5 @@
 """Websockets: the ID in the handshake's response and in every log line, one access line when it is over."""
 
-from __future__ import annotations
-
 from socket import SHUT_RDWR
 
 import pytest

@@ -44,7 +44,7 @@ def http_scope(path: str = "/", headers: Sequence[tuple[bytes, bytes]] = (), **c
         "type": "http",
         "method": "GET",
         "path": path,
-        "raw_path": path.encode(),
+        "raw_path": path.encode("utf-8", "replace"),
         "query_string": b"",
         "http_version": "1.1",
         "scheme": "http",

@@ -125,7 +125,7 @@ def test_rotation_by_time_begins_a_new_file(tmp_path: Path) -> None:
     write(handler, "today")
     handler.close()
     assert (tmp_path / "a.log").read_text() == "today\n"
-    (old,) = tmp_path.glob("a.log.2*")
+    (old,) = tmp_path.glob("a.log.[0-9]*")
     assert old.read_text() == "yesterday\n"
 
 

@@ -341,7 +341,7 @@ async def is_cancelled_half_way(_: Scope, __: Receive, send: Send) -> None:
     ("inner", "status", "raised", "flags"),
     [
         (whole, 200, None, ""),
-        (nothing, 500, None, " incomplete"),
+        (nothing, 500, None, " no_response"),
         (breaks_off, 200, None, " incomplete"),
         (fails_at_once, 500, RuntimeError, " RuntimeError"),
         (fails_half_way, 200, RuntimeError, " RuntimeError,incomplete"),

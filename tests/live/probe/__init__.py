@@ -1,21 +1,16 @@
+# mypy: ignore-errors
 """An application for the live tests: the service, and one route for every way in which a request can go.
 
 It is copied into the baked project and served as `probe:app`; `probe:watched` also tells which ID a request found in
 the context before the service's own code ran.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from app.common.request_id import current_request_id
 from app.main import create_app
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from . import answers, sockets, work
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from starlette.types import Message, Receive, Scope, Send
 
 
 class Watched:

@@ -1,18 +1,16 @@
+# mypy: ignore-errors
 """Routes that answer at once, well or badly."""
-
-from __future__ import annotations
 
 import asyncio
 from typing import Any
-
-from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
-from starlette_context import context
 
 from app.common.log_handler import RequestLogHandler
 from app.common.request_id import current_request_id
 from app.common.request_time import current_request_time
 from app.common.response import Response
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from starlette_context import context
 
 log = RequestLogHandler("probe")
 shared_answer = PlainTextResponse("shared")

@@ -1,20 +1,15 @@
+# mypy: ignore-errors
 """Websockets, and applications mounted into the service."""
 
-from __future__ import annotations
-
 import asyncio
-from typing import TYPE_CHECKING
-
-from fastapi import APIRouter, FastAPI, WebSocket
-from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.applications import Starlette
-from starlette.routing import Route
 
 from app.common.log_handler import RequestLogHandler
 from app.common.request_id import current_request_id
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
+from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
 
 log = RequestLogHandler("probe")
 api = APIRouter(prefix="/probe")

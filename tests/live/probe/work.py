@@ -1,19 +1,14 @@
+# mypy: ignore-errors
 """Routes whose work takes its time, goes on elsewhere or after the answer, or is told to a log."""
-
-from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
-
-from fastapi import APIRouter, BackgroundTasks
-from fastapi.responses import StreamingResponse
+from collections.abc import AsyncIterator
 
 from app.common.log_handler import RequestLogHandler
 from app.common.response import Response
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from fastapi import APIRouter, BackgroundTasks
+from fastapi.responses import StreamingResponse
 
 CHUNK = b"x" * 999 + b"\n"
 log = RequestLogHandler("probe")

@@ -1,10 +1,11 @@
 """How a log record becomes one line, for people or for machines; what comes from outside can never forge one."""
 
-import json
 import logging
 import re
 import time
 from typing import Any, Final
+
+from pydantic_core import to_json
 
 from app.common.constants import REQUEST_ID_LOG_FORMAT
 from app.common.request_id import current_request_id
@@ -32,10 +33,29 @@ def escape(text: str) -> str:
 def dump_json(content: dict[str, Any]) -> str:
     """Return one line of JSON (RFC 8259) that any encoding can carry; what JSON does not know becomes its `str`."""
     try:
-        text = json.dumps(content, ensure_ascii=False, default=str)
-    except (TypeError, ValueError, RecursionError):  # keys that are no strings, a structure that contains itself
-        text = json.dumps({str(key): str(value) for key, value in content.items()}, ensure_ascii=False)
-    return text if text.isprintable() else _HOSTILE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
+        text = _to_json(content)
+    except ValueError:  # bytes or text that are no Unicode
+        text = _to_json({_printable(key): _safe(value) for key, value in content.items()})
+    return text if text.isprintable() else _HOSTILE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _to_json(value: object) -> str:
+    return to_json(value, inf_nan_mode="null", serialize_unknown=True, bytes_mode="utf8").decode()
+
+
+def _safe(value: object) -> object:
+    try:
+        _to_json(value)
+    except ValueError:
+        return _printable(value)
+    return value
+
+
+def _printable(value: object) -> str:
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 class Clock:

@@ -1,1 +1,0 @@
-"""The running service: every promise of the template over a real socket."""

@@ -1,0 +1,30 @@
+"""The service as it lies in the template, every option on, in an environment of its own."""
+
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from scripts.snapshot import ROOT, TEMPLATE, known_files
+from tests.baking import UV, must, run
+
+OTHER_SERVERS = ("hypercorn", "granian", "pyyaml")
+
+
+def bake(target: Path) -> Path:
+    """Copy what git tracks, or would, of the template's service, and the probe application, to a folder."""
+    for file in known_files():
+        if file.parts[0] == TEMPLATE:
+            copy = target / file.relative_to(TEMPLATE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, copy)
+    shutil.copytree(Path(__file__).with_name("probe"), target / "probe", ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def install(project: Path) -> Path:
+    """Install what the service's lock says, as in production, and the servers that it does not ask for itself."""
+    must(run([UV, "sync", "--quiet", "--locked", "--no-dev", "--python", sys.executable], project))
+    others = [f"{name}=={version(name)}" for name in OTHER_SERVERS]
+    must(run([UV, "pip", "install", "--quiet", "--python", project / ".venv", *others], project))
+    return project

@@ -1,0 +1,15 @@
+"""The service's own gun.py, and a mark of gunicorn's `worker_exit`. It is copied into the baked project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+# Run and not imported: SIGHUP reads the file again, and an import would hand out what the first reading made.
+exec(compile(Path("gun.py").read_text("utf-8"), "gun.py", "exec"))
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Tell that gunicorn saw the worker leave."""
+    (Path(os.environ["MARKS"]) / f"worker_exit.{worker.pid}").touch()

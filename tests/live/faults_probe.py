@@ -1,0 +1,81 @@
+"""The probe application with routes that hurt, and marks of the ways in which a worker left.
+
+It is copied into the baked project and served as `faults_probe:app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, FastAPI, Request
+
+from app.common.log_handler import RequestLogHandler
+from app.common.response import Response
+from probe import app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from typing import Any
+
+log = RequestLogHandler("faults")
+api = APIRouter(prefix="/faults")
+
+
+def mark(name: str) -> None:
+    """Leave a file that tells that this process got here."""
+    if folder := os.environ.get("MARKS"):
+        (Path(folder) / f"{name}.{os.getpid()}").touch()
+
+
+@api.get("/pid")
+async def read_pid() -> Response[int]:
+    """Tell which worker answers."""
+    return Response(result=os.getpid())
+
+
+@api.get("/block")
+async def read_block(seconds: float = 30.0) -> Response[str]:
+    """Block the loop, as a careless library does."""
+    time.sleep(seconds)  # noqa: ASYNC251
+    return Response(result="unblocked")
+
+
+@api.post("/lazy")
+async def read_lazy(request: Request, seconds: float = 2.5) -> Response[int]:
+    """Be in no hurry to read the body."""
+    await asyncio.sleep(seconds)
+    return Response(result=len(await request.body()))
+
+
+@api.get("/long/{letter}")
+async def read_long(letter: str, size: int = 6000) -> Response[str]:
+    """Log a long line."""
+    log.info(letter * size)
+    return Response(result=letter)
+
+
+if os.environ.get("FAIL_IMPORT"):
+    raise LookupError("the probe fails at import")
+
+app.include_router(api)
+inner = app.router.lifespan_context
+
+
+@asynccontextmanager
+async def lifespan(application: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+    """Tell that the application was shut down in the ordinary way."""
+    if os.environ.get("FAIL_LIFESPAN"):
+        raise LookupError("the probe fails at start")
+    async with inner(application) as state:
+        yield state
+    mark("lifespan")
+
+
+app.router.lifespan_context = lifespan
+atexit.register(mark, "atexit")

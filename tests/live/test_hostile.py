@@ -1,0 +1,243 @@
+"""Nothing gets in: hostile header values and targets neither forge, split nor flood a line, nor come back."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .client import Answer, new_id
+from .faults_tools import serve
+from .hostile_cases import (
+    ACCEPTED_IDS,
+    C1,
+    CONTROLS,
+    EVIL,
+    FORGED,
+    FORWARDED,
+    PATHS,
+    REPLACED_IDS,
+    SECRET,
+    SECRETS,
+    SPACED_IDS,
+    UNICODE,
+    UNTOUCHED_IDS,
+    WORDS,
+    request,
+    tagged,
+)
+from .lines import AccessLine, parse_access, parse_app
+from .logs import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .harness import LiveService
+
+MADE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
+LONGEST = 8190 + 1024
+"""Characters of an access line in the text form: the target is cut off, the rest is small."""
+
+
+@pytest.fixture(scope="module", params=["text", "json"])
+def target(
+    request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveService]:
+    """Run the service, and look at the whole of its logs when everything was thrown at it."""
+    with serve(project, tmp_path_factory.mktemp(f"hostile-{request.param}"), LOG_FORMAT=request.param) as service:
+        yield service
+        check_logs(service)
+
+
+def check_logs(service: LiveService) -> None:
+    """Every line of every log is one that the service itself has begun and ended."""
+    access = service.stdout.read_bytes()
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", access)
+    lines = access.decode("utf-8").splitlines()
+    assert access.count(b"\n") == len(lines), "something in a line ends lines for others"
+    parsed = [parse_access(line) for line in lines]
+    assert not [line for line in parsed if line.request_id == "forged-id"]
+    assert not [line for line in parsed if line.status >= 500]
+    assert max(map(len, lines)) < LONGEST
+    assert max(Counter(line.request_id for line in parsed).values()) == 1
+    errors = service.stderr.read_bytes()
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", errors)
+    records, strays = parse_app(errors.decode("utf-8"))
+    assert strays == []
+    assert not [record for record in records if record.level in {"WARNING", "ERROR", "CRITICAL"}]
+
+
+def ask(service: LiveService, data: bytes, expected: int | tuple[int, ...]) -> tuple[Answer, AccessLine]:
+    """Send a request, and return the one answer and its one line; there is an ID, and it is the same in both."""
+    with service.connect() as connection:
+        connection.send(data)
+        answer = connection.answer()
+        assert connection.rest() == b""
+    assert answer.status in ((expected,) if isinstance(expected, int) else expected), answer
+    line = wait_for(lambda: service.access_records(answer.one()))[0]
+    assert line.status == answer.status
+    if answer.body:
+        assert answer.json()["request_id"] == answer.one()
+    return answer, line
+
+
+def check_absent(service: LiveService, answer: Answer) -> None:
+    """Nothing of the value came back or was logged."""
+    written = repr(answer).encode() + service.output().encode("utf-8", "replace")
+    assert EVIL not in written
+    assert SECRET not in written
+
+
+@pytest.mark.parametrize("value", ACCEPTED_IDS)
+def test_id_taken_over(target: LiveService, value: bytes) -> None:
+    """A harmless ID is taken over byte for byte: header, body, access line, log line."""
+    answer, _ = ask(target, request(b"X-Request-ID: " + value), 200)
+    assert answer.one() == value.decode()
+    assert target.app_lines(value.decode())
+
+
+@pytest.mark.parametrize("pattern", SPACED_IDS)
+def test_id_with_space_around(target: LiveService, pattern: bytes) -> None:
+    """The space around an ID is none of it."""
+    value = new_id("spaced")
+    assert ask(target, request(b"X-Request-ID:" + pattern % value.encode()), 200)[0].one() == value
+
+
+def send_bad_ids(service: LiveService, values: list[bytes], expected: int | tuple[int, ...]) -> None:
+    """Send each of the values as an ID; each is replaced by a new one or refused, and leaves no trace."""
+    for value in values:
+        answer, _ = ask(service, request(b"X-Request-ID: " + value), expected)
+        assert MADE(answer.one()), (value, answer)
+    check_absent(service, answer)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_id_replaced(target: LiveService, part: int) -> None:
+    """Any other ID is replaced, and the request is served."""
+    send_bad_ids(target, [*REPLACED_IDS, *UNTOUCHED_IDS][part::4], 200)
+
+
+def test_id_with_control_characters(target: LiveService) -> None:
+    """Control characters in a field value: the request is refused, or the ID replaced (RFC 9110, 5.5)."""
+    send_bad_ids(target, [b"prefix-" + EVIL + bad + b"-suffix" for bad in CONTROLS], (200, 400))
+    send_bad_ids(target, [b"prefix-" + EVIL + bad + b"-suffix" for bad in (b"\0", b"\r", b"\r\r")], 400)
+    send_bad_ids(target, [b"prefix-" + EVIL + bad + FORGED for bad in (b"\n", b"\r")], 400)
+
+
+def test_id_that_adds_a_line(target: LiveService) -> None:
+    """A value with CR LF is two header lines: the second one is a header like any other, and does not come back."""
+    value = new_id("split")
+    answer, _ = ask(target, request(f"X-Request-ID: {value}\r\nX-{EVIL.decode()}: 1".encode()), 200)
+    assert answer.one() == value
+    check_absent(target, answer)
+
+
+def test_id_too_large_for_a_head(target: LiveService) -> None:
+    """64 KiB of ID: refused with 431, an ID and a line."""
+    answer, _ = ask(target, request(b"X-Request-ID: " + EVIL * 16_384), 431)
+    check_absent(target, answer)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"X-Request-ID: first-" + EVIL, b"X-Request-ID: second-" + EVIL),
+        (b"X-Request-ID: same-" + EVIL, b"X-Request-ID: same-" + EVIL),
+        (b"X-Request-ID: first-" + EVIL, b"x-request-id:"),
+        (b"x-request-id: first-" + EVIL, b"X-REQUEST-ID: \x85"),
+        (b"X_Request_ID: first-" + EVIL,),
+        (b"X-Request-ID-2: first-" + EVIL, b"X-Correlation-ID: other-" + EVIL),
+    ],
+)
+def test_id_not_given_once(target: LiveService, lines: tuple[bytes, ...]) -> None:
+    """Two lines, or lines of another name, are no ID."""
+    answer, _ = ask(target, request(*lines), 200)
+    assert MADE(answer.one())
+    check_absent(target, answer)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_paths(target: LiveService, part: int) -> None:
+    """Hostile targets are answered below 500 with one line, which has them in printable ASCII."""
+    for path in PATHS[part::3]:
+        request_id, data = tagged(path)
+        answer, line = ask(target, data, (200, 307, 400, 404, 405, 414))
+        assert line.target.isascii()
+        assert not set(line.target) & set('"\\ '), line
+        if answer.status != 400:
+            assert answer.one() == request_id.decode()
+            assert line.target[:3000] == encoded(path)[:3000] or b"token" in path
+
+
+def encoded(path: bytes) -> str:
+    """Return the target as it must stand in the line."""
+    return "".join(chr(one) if 0x21 <= one <= 0x7E and one not in b'"\\' else f"%{one:02X}" for one in path)
+
+
+def test_paths_with_control_characters(target: LiveService) -> None:
+    """Raw control characters in a target are refused: by the parser, with 400, an ID and a line."""
+    for bad in (*CONTROLS, b"\0", b"\n", b"\r", b" "):
+        ask(target, request(target=b"/raw" + bad + b"raw"), 400)
+
+
+def test_user_agents(target: LiveService) -> None:
+    """Hostile user agents are cut off and escaped."""
+    values = [*C1, *UNICODE, *WORDS, FORGED, b"agent/1.0" * 1000, b'" 200 "', b"\\", b"\\\"", b"", b"\t"]
+    for value in values:
+        _, line = ask(target, request(b"User-Agent: " + value), 200)
+        if line.user_agent is not None:
+            assert len(line.user_agent) <= 256
+    for bad in CONTROLS:
+        ask(target, request(b"User-Agent: agent" + bad), (200, 400))
+
+
+def test_methods(target: LiveService) -> None:
+    """Hostile methods are refused; known ones are answered, whatever they ask for."""
+    for method in (b"get", b"G\x00T", b"G\tT", b"\x1b[31m", b'"GET', b"A" * 5000, b"\xc3\xa9", b"GET\r", b"%s", b"-"):
+        ask(target, request(method=method), 400)
+    for method in (b"TRACE", b"PROPFIND", b"DELETE", b"PATCH", b"SEARCH", b"OPTIONS"):
+        ask(target, request(method=method), 405)
+
+
+def test_secrets_in_a_query(target: LiveService) -> None:
+    """Values of parameters with a telling name are masked; the names stay."""
+    for query in SECRETS:
+        answer, line = ask(target, request(target=b"/api/demo?" + query), 200)
+        assert "=***" in line.target
+        check_absent(target, answer)
+
+
+def test_forwarded_by_a_trusted_proxy(target: LiveService) -> None:
+    """A trusted proxy that hands on anything: the client in the line is an address, or that of the proxy."""
+    for value in FORWARDED:
+        _, line = ask(target, request(b"X-Forwarded-For: " + value), (200, 431))
+        assert re.fullmatch(r"127\.0\.0\.1:\d+|1\.2\.3\.4|\[::1\]", line.client), (value, line.client)
+    lines = [b"X-Forwarded-For: 1.2.3.%d" % (number % 250) for number in range(90)]
+    assert ask(target, request(*lines), 200)[1].client == "1.2.3.89"
+    for proto in (b"https", b"gopher", b"https, http", b"\x85", b'"', b"https" * 500):
+        assert ask(target, request(b"X-Forwarded-Proto: " + proto), 200)[1].status == 200
+
+
+@pytest.mark.parametrize(
+    ("trust", "allowed", "forwarded", "taken"),
+    [
+        ("never", "127.0.0.1", b"1.2.3.4", False),
+        ("proxies", "127.0.0.1", b"1.2.3.4", True),
+        ("proxies", "10.0.0.0/8", b"10.1.2.3", False),
+        ("proxies", "127.0.0.0/8,10.0.0.0/8", b"1.2.3.4, 10.1.2.3", True),
+        ("always", "10.0.0.0/8", b"1.2.3.4", True),
+    ],
+)
+def test_trust(project: Path, tmp_path: Path, trust: str, allowed: str, forwarded: bytes, *, taken: bool) -> None:
+    """Whose ID and whose word on the client counts is a setting."""
+    value = new_id("trusted")
+    with serve(project, tmp_path, REQUEST_ID_TRUST=trust, FORWARDED_ALLOW_IPS=allowed, workers=1) as service:
+        data = request(b"X-Request-ID: " + value.encode(), b"X-Forwarded-For: " + forwarded)
+        answer, line = ask(service, data, 200)
+        assert (answer.one() == value) is taken
+        assert taken or MADE(answer.one())
+        trusted = allowed.startswith("127.")
+        assert (line.client == "1.2.3.4") is trusted, line

@@ -1,0 +1,243 @@
+"""The access line: one for each request, with what it took, and nothing that a client could forge or wants hidden."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from app.common.access_fields import FIELDS, client_of, percent_encoded, policy, query_of, target_of
+from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter, write_access_line
+from app.common.request_record import RequestRecord
+from app.main import Application
+from app.settings import Settings
+from tests.support import HEADER, ID, Logs, connect, http_scope
+
+
+def finished(**changes: Any) -> RequestRecord:  # noqa: ANN401
+    """Return the record of a request that took 1.234 seconds."""
+    record = RequestRecord(ID, http_scope(**changes))
+    record.status, record.bytes_sent = 200, 42
+    record.first_byte, record.ended = record.started + 0.5, record.started + 1.2344
+    return record
+
+
+def line_of(record: RequestRecord, fmt: str) -> str:
+    return RequestAccessFormatter(fmt).format(logging.makeLogRecord({"request": record}))
+
+
+def test_the_line_of_a_request(client: TestClient, logs: Logs) -> None:
+    connect(client.app, "192.0.2.7").get("/api/demo?a=1&b=%20", headers={HEADER: ID})
+    (line,) = logs.access
+    pattern = rf"\[\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}}[+-]\d{{4}}\] {ID} 200 (\d+\.\d{{3}})s 192\.0\.2\.7:50000 - "
+    assert re.fullmatch(pattern + r'"GET /api/demo\?a=1&b=%20 HTTP/1\.1"', line)
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    {
+        "asctime": r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}[+-]\d{4}",
+        "timestamp": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}",
+        "request_id": ID,
+        "method": "PUT",
+        "path": "/a%20b",
+        "query": "c=d",
+        "http_version": "2",
+        "status": "200",
+        "status_code": "200",
+        "duration": r"1\.234",
+        "request_time": r"1\.234",
+        "ttfb": r"0\.500",
+        "bytes": "42",
+        "client": r"192\.0\.2\.1:50000",
+        "client_addr": r"192\.0\.2\.1:50000",
+        "user_agent": r"tester \\\"x\\\" \\u001b\[0m\\n",
+        "flags": "client_disconnect,incomplete",
+        "flags_suffix": " client_disconnect,incomplete",
+        "request_line": r"PUT /a%20b\?c=d HTTP/2",
+    }.items(),
+)
+def test_every_field_may_stand_in_a_format(field: str, expected: str) -> None:
+    record = finished(
+        method="PUT",
+        raw_path=b"/a b",
+        query_string=b"c=d",
+        http_version="2",
+        headers=[(b"user-agent", b'tester "x" \x1b[0m\n')],
+    )
+    record.flags = ["client_disconnect", "incomplete"]
+    assert re.fullmatch(f"<{expected}>", line_of(record, f"<%({field})s>"))
+
+
+def test_no_field_is_forgotten_above() -> None:
+    (mark,) = test_every_field_may_stand_in_a_format.pytestmark  # type: ignore[attr-defined]
+    assert dict(mark.args[1]).keys() == FIELDS.keys()
+
+
+def test_a_format_may_have_a_percent_sign() -> None:
+    assert line_of(finished(), "100%% %(status)s") == "100% 200"
+
+
+@pytest.mark.parametrize("fmt", ["%(nothing)s", "%(status)s %(levelprefix)s"])
+def test_an_unknown_field_is_refused_at_once(fmt: str) -> None:
+    with pytest.raises(ValueError, match=r"An access line has no (nothing|levelprefix); it has asctime, .*ttfb"):
+        RequestAccessFormatter(fmt)
+
+
+def test_what_is_not_known_is_a_hyphen() -> None:
+    record = RequestRecord(ID, http_scope(client=None))
+    assert line_of(record, "%(ttfb)s %(client)s %(flags)s%(flags_suffix)s %(user_agent)s") == "- - - "
+
+
+def test_the_json_line() -> None:
+    record = finished(query_string=b"token=x", headers=[(b"user-agent", "\u2028\x1b[0m".encode("utf-8") + b'"\n')])
+    policy.configure((), ("token",))
+    line = JsonAccessFormatter().format(logging.makeLogRecord({"request": record}))
+    assert line.splitlines() == [line]
+    content = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}", content.pop("timestamp"))
+    assert content.pop("user_agent").endswith('"\n')
+    assert content == {
+        "request_id": ID,
+        "method": "GET",
+        "path": "/",
+        "query": "token=***",
+        "http_version": "1.1",
+        "status": 200,
+        "duration": 1.2344,
+        "ttfb": 0.5,
+        "bytes": 42,
+        "client": "192.0.2.1:50000",
+        "flags": [],
+    }
+
+
+@pytest.mark.parametrize("formatter", [RequestAccessFormatter(), JsonAccessFormatter()])
+def test_a_record_from_elsewhere_is_its_message_on_one_line(formatter: logging.Formatter) -> None:
+    line = formatter.format(logging.makeLogRecord({"msg": "one\ntwo"}))
+    assert "one\\ntwo" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        (b"", ""),
+        (b"page=2&sort=up", "page=2&sort=up"),
+        (b"token=abc", "token=***"),
+        (b"page=2&access_token=abc&sort=up", "page=2&access_token=***&sort=up"),
+        (b"PassWord=abc", "PassWord=***"),
+        (b"p%61ssword=abc", "p%61ssword=***"),
+        (b"%74%6f%6b%65%6e=abc", "%74%6f%6b%65%6e=***"),
+        (b"client+secret=abc", "client+secret=***"),
+        (b"api_key=a=b=c", "api_key=***"),
+        (b"api-key=", "api-key=***"),
+        (b"token=a&token=b", "token=***&token=***"),
+        (b"credentials[]=a&X-Amz-Signature=b", "credentials[]=***&X-Amz-Signature=***"),
+        (b"token", "token"),
+        (b"q=token", "q=token"),
+        (b"&&=", "&&="),
+    ],
+)
+def test_secrets_are_masked(query: bytes, shown: str) -> None:
+    policy.configure((), Settings.model_fields["masked_query"].default)
+    assert query_of(finished(query_string=query)) == shown
+
+
+def test_what_is_masked_is_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
+    client = connect(configure(MASKED_QUERY="Pin, iban"))
+    client.get("/api/demo?pin=1&IBAN=2&token=3")
+    assert '"GET /api/demo?pin=***&IBAN=***&token=3 HTTP/1.1"' in logs.access[0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (b"/plain/path", "/plain/path"),
+        (b"/a b\tc", "/a%20b%09c"),
+        (b"/a\nb\r\n", "/a%0Ab%0D%0A"),
+        (b'/"quoted"\\', "/%22quoted%22%5C"),
+        (b"/\x1b[31m\x00\x7f", "/%1B[31m%00%7F"),
+        ("/ü\u2028".encode(), "/%C3%BC%E2%80%A8"),
+        (b"/%0d%0a", "/%0d%0a"),
+        (b"/%(name)s %s", "/%(name)s%20%s"),
+    ],
+)
+def test_a_path_is_printed_safely(raw: bytes, shown: str) -> None:
+    assert percent_encoded(raw) == shown
+    record = finished(raw_path=raw)
+    assert line_of(record, "%(request_line)s") == f"GET {shown} HTTP/1.1"
+
+
+def test_without_a_raw_path_the_decoded_one_is_printed() -> None:
+    assert target_of(finished(raw_path=None, path="/ü\n\ud800", query_string=b"a")) == "/%C3%BC%0A??a"
+
+
+def test_an_endless_target_is_cut_off() -> None:
+    assert len(target_of(finished(raw_path=b"/" * 100_000, query_string=b"a" * 100_000))) < 20_000
+
+
+def test_an_endless_user_agent_is_cut_off() -> None:
+    assert len(line_of(finished(headers=[(b"user-agent", b"a" * 100_000)]), "%(user_agent)s")) == 256
+
+
+@pytest.mark.parametrize(
+    ("client", "shown"),
+    [
+        (("192.0.2.1", 80), "192.0.2.1:80"),
+        (("2001:DB8::0:1", 80), "[2001:db8::1]:80"),
+        (("192.0.2.1", 0), "192.0.2.1"),
+        (("2001:db8::1", 0), "[2001:db8::1]"),
+        (("testclient", 80), "-"),
+        (("evil\n\x1b", 80), "-"),
+        (("", 0), "-"),
+        (None, "-"),
+    ],
+)
+def test_the_client(client: tuple[str, int] | None, shown: str) -> None:
+    assert client_of(finished(client=client)) == shown
+
+
+@pytest.mark.parametrize(("path", "method", "lines"), [("/livez", "GET", 0), ("/readyz", "GET", 0), ("/livez", "PUT", 1)])
+def test_health_leaves_a_line_only_when_it_fails(
+    path: str, method: str, lines: int, client: TestClient, logs: Logs
+) -> None:
+    client.request(method, path)
+    assert len(logs.access) == lines
+
+
+def test_what_is_left_out_is_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
+    client = connect(configure(ACCESS_LOG_EXCLUDE="/api/demo"))
+    client.get("/api/demo")
+    client.get("/livez")
+    assert ["/livez" in line for line in logs.access] == [True]
+
+
+def test_a_silenced_logger_costs_no_record(logs: Logs, client: TestClient) -> None:
+    logging.getLogger("app.access").setLevel(logging.WARNING)
+    client.get("/api/demo")
+    assert logs.access == []
+
+
+def test_a_handler_of_one_s_own_gets_a_message_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    write_access_line(finished(query_string=b"a=b"))
+    (record,) = caplog.records
+    assert record.getMessage() == "GET /?a=b HTTP/1.1 200"
+    assert vars(record)["request_id"] == ID
+
+
+@pytest.mark.parametrize(("method", "size"), [("GET", 5), ("HEAD", 0)])
+def test_bytes_are_those_of_the_body_that_was_sent(
+    method: str, size: int, app: Application, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.api_route("/text", methods=["GET", "HEAD"])
+    async def text() -> PlainTextResponse:
+        return PlainTextResponse("12345")
+
+    client.request(method, "/text")
+    assert [vars(record)["request"].bytes_sent for record in caplog.records if record.name == "app.access"] == [size]

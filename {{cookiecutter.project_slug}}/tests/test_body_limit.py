@@ -1,0 +1,102 @@
+"""Large bodies: refused by their announced length, or as soon as they have grown too large."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+
+from app.common.body_limit import BodyLimitMiddleware
+from app.main import Application
+from tests.support import HEADER, ID, Logs, connect, drive, http_scope
+
+LIMIT = 100
+
+
+@pytest.fixture
+def limited(configure: Callable[..., Application]) -> TestClient:
+    app = configure(MAX_BODY_BYTES=str(LIMIT))
+
+    @app.post("/size")
+    async def size(request: Request) -> int:
+        return len(await request.body())
+
+    @app.post("/json")
+    async def numbers(numbers: list[int]) -> int:
+        return len(numbers)
+
+    return connect(app)
+
+
+@pytest.mark.parametrize("size", [0, 1, LIMIT])
+def test_a_body_within_the_limit_is_read(size: int, limited: TestClient) -> None:
+    assert limited.post("/size", content=b"x" * size).json() == size
+
+
+@pytest.mark.parametrize("path", ["/size", "/json", "/nothing-here"])
+def test_a_body_above_the_limit_is_413_with_the_envelope(path: str, limited: TestClient, logs: Logs) -> None:
+    response = limited.post(path, content=b"x" * (LIMIT + 1), headers={HEADER: ID})
+    assert (response.status_code, response.headers[HEADER]) == (413, ID)
+    assert response.json() == {
+        "code": 413,
+        "message": "failed",
+        "cause": f"The request's body is larger than {LIMIT} bytes.",
+        "request_id": ID,
+        "result": None,
+    }
+    assert [f" {ID} 413 " in line for line in logs.access] == [True]
+
+
+def chunks(number: int) -> Iterator[bytes]:
+    for _ in range(number):
+        yield b"x" * 10
+
+
+@pytest.mark.parametrize(("number", "status"), [(10, 200), (11, 413)])
+def test_a_body_in_chunks_is_counted(number: int, status: int, limited: TestClient) -> None:
+    response = limited.post("/size", content=chunks(number), headers={HEADER: ID})
+    assert "content-length" not in response.request.headers
+    assert (response.status_code, response.headers[HEADER]) == (status, ID)
+    if status == 413:
+        assert response.json()["cause"] == f"The request's body is larger than {LIMIT} bytes."
+
+
+async def accept(_: Scope, __: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+async def never(_: Scope, __: Receive, ___: Send) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("length", "refused"),
+    [
+        (b"0", False),
+        (b"100", False),
+        (b"0000000000000000000000000000100", False),
+        (b"101", True),
+        (b"0000000000000000000000000000101", True),
+        (b"9" * 30, True),
+        (b"9" * 10_000, True),
+    ],
+)
+def test_an_announced_length_is_believed_before_anything_is_read(length: bytes, refused: bool) -> None:
+    scope = http_scope(method="POST", headers=[(b"content-length", length)])
+    start, *body = asyncio.run(drive(BodyLimitMiddleware(never if refused else accept, LIMIT), scope))
+    assert start["status"] == (413 if refused else 200)
+    assert not refused or json.loads(body[0]["body"])["code"] == 413
+
+
+def test_a_websocket_has_no_limit() -> None:
+    seen: list[Message] = []
+
+    async def inner(_: Scope, receive: Receive, __: Send) -> None:
+        seen.append(await receive())
+
+    message = {"type": "websocket.receive", "bytes": b"x" * 1000}
+    asyncio.run(drive(BodyLimitMiddleware(inner, LIMIT), http_scope(type="websocket"), message))
+    assert seen == [message]

@@ -1,0 +1,93 @@
+"""gunicorn's settings: what `gunicorn -c gun.py` makes of the environment."""
+
+import logging.config
+import runpy
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings import PROJECT_ROOT, available_processors
+
+
+def gun() -> dict[str, Any]:
+    return runpy.run_path(str(PROJECT_ROOT / "gun.py"))
+
+
+def test_the_defaults() -> None:
+    config = gun()
+    assert config["bind"] == "127.0.0.1:8000"
+    assert config["workers"] == available_processors()
+    assert config["worker_class"] == "app.common.workers.RequestUvicornWorker"
+    assert config["wsgi_app"] == "app.main:app"
+    assert (config["daemon"], config["preload_app"]) == (False, False)
+    assert config["graceful_timeout"] < config["timeout"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "value"),
+    [
+        ({"HOST": "0.0.0.0", "PORT": "80"}, "bind", "0.0.0.0:80"),
+        ({"HOST": "::1", "PORT": "80"}, "bind", "[::1]:80"),
+        ({"WORKERS": "3"}, "workers", 3),
+        ({"TIMEOUT": "7"}, "timeout", 7),
+        ({"GRACEFUL_TIMEOUT": "8"}, "graceful_timeout", 8),
+        ({"KEEPALIVE": "9"}, "keepalive", 9),
+        ({"MAX_REQUESTS": "1000"}, "max_requests", 1000),
+        ({"MAX_REQUESTS": "1000"}, "max_requests_jitter", 100),
+        ({"LOG_LEVEL": "WARNING"}, "loglevel", "warning"),
+        ({"FORWARDED_ALLOW_IPS": "10.0.0.1,10.0.0.2"}, "forwarded_allow_ips", "10.0.0.1,10.0.0.2"),
+        ({"PID_FILE": "run/pid"}, "pidfile", "run/pid"),
+        ({}, "pidfile", None),
+    ],
+)
+def test_a_variable_is_taken_over(
+    variables: dict[str, str], name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, text in variables.items():
+        monkeypatch.setenv(variable, text)
+    assert gun()[name] == value
+
+
+def test_run_again_it_reads_the_environment_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    gun()
+    monkeypatch.setenv("WORKERS", "3")
+    assert gun()["workers"] == 3
+
+
+def test_the_master_s_logging_can_be_set_up_and_its_folder_is_there(tmp_path: Path) -> None:
+    logging.config.dictConfig(gun()["logconfig_dict"])
+    logging.getLogger("gunicorn.error").warning("from the master")
+    assert "from the master" in (tmp_path / "log" / "error.log").read_text()
+
+
+def test_processes_must_not_rotate_files_under_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_ROTATION", "time")
+    with pytest.raises(SystemExit, match="LOG_ROTATION is 'time'"):
+        gun()
+
+
+def test_a_bad_value_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "none")
+    with pytest.raises(SystemExit, match="The environment variable PORT is 'none'"):
+        gun()
+
+
+def test_an_address_in_use_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("PORT", str(port))
+        on_starting = gun()["on_starting"]
+        with pytest.raises(SystemExit, match=f"cannot listen on 127.0.0.1:{port}: another program uses it"):
+            on_starting(None)
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        on_starting(None)
+    monkeypatch.delenv("LISTEN_FDS")
+    on_starting(None)
+
+
+def test_an_address_of_another_machine_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOST", "192.0.2.1")
+    with pytest.raises(SystemExit, match="The service cannot listen on 192.0.2.1:8000"):
+        gun()["on_starting"](None)

@@ -1,0 +1,76 @@
+"""The application: its order, and what browsers of other origins may see."""
+
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.main import Application
+from app.settings import project_metadata
+from tests.support import HEADER, ID, Logs, connect
+
+ORIGIN = "https://app.example.org"
+
+
+@pytest.fixture
+def browser(configure: Callable[..., Application]) -> TestClient:
+    app = configure(CORS_ORIGINS=ORIGIN, MAX_BODY_BYTES="10")
+
+    @app.get("/defect")
+    async def defect() -> None:
+        raise RuntimeError
+
+    client = connect(app)
+    client.headers["Origin"] = ORIGIN
+    return client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/api/demo", b"", 200),
+        ("GET", "/none", b"", 404),
+        ("GET", "/api/demo/wait?seconds=x", b"", 422),
+        ("POST", "/api/demo", b"x" * 11, 413),
+        ("GET", "/defect", b"", 500),
+    ],
+)
+def test_a_browser_may_read_the_id_also_of_an_error(
+    method: str, path: str, body: bytes, status: int, browser: TestClient
+) -> None:
+    response = browser.request(method, path, content=body, headers={HEADER: ID})
+    assert (response.status_code, response.headers.get_list(HEADER)) == (status, [ID])
+    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert response.headers["Access-Control-Expose-Headers"] == HEADER
+
+
+def test_a_browser_may_send_the_id(browser: TestClient, logs: Logs) -> None:
+    asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": f"{HEADER}, Authorization"}
+    response = browser.options("/api/demo", headers=asked)
+    assert response.status_code == 200
+    assert HEADER.lower() in response.headers["Access-Control-Allow-Headers"].lower()
+    assert response.headers[HEADER]
+    assert len(logs.access) == 1
+
+
+def test_another_origin_may_nothing(browser: TestClient) -> None:
+    response = browser.get("/api/demo", headers={"Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(("origins", "with_cookies"), [("*", False), (ORIGIN, True)])
+def test_cookies_are_for_named_origins_only(
+    origins: str, with_cookies: bool, configure: Callable[..., Application]
+) -> None:
+    headers = connect(configure(CORS_ORIGINS=origins)).get("/api/demo", headers={"Origin": ORIGIN}).headers
+    assert ("Access-Control-Allow-Credentials" in headers) is with_cookies
+
+
+def test_by_default_there_is_no_cors(client: TestClient) -> None:
+    headers = client.get("/api/demo", headers={"Origin": ORIGIN}).headers
+    assert not any(name.startswith("access-control-") for name in headers)
+
+
+def test_the_application_is_called_as_the_project(app: Application) -> None:
+    project = project_metadata()
+    assert (app.title, app.version, app.description) == (project["name"], project["version"], project["description"])

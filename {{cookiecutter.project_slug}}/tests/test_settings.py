@@ -1,0 +1,160 @@
+"""The environment: every value has its sound default, and a bad one stops the start with a sentence."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import (
+    PROJECT_ROOT,
+    Settings,
+    available_processors,
+    get_settings,
+    load_settings,
+    project_metadata,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOG_PATH")
+
+
+def test_the_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.debug) == ("127.0.0.1", 8000, False)
+    assert (settings.log_level, settings.log_format, settings.log_path) == ("INFO", "text", None)
+    assert (settings.request_id_header, settings.request_id_trust) == ("X-Request-ID", "always")
+    assert (settings.forwarded_allow_ips, settings.cors_origins) == (("127.0.0.1",), ())
+    assert settings.max_body_bytes == 16 * 2**20
+
+
+def test_there_are_as_many_workers_as_processors_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().workers == available_processors() >= 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert load_settings().workers == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert load_settings().workers == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("PORT", "9000", 9000),
+        ("port", "9000", 9000),
+        ("PORT", "", 8000),
+        ("WORKERS", "3", 3),
+        ("DEBUG", "1", True),
+        ("DEBUG", "no", False),
+        ("LOG_LEVEL", "debug", "DEBUG"),
+        ("LOG_PATH", "log", Path("log")),
+        ("LOG_PATH", "", None),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/8, ::1,", ("10.0.0.0/8", "::1")),
+        ("FORWARDED_ALLOW_IPS", "*", ("*",)),
+        ("CORS_ORIGINS", "https://a.example,http://b.example:8080", ("https://a.example", "http://b.example:8080")),
+        ("CORS_ORIGINS", "*", ("*",)),
+        ("ACCESS_LOG_EXCLUDE", ",", ()),
+        ("REQUEST_ID_HEADER", "X-Correlation-ID", "X-Correlation-ID"),
+        ("HEAD_TIMEOUT", "0.5", 0.5),
+        ("LIMIT_CONCURRENCY", "0", 0),
+    ],
+)
+def test_a_value_is_taken_over(name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, text)
+    assert getattr(load_settings(), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("WORKERS", "0"),
+        ("WORKERS", "two"),
+        ("WORKERS", "513"),
+        ("LOOP", "trio"),
+        ("DEBUG", "perhaps"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_ROTATION", "weekly"),
+        ("REQUEST_ID_HEADER", "X Request ID"),
+        ("REQUEST_ID_HEADER", "X-Request-ID\n"),
+        ("REQUEST_ID_HEADER", "Ünder"),
+        ("REQUEST_ID_TRUST", "sometimes"),
+        ("FORWARDED_ALLOW_IPS", "localhost"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.0/33"),
+        ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://example.org/"),
+        ("MAX_BODY_BYTES", "-1"),
+        ("MAX_BODY_BYTES", "16 MiB"),
+        ("LIMIT_REQUEST_LINE", "1"),
+        ("LIMIT_REQUEST_FIELDS", "0"),
+        ("LIMIT_REQUEST_HEAD", "1"),
+        ("LIMIT_CONCURRENCY", "-1"),
+        ("HEAD_TIMEOUT", "0"),
+        ("BODY_TIMEOUT", "nan"),
+        ("TIMEOUT", "1"),
+        ("GRACEFUL_TIMEOUT", "1"),
+        ("KEEPALIVE", "0"),
+        ("MAX_REQUESTS", "-1"),
+    ],
+)
+def test_a_bad_value_stops_the_start_with_a_sentence(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(SystemExit) as stopped:
+        get_settings()
+    sentence = str(stopped.value)
+    assert sentence.startswith(f"The environment variable {name} is ")
+    assert f" {name} is: {Settings.model_fields[name.lower()].description}." in sentence
+    assert sentence.splitlines() == [sentence]
+
+
+def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "0")
+    monkeypatch.setenv("LOG_FORMAT", "xml")
+    with pytest.raises(SystemExit) as stopped:
+        load_settings()
+    assert [line.split()[3] for line in str(stopped.value).splitlines()] == ["PORT", "LOG_FORMAT"]
+
+
+def test_rotation_needs_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_ROTATION", "time")
+    with pytest.raises(SystemExit, match="LOG_ROTATION rotates files: set LOG_PATH"):
+        load_settings()
+    monkeypatch.setenv("LOG_PATH", "log")
+    assert load_settings().log_rotation == "time"
+
+
+def test_settings_are_read_once_and_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = get_settings()
+    monkeypatch.setenv("PORT", "9000")
+    assert get_settings() is settings
+    get_settings.cache_clear()
+    assert get_settings().port == 9000
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+
+
+def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("PORT=9000\nWORKERS=3\nSOMETHING_ELSE=1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    monkeypatch.setenv("WORKERS", "4")
+    settings = load_settings()
+    assert (settings.port, settings.workers) == (9000, 4)
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_project_s_name_and_version_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert project_metadata().keys() >= {"name", "version", "description"}
+    assert (PROJECT_ROOT / "gun.py").is_file()
+    monkeypatch.setattr("app.settings.PROJECT_ROOT", tmp_path)
+    project_metadata.cache_clear()
+    assert project_metadata() == {}
+    project_metadata.cache_clear()
