@@ -4,8 +4,10 @@ Rotation by the process itself is offered for a single process only. With severa
 others: the timed rotation of four processes loses three lines of four.
 """
 
+import errno
 import fcntl
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -47,10 +49,18 @@ class LogFileHandler(_ResilientMixin, WatchedFileHandler):
         super().__init__(filename, encoding="utf-8", errors="backslashreplace")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record; WatchedFileHandler itself lets the error of a folder that is gone out to the caller."""
+        """Write the record at once and whole, so that lines of several processes never mix.
+
+        Past the stream's buffer, which would keep a line that a full disk refused, and write the rest of it later.
+        """
         try:
-            super().emit(record)
-        except (OSError, ValueError):
+            self.reopenIfNeeded()
+            if self.stream is None:
+                self.stream = self._open()
+            line = f"{self.format(record)}{self.terminator}".encode("utf-8", "backslashreplace")
+            if os.write(self.stream.fileno(), line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+        except Exception:
             self.handleError(record)
 
 
