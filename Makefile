@@ -2,7 +2,8 @@
 # Needs make, Python 3.11 or newer, and git for the tests. uv is taken from PATH, else put into .uv, and nowhere else.
 
 UV_VERSION := 0.13.8
-UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+OWN_UV := .uv/$(UV_VERSION)/bin/uv
+UV := $(or $(shell command -v uv 2>/dev/null),$(OWN_UV))
 # Arguments for pytest, as in: make test ARGS="-k hooks"
 ARGS :=
 # When set, pytest's exit code is written to this file, and make itself says nothing of it.
@@ -14,10 +15,10 @@ STATUS :=
 unexport VIRTUAL_ENV
 
 # exec: a shell between make and the demo would keep a SIGTERM to itself.
-run: $(filter .uv/bin/uv,$(UV))
+run: $(filter $(OWN_UV),$(UV))
 	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.demo "$(UV)"
 
-test: $(filter .uv/bin/uv,$(UV))
+test: $(filter $(OWN_UV),$(UV))
 	"$(UV)" sync --quiet --locked
 ifeq ($(STATUS),)
 	"$(UV)" run --no-sync python -m pytest $(ARGS)
@@ -25,21 +26,21 @@ else
 	"$(UV)" run --no-sync python -m pytest $(ARGS); echo $$? > "$(STATUS)"
 endif
 
-lint: $(filter .uv/bin/uv,$(UV))
+lint: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked ruff check
 	"$(UV)" run --quiet --locked ruff format --check
 	"$(UV)" run --quiet --locked mypy
 
-format: $(filter .uv/bin/uv,$(UV))
+format: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked ruff check --fix
 	"$(UV)" run --quiet --locked ruff format
 
 # Lets every pinned version move up to what the ranges in both pyproject.toml allow.
-lock: $(filter .uv/bin/uv,$(UV))
+lock: $(filter $(OWN_UV),$(UV))
 	"$(UV)" lock --upgrade
 	"$(UV)" lock --upgrade --project "{{cookiecutter.project_slug}}"
 
-.uv/bin/uv:
+$(OWN_UV):
 	echo "uv is not on PATH: putting uv $(UV_VERSION) into .uv" >&2
-	python3 -m venv .uv
-	.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	python3 -m venv ".uv/$(UV_VERSION)"
+	".uv/$(UV_VERSION)/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"

@@ -65,8 +65,8 @@ def name_project(project: Path, answers: Answers) -> None:
     table, *others = re.split(r"(?m)(?=^\[)", read(project / "pyproject.toml").removeprefix("[project]"))
     table = set_value(table, "name", toml_string(answers["project_slug"]))
     table = set_value(table, "description", toml_string(answers["description"]))
-    table = set_value(table, "authors", "[{ " + author + " }]")
     table = set_value(table, "license", toml_string(license_id))
+    table = set_value(table, "authors", "[{ " + author + " }]")
     write(project / "pyproject.toml", "".join(["[project]", table, *others]))
 
 
@@ -129,7 +129,8 @@ def main() -> None:
         step(Path.cwd(), answers)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a screen that lacks a letter is no reason to delete the project
-    print(closing(Path.cwd(), answers))
+    if "_output_dir" in answers:  # an update of cruft renders into folders that are gone a moment later
+        print(closing(Path.cwd(), answers))
 
 
 if __name__ == "__main__":

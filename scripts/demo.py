@@ -15,6 +15,7 @@ from scripts.terminal import end_by_interrupt, end_only_once, foreground
 from scripts.trail import Step, follow, picture
 
 START_SECONDS = 60.0
+HIGHEST_PORT = 65535
 STEPS = (
     Step("a request that brings no ID gets one", "/api/demo"),
     Step("a request that brings its own keeps it", "/api/demo", given="order-4711-attempt-2"),
@@ -76,9 +77,16 @@ def prepare(uv: Path) -> Path:
     return project
 
 
+def port_of(text: str) -> int:
+    """Read a TCP port; raises SystemExit with a sentence when it is none."""
+    if not text.isdecimal() or not 0 < int(text) <= HIGHEST_PORT:
+        sys.exit(f"PORT is {text!r}: write a number from 1 to {HIGHEST_PORT}.")
+    return int(text)
+
+
 def demonstrate(uv: Path) -> int:
     """Do all of it; give the exit code. Raises KeyboardInterrupt when it is ended, after the server has been."""
-    host, port = os.environ.get("HOST") or "127.0.0.1", int(os.environ.get("PORT") or 8000)
+    host, port = os.environ.get("HOST") or "127.0.0.1", port_of(os.environ.get("PORT") or "8000")
     try:
         project = prepare(uv)
     except subprocess.CalledProcessError as error:

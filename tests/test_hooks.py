@@ -1,5 +1,6 @@
 """The hooks' functions, without a template around them."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from hooks import post_gen_project as post
 from hooks import pre_gen_project as pre
 from scripts.snapshot import ROOT
-from tests.baking import TEMPLATE_DIR, files_below
+from tests.baking import NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
 
 GOOD = {
     "project_name": "Trail Service",
@@ -22,6 +23,7 @@ GOOD = {
     "license": "MIT",
     "year": "2026",
 }
+Capture = pytest.CaptureFixture[str]
 NAMED = ("pyproject.toml", "uv.lock", "README.md")
 
 
@@ -157,6 +159,30 @@ def test_standard_library_only(hook: str) -> None:
     modules = subprocess.run(command, cwd=ROOT / "hooks", check=True, capture_output=True, text=True).stdout.split()
     foreign = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"__main__", hook[:-3]}
     assert not {name for name in foreign if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_old_and_new_python(copied: Path, version: str) -> None:
+    """Whatever Python cookiecutter runs with: the hooks run, and do the same."""
+    python = interpreter(version)
+    if python is None:
+        pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
+    answers = json.dumps(GOOD | {"_output_dir": "."})
+    for hook in ("pre_gen_project.py", "post_gen_project.py"):
+        script = copied.parent / hook
+        script.write_text((ROOT / "hooks" / hook).read_text("utf-8").replace("{{ cookiecutter | tojson }}", answers))
+        must(run([python, "-W", "error", script], copied))
+    assert "Copyright (c) 2026 Ada Lovelace" in (copied / "LICENSE").read_text("utf-8")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_silent_in_an_update(copied: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Only cookiecutter itself tells where the project comes to lie; cruft does not, and there is nothing to say."""
+    answers = GOOD | ({"_output_dir": str(copied.parent)} if number else {})
+    monkeypatch.setattr(post, "ANSWERS", json.dumps(answers))
+    monkeypatch.chdir(copied)
+    post.main()
+    assert capsys.readouterr().out.count("make run") == number
 
 
 @pytest.mark.parametrize("hook", ["pre_gen_project.py", "post_gen_project.py"])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -98,7 +99,7 @@ def test_make_run_in_a_terminal(clone: Path, newcomer: dict[str, str]) -> None:
         demo.type(CTRL_C)
         assert demo.end() == 0
     assert not listens(port)
-    assert (clone / ".uv" / "bin" / "uv").exists()
+    assert list(clone.glob(".uv/*/bin/uv"))
     assert must(run(["git", "status", "--porcelain"], clone)).stdout == ""
 
 
@@ -138,7 +139,7 @@ def test_make_run_interrupted_as_a_group(clone: Path, newcomer: dict[str, str]) 
 def test_demo_ends_with_0(clone: Path, newcomer: dict[str, str], number: signal.Signals) -> None:
     """Whichever way it is told to end: what make runs gives 0, and no server stays."""
     port = free_port()
-    command = [str(clone / ".venv" / "bin" / "python"), "-m", "scripts.demo", ".uv/bin/uv"]
+    command = [str(clone / ".venv" / "bin" / "python"), "-m", "scripts.demo", str(UV)]
     with running(command, clone, newcomer | {"PORT": str(port)}) as demo:
         demo.wait_for(STAYS)
         demo.process.send_signal(number)
@@ -213,6 +214,23 @@ def test_files_of_the_readme(folder: Path) -> None:
     named = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
     assert len(named) >= 5
     assert [name for name in named if not (folder / name).exists()] == []
+
+
+def test_questions_of_the_readme() -> None:
+    """The README names the questions that are asked, in their order."""
+    table = (ROOT / "README.md").read_text("utf-8").partition("| question |")[2].partition("\n\n")[0]
+    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    asked = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
+    assert named == [key for key in asked if not key.startswith("_")]
+
+
+@pytest.mark.parametrize("port", ["eighty", "0", "99999"])
+def test_make_run_on_no_port(port: str) -> None:
+    """A PORT that is none is refused with a sentence, before anything is made."""
+    result = run([sys.executable, "-m", "scripts.demo", UV], ROOT, environment(PORT=port))
+    assert result.returncode == 1
+    assert result.stderr == f"PORT is {port!r}: write a number from 1 to 65535.\n"
+    assert result.stdout == ""
 
 
 def test_uv_is_one_version() -> None:

@@ -44,7 +44,7 @@ CASES = (
     Case("method not allowed for the demo", "/api/demo", 405, "DELETE"),
     Case("body by length too large", "/probe/echo", 413, "POST", body=LARGE),
     Case("body in chunks too large", "/probe/echo", 413, "POST", CHUNKED, CHUNKED_LARGE),
-    Case("body of the allowed size", "/probe/echo", 200, "POST", body=b"x" * MAX_BODY),
+    Case("body of the allowed size", "/probe/echo", 200, "POST", body=b"x" * MAX_BODY, logs=("reading",)),
     Case("body nobody reads", "/probe/unread", 200, "POST", body=b"x" * 200_000),
     Case("validation", "/probe/items/many", 422),
     Case("HTTPException", "/probe/teapot", 418),

@@ -13,10 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI, Request
-
 from app.common.log_handler import RequestLogHandler
 from app.common.response import Response
+from fastapi import APIRouter, FastAPI, Request
 from probe import app
 
 if TYPE_CHECKING:

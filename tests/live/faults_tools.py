@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from .logs import wait_for
 from .servers import gunicorn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
 
     from .client import Connection
@@ -33,18 +34,18 @@ def serve(
     workers: int = 2,
     marks: Path | None = None,
     wait: bool = True,
+    settings: Mapping[str, str] | None = None,
     **env: str,
 ) -> LiveService:
     """Return the service with the probe of this package; not started yet. `marks`: a folder for marks of exits."""
+    env |= settings or {}
     for name in ("faults_probe.py", "faults_gun.py"):
         shutil.copy(Path(__file__).with_name(name), project / name)
     if marks is not None:
         marks.mkdir(parents=True, exist_ok=True)
         env["MARKS"] = str(marks)
     command = gunicorn("-c", "faults_gun.py") if marks is not None else None
-    return LiveService(
-        project, work, app=APP, env=env, workers=workers, log_path=log_path, command=command, wait=wait
-    )
+    return LiveService(project, work, app=APP, env=env, workers=workers, log_path=log_path, command=command, wait=wait)
 
 
 class Load:
@@ -127,7 +128,7 @@ def check_lines(paths: Iterable[Path], ids: Iterable[str], missing: int = 0) -> 
 
 def open_files(pids: Iterable[int]) -> int:
     """Count the descriptors that the processes have open."""
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+    return sum(1 for pid in pids for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def is_alive(pid: int) -> bool:
@@ -150,6 +151,9 @@ def new_workers(service: LiveService, old: Iterable[int], count: int, timeout: f
     return wait_for(look, timeout, f"{count} new workers instead of {sorted(gone)}")
 
 
+def wait_count(service: LiveService, count: int) -> None:
+    """Wait until so many workers run."""
+    wait_for(lambda: len(service.workers()) == count, 15, f"{count} workers")
 
 
 def wait_serving(service: LiveService, pids: Iterable[int]) -> None:
@@ -161,3 +165,16 @@ def wait_serving(service: LiveService, pids: Iterable[int]) -> None:
         return not silent
 
     wait_for(look, 15, f"an answer of each worker, of {sorted(silent)}")
+
+
+def tools(project: Path) -> dict[str, str]:
+    """Return an environment in which the project's own commands are found, and nothing else is set."""
+    return {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+
+
+def run_python(project: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a few lines of Python in the project."""
+    return subprocess.run(
+        ["python", "-c", code], cwd=project, env=tools(project) | env, capture_output=True, text=True, check=False,
+        timeout=30,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .client import new_id
 
 EVIL, SECRET = b"e7il", b"s3cret"
-FORGED = b"[2026-01-01 00:00:00,000+0000] forged-id 200 0.001s 127.0.0.1:1 - \"GET /forged HTTP/1.1\""
+FORGED = b'[2026-01-01 00:00:00,000+0000] forged-id 200 0.001s 127.0.0.1:1 - "GET /forged HTTP/1.1"'
 CONTROLS = tuple(bytes([number]) for number in (*range(0x01, 0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F))
 C1 = tuple(bytes([number]) for number in (0x80, 0x85, 0x8D, 0x90, 0x9B, 0x9D, 0x9F, 0xA0, 0xAD, 0xE9, 0xFF))
 UNICODE = tuple(
@@ -66,15 +66,17 @@ PATHS = (
 SECRETS = (
     b"token=" + SECRET, b"Token=" + SECRET, b"access_token=" + SECRET, b"password=" + SECRET, b"PASSWORD=" + SECRET,
     b"p%61ssword=" + SECRET, b"a=b&api_key=" + SECRET, b"a=b&x-secret-y=" + SECRET + b"&c=d", b"passwd=" + SECRET,
-    b"token=" + SECRET + b"=" + SECRET, b"token[]=" + SECRET, b"%74oken=" + SECRET, b"token=" + SECRET + b"&token=" + SECRET,
-    b"signature=" + SECRET, b"session=%65" + SECRET, b"key=" + SECRET * 100, b"a&token=" + SECRET, b"token=a%26b=" + SECRET,
+    b"token=" + SECRET + b"=" + SECRET, b"token[]=" + SECRET, b"%74oken=" + SECRET,
+    b"token=" + SECRET + b"&token=" + SECRET,
+    b"signature=" + SECRET, b"session=%65" + SECRET, b"key=" + SECRET * 100, b"a&token=" + SECRET,
+    b"token=a%26b=" + SECRET,
     b"+token=" + SECRET, b"credential=\"" + SECRET + b"\"", b"authorization=Bearer%20" + SECRET,
 )  # fmt: skip
 
 FORWARDED = (
     b"1.2.3.4 - \"GET /forged HTTP/1.1\" 200", b"\x85" + EVIL, b"\x9b31m", b"unknown", b"_hidden", b"1.2.3.4.5",
     b"999.1.1.1", b"[::1", b"::ffff:1.2.3.4%25eth0" + EVIL, b"%s%n", b"${jndi:ldap://127.0.0.1/a}", b",,,,", b",",
-    b"1.2.3.4," * 3000, b"x" * 30_000, b"01.02.03.04", b"1.2.3.4:" + EVIL, "１.２.３.４".encode(), b"0x7f000001",
+    b"1.2.3.4," * 3000, b"x" * 30_000, b"01.02.03.04", b"1.2.3.4:" + EVIL, "\uff11.2.3.4".encode(), b"0x7f000001",
     b"127.0.0.1, " + EVIL, b"2001:db8::1\\", b"'1.2.3.4'", b"1.2.3.4\t" + EVIL, b"-", b"\"1.2.3.4\"",
 )  # fmt: skip
 

@@ -47,7 +47,8 @@ def head(name: str, line: bytes, statuses: tuple[int, ...] = REFUSED) -> Smuggle
 
 LENGTHS = tuple(
     refused(f"length {value!r}", b"Content-Length: " + value, body=HIDDEN)
-    for value in (b"5, 6", b"+5", b"-5", b"0x5", b"5 5", b"", b"1e1", "５".encode(), b"5\x00", b"18446744073709551659",
+    for value in (b"5, 6", b"+5", b"-5", b"0x5", b"5 5", b"", b"1e1", "\uff15".encode(), b"5\x00",
+                  b"18446744073709551659",
                   b"9" * 40, b"5;5", b"five", b"5.0")
 )  # fmt: skip
 CODINGS = tuple(
@@ -57,7 +58,7 @@ CODINGS = tuple(
 )  # fmt: skip
 SIZES = tuple(
     chunked(f"chunk size {size!r}", size + b"\r\nhello\r\n" + END)
-    for size in (b"5x", b"0x5", b"+5", b"-1", b" 5", b"", b"f" * 17 + b"1", b"5 5", b"5\x00", b"g", "５".encode())
+    for size in (b"5x", b"0x5", b"+5", b"-1", b" 5", b"", b"f" * 17 + b"1", b"5 5", b"5\x00", b"g", "\uff15".encode())
 )
 HOSTS = tuple(
     Smuggled(f"host {value!r}", b"GET /api/demo HTTP/1.1\r\nHost: " + value + b"\r\n\r\n")

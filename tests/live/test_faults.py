@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .client import build_request, new_id
-from .faults_tools import Load, check_lines, is_alive, new_workers, serve, wait_serving
+from .faults_tools import Load, check_lines, is_alive, new_workers, serve, wait_count, wait_serving
 from .logs import wait_for
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_more_and_fewer_workers(project: Path, tmp_path: Path) -> None:
         with Load(service) as load:
             for number, count in ((SIGTTIN, 3), (SIGTTOU, 2), (SIGTTOU, 1), (SIGTTIN, 2)):
                 service.signal(number)
-                wait_for(lambda count=count: len(service.workers()) == count, 15, f"{count} workers")
+                wait_count(service, count)
                 load.more(50)
         assert load.failures == []
         check_lines([service.stdout], load.answered)
@@ -171,5 +171,3 @@ def test_exits_in_order(project: Path, tmp_path: Path, number: int) -> None:
         assert service.stop(number) == 0
         expected = {f"{name}.{pid}" for name in ("lifespan", "atexit", "worker_exit") for pid in (*old, *new)}
         assert expected <= {path.name for path in marks.iterdir()}
-
-

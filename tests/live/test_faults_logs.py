@@ -1,11 +1,10 @@
-"""What happens to log files while the service runs: moved, on a full disk, removed. Requests are answered, lines stay."""
+"""Log files that are moved, on a full disk or gone while the service runs: requests are answered, lines stay."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from signal import SIGUSR1
@@ -145,8 +144,7 @@ def test_streams_that_take_nothing(project: Path, tmp_path: Path) -> None:
     """Standard output and error on a full device: requests are answered, also those that fail."""
 
     def command(app: str, _port: int) -> list[str]:
-        words = 'exec "$0" -m gunicorn -c gun.py "$1" >/dev/full 2>/dev/full'
-        return ["sh", "-c", words, sys.executable, app]
+        return ["sh", "-c", 'exec gunicorn -c gun.py "$0" >/dev/full 2>/dev/full', app]
 
     with LiveService(project, tmp_path, command=command) as service:
         for target, status in (("/api/demo", 200), ("/api/demo/fail", 500), ("/nothing", 404)) * 5:

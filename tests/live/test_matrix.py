@@ -108,6 +108,14 @@ def test_loggers_nobody_prepared(service: LiveService) -> None:
     assert not any(line.startswith("second line") for line in told.split("\n"))
 
 
+def test_shared_response_object(service: LiveService) -> None:
+    """A response object that serves everybody keeps nobody's ID."""
+    with service.connect() as connection:
+        for number in range(3):
+            request_id = new_id(f"shared{number}")
+            assert connection.request("GET", "/probe/shared", request_id=request_id).one() == request_id
+
+
 def test_context(service: LiveService) -> None:
     """Accessor, starlette-context, request state and request header all know the ID, sent or made."""
     for sent in (new_id("context"), None):

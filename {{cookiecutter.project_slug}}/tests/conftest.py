@@ -33,7 +33,8 @@ def reset() -> None:
             if not is_pytest_s:
                 handler.close()
         logger.propagate, logger.disabled = True, False
-        logger.setLevel(logging.NOTSET)
+        if logger.level and logger is not logging.root:  # setting a level costs time
+            logger.setLevel(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
 
 

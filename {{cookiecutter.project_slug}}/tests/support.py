@@ -1,6 +1,7 @@
 """What several test modules share: the lines a service wrote, and a way to drive it without a client library."""
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,18 @@ class Logs:
         """Return the lines as a program sees them that ends a line wherever Unicode allows it."""
         path = self.folder / name
         return path.read_text("utf-8").splitlines() if path.exists() else []
+
+    def wait(self, name: str, text: str, count: int = 1) -> list[str]:
+        """Return the lines with this text as soon as there are `count`, or after five seconds those there are.
+
+        A server writes the line when the client may have read the answer already.
+        """
+        deadline = time.monotonic() + 5
+        while len(found := [line for line in self.lines(name) if text in line]) < count:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        return found
 
     @property
     def access(self) -> list[str]:

@@ -202,7 +202,9 @@ def test_the_client(client: tuple[str, int] | None, shown: str) -> None:
     assert client_of(finished(client=client)) == shown
 
 
-@pytest.mark.parametrize(("path", "method", "lines"), [("/livez", "GET", 0), ("/readyz", "GET", 0), ("/livez", "PUT", 1)])
+@pytest.mark.parametrize(
+    ("path", "method", "lines"), [("/livez", "GET", 0), ("/readyz", "GET", 0), ("/livez", "PUT", 1)]
+)
 def test_health_leaves_a_line_only_when_it_fails(
     path: str, method: str, lines: int, client: TestClient, logs: Logs
 ) -> None:

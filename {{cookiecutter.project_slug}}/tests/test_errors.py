@@ -1,7 +1,6 @@
 """Failures: a real status, the envelope, a sentence for the caller, and nothing from the inside."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from fastapi import HTTPException
@@ -25,31 +24,26 @@ def failing(app: Application, error: Exception) -> TestClient:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "code", "cause", "result"),
+    ("error", "status", "content"),
     [
-        (HTTPException(404), 404, 404, "Not Found", None),
-        (HTTPException(409, "It is taken."), 409, 409, "It is taken.", None),
-        (HTTPException(409, {"taken_by": "you"}), 409, 409, "Conflict.", {"taken_by": "you"}),
-        (HTTPException(400, ["a", "b"]), 400, 400, "Bad Request.", ["a", "b"]),
-        (HTTPException(599, {"a": 1}), 599, 599, "Error 599.", {"a": 1}),
-        (ServiceError("It cannot be done."), 400, 400, "It cannot be done.", None),
-        (ServiceError("Not now.", status=503), 503, 503, "Not now.", None),
-        (ServiceError("Not now.", status=409, code=4711), 409, 4711, "Not now.", None),
-        (ServiceError("Zero is a code.", code=0), 400, 0, "Zero is a code.", None),
+        (HTTPException(404), 404, (404, "Not Found", None)),
+        (HTTPException(409, "It is taken."), 409, (409, "It is taken.", None)),
+        (HTTPException(409, {"taken_by": "you"}), 409, (409, "Conflict.", {"taken_by": "you"})),
+        (HTTPException(400, ["a", "b"]), 400, (400, "Bad Request.", ["a", "b"])),
+        (HTTPException(599, {"a": 1}), 599, (599, "Error 599.", {"a": 1})),
+        (ServiceError("It cannot be done."), 400, (400, "It cannot be done.", None)),
+        (ServiceError("Not now.", status=503), 503, (503, "Not now.", None)),
+        (ServiceError("Not now.", status=409, code=4711), 409, (4711, "Not now.", None)),
+        (ServiceError("Zero is a code.", code=0), 400, (0, "Zero is a code.", None)),
     ],
 )
 def test_what_is_raised_on_purpose(
-    error: Exception, status: int, code: int, cause: str, result: Any, app: Application  # noqa: ANN401
+    error: Exception, status: int, content: tuple[int, str, object], app: Application
 ) -> None:
     response = failing(app, error).get("/fails", headers=OWN)
+    code, cause, result = content
     assert response.status_code == status
-    assert response.json() == {
-        "code": code,
-        "message": "failed",
-        "cause": cause,
-        "request_id": ID,
-        "result": result,
-    }
+    assert response.json() == {"code": code, "message": "failed", "cause": cause, "request_id": ID, "result": result}
 
 
 def test_an_http_exception_keeps_its_headers(app: Application) -> None:

@@ -89,5 +89,5 @@ def test_an_address_in_use_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch
 
 def test_an_address_of_another_machine_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "192.0.2.1")
-    with pytest.raises(SystemExit, match="The service cannot listen on 192.0.2.1:8000"):
+    with pytest.raises(SystemExit, match=r"The service cannot listen on 192\.0\.2\.1:8000"):
         gun()["on_starting"](None)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from app.common import log_files
 from app.common.log_files import (
     FILE_HANDLERS,
     LogFileHandler,
@@ -64,12 +63,10 @@ def test_a_removed_folder_raises_nothing_and_is_complained_of_once(
 def test_a_complaint_is_repeated_after_a_while(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(log_files.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", iter((1000.0, 1000.0, 1059.0, 1061.0, 1061.0)).__next__)
     handler = LogFileHandler(tmp_path / "log" / "a.log")
     shutil.rmtree(tmp_path / "log")
-    for now in (1000.0, 1059.0, 1061.0):
-        write(handler, "lost")
+    write(handler, *["lost"] * 3)
     handler.close()
     assert capsys.readouterr().err.count("Log lines are being lost") == 2
 
@@ -130,4 +127,4 @@ def test_rotation_by_time_begins_a_new_file(tmp_path: Path) -> None:
 
 
 def test_each_rotation_has_its_handler() -> None:
-    assert FILE_HANDLERS == {"off": LogFileHandler, "time": TimedLogFileHandler, "size": SizedLogFileHandler}
+    assert {"off": LogFileHandler, "time": TimedLogFileHandler, "size": SizedLogFileHandler} == FILE_HANDLERS

@@ -111,7 +111,9 @@ def test_json_is_for_every_file(configure: Callable[..., Application], logs: Log
         logging.getLogger("library").warning("careful")
 
     connect(app).get("/order", headers={HEADER: ID})
-    (own,), (other,), (access,) = (map(json.loads, logs.lines(name)) for name in ("orders.log", "error.log", "access.log"))
+    (own,), (other,), (access,) = (
+        map(json.loads, logs.lines(name)) for name in ("orders.log", "error.log", "access.log")
+    )
     assert (own["message"], own["item"], own["request_id"]) == ("ordered", "a\u2028b", ID)
     assert (other["logger"], other["request_id"]) == ("library", ID)
     assert (access["status"], access["request_id"]) == (200, ID)
@@ -165,5 +167,5 @@ def test_the_folder_is_made(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match="LOG_PATH is '.+', and no file can be written there"):
+    with pytest.raises(SystemExit, match=r"LOG_PATH is '.+', and no file can be written there"):
         prepare_log_folder(tmp_path / "file" / "log")

@@ -167,7 +167,7 @@ def test_a_plugin_may_refuse_the_request(own: RawResponse | None, status: int, a
     class Refusing(Plugin):
         key = "X-Wrong"
 
-        async def process_request(self, request: object) -> None:
+        async def process_request(self, request: object) -> None:  # noqa: ARG002
             raise MiddleWareValidationError("wrong", error_response=own)
 
     assert app  # sets up logging
@@ -353,10 +353,10 @@ async def is_cancelled_half_way(_: Scope, __: Receive, send: Send) -> None:
         (is_cancelled_half_way, 200, asyncio.CancelledError, " CancelledError,incomplete"),
     ],
 )
+@pytest.mark.usefixtures("app")  # which sets up logging
 def test_each_ending_has_one_line(
-    inner: ASGIApp, status: int, raised: type[BaseException] | None, flags: str, app: Application, logs: Logs
+    inner: ASGIApp, status: int, raised: type[BaseException] | None, flags: str, logs: Logs
 ) -> None:
-    assert app  # sets up logging
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -368,7 +368,7 @@ def test_each_ending_has_one_line(
     async def go() -> BaseException | None:
         try:
             await ContextMiddleware(inner)(http_scope("/x", [(b"x-request-id", ID.encode())]), receive, send)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             return error
         return None
 
@@ -383,7 +383,7 @@ def test_each_ending_has_one_line(
 
 @pytest.mark.parametrize(("inner", "lines"), [(fails_at_once, 1), (fails_afterwards, 1), (writes_to_nobody, 0)])
 def test_an_error_s_traceback_is_logged_once_unless_the_client_has_left(
-    inner: ASGIApp, lines: int, app: Application, client: TestClient, logs: Logs
+    inner: ASGIApp, lines: int, app: Application, logs: Logs
 ) -> None:
     assert app  # sets up logging
 

@@ -56,7 +56,9 @@ def test_every_operation_may_fail_with_the_envelope(document: dict[str, Any]) ->
 
 
 def test_the_result_has_its_type(document: dict[str, Any]) -> None:
-    (reference,) = document["paths"]["/items/{number}"]["get"]["responses"]["200"]["content"]["application/json"].values()
+    (reference,) = document["paths"]["/items/{number}"]["get"]["responses"]["200"]["content"][
+        "application/json"
+    ].values()
     result = resolve(document, reference["$ref"])["properties"]["result"]
     assert {"$ref": "#/components/schemas/Item"} in result["anyOf"]
 

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.common.middlewares import ContextMiddleware
 from app.common.request_id import (
-    RequestIdPlugin,
     RequestIDLogFilter,
+    RequestIdPlugin,
     current_request_id,
     is_acceptable,
     new_request_id,

@@ -81,7 +81,7 @@ def test_a_given_id_is_kept() -> None:
 
 def test_a_message_is_success_or_failed() -> None:
     with pytest.raises(ValueError, match="success"):
-        Response(message="perhaps")  # type: ignore[arg-type]
+        Response(message="perhaps")
 
 
 def test_a_failure_has_the_same_fields() -> None:

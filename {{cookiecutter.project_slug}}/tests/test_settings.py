@@ -135,7 +135,7 @@ def test_settings_are_read_once_and_stay_as_they_are(monkeypatch: pytest.MonkeyP
     get_settings.cache_clear()
     assert get_settings().port == 9000
     with pytest.raises(ValidationError, match="frozen"):
-        settings.port = 1
+        settings.port = 1  # type: ignore[misc]
 
 
 def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ async def read_excluded() -> dict[str, str]:
 @api.post("/echo")
 async def read_echo(request: Request) -> Response[int]:
     """Read the whole body."""
+    log.info("reading")
     return Response(result=len(await request.body()))
 
 

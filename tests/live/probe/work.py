@@ -22,7 +22,7 @@ async def parts(seconds: float, count: int, fail_at: int = -1) -> AsyncIterator[
     """Yield chunks evenly over a time."""
     for number in range(count):
         if number == fail_at:
-            raise ConnectionAbortedError("probe stream failure")
+            raise ArithmeticError("probe stream failure")
         await asyncio.sleep(seconds / count)
         yield CHUNK
     log.info("streamed")
@@ -41,8 +41,10 @@ async def read_broken_stream() -> StreamingResponse:
 
 
 @api.get("/wait")
-async def read_wait(seconds: float = 0.6) -> Response[str]:
-    """Answer late."""
+async def read_wait(*, seconds: float = 0.6, tell: bool = False) -> Response[str]:
+    """Answer late, and tell of the beginning as well if asked to."""
+    if tell:
+        log.info("waiting")
     await asyncio.sleep(seconds)
     log.info("waited")
     return Response(result="waited")

@@ -1,0 +1,213 @@
+"""HTTP at the socket: what is malformed, too large or too slow is refused with an ID and one line."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from uvicorn import Config, Server
+
+from app.common.workers import RequestUvicornWorker
+from app.main import create_app
+from app.settings import get_settings
+from tests.support import HEADER, ID, UUID4, Logs
+
+pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
+
+Open = Callable[[], socket.socket]
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    """Serve as a worker does; the settings are read anew for each connection."""
+    app = create_app()
+
+    @app.post("/size")
+    async def size(request: Request) -> int:
+        return len(await request.body())
+
+    options: dict[str, Any] = RequestUvicornWorker.CONFIG_KWARGS
+    server = Server(Config(app, log_config=None, lifespan="off", **options))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield listening.getsockname()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def connect(address: tuple[str, int]) -> Iterator[Open]:
+    connections: list[socket.socket] = []
+
+    def create() -> socket.socket:
+        connections.append(socket.create_connection(address, timeout=5))
+        return connections[-1]
+
+    yield create
+    for connection in connections:
+        connection.close()
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+
+
+def read(connection: socket.socket) -> tuple[HTTPResponse, Any]:
+    """Read one response and its JSON."""
+    response = HTTPResponse(connection)
+    response.begin()
+    return response, json.loads(response.read())
+
+
+def get(path: str = "/api/demo", *lines: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: test", *lines, "", ""]).encode("latin-1")
+
+
+def post(*lines: str, body: str = "") -> bytes:
+    return "\r\n".join(["POST /size HTTP/1.1", "Host: test", *lines, "", body]).encode("latin-1")
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "line"),
+    [
+        (b"NONSENSE\r\n\r\n", 400, '"- - HTTP/1.1"'),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, '"- - HTTP/1.1"'),
+        (b"GET /api/demo HTTP/1.1\r\n\r\n", 400, '"GET /api/demo HTTP/1.1"'),
+        (get("/api/demo", "Host: other"), 400, '"GET /api/demo HTTP/1.1"'),
+        (get("/api/demo", "Bad\x01Name: a"), 400, '"GET /api/demo HTTP/1.1"'),
+        (get("/" + "a" * 9000), 414, '"GET /aaa'),
+        (get("/x?" + "a" * 9000), 414, '"GET /x?aaa'),
+        (get("/api/demo", *["A: b"] * 100), 431, '"GET /api/demo HTTP/1.1"'),
+        (get("/api/demo", "A: " + "b" * 40_000), 431, '"GET /api/demo HTTP/1.1"'),
+        (post("Content-Length: 1", "Content-Length: 2", body="ab"), 400, '"POST /size HTTP/1.1"'),
+        (post("Content-Length: 1", CHUNKED, body="a"), 400, '"POST /size HTTP/1.1"'),
+        (post("Content-Length: -1"), 400, '"POST /size HTTP/1.1"'),
+        (post(CHUNKED, body="zz\r\nabc\r\n"), 400, '"POST /size HTTP/1.1"'),
+        (get("/", *UPGRADE, "Sec-WebSocket-Version: 12"), 426, '"GET / HTTP/1.1"'),
+        (get("/", *UPGRADE, "Sec-WebSocket-Version: 13"), 400, '"GET / HTTP/1.1"'),
+    ],
+    ids=["nonsense", "tls", "no host", "two hosts", "control character", "long path", "long query", "many headers",
+         "large header", "two lengths", "length and chunked", "negative length", "bad chunk", "old websocket",
+         "websocket without key"],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused(raw: bytes, status: int, line: str, connect: Open, logs: Logs) -> None:
+    connection = connect()
+    connection.sendall(raw + get("/api/demo?smuggled=1"))
+    response, content = read(connection)
+    assert (response.status, content["code"], response.getheader("Connection")) == (status, status, "close")
+    assert response.headers.get_all(HEADER) == [content["request_id"]]
+    assert connection.recv(1) == b""
+    (written,) = logs.wait("access.log", content["request_id"])
+    assert line in written
+    assert logs.access == [written]
+
+
+def test_a_refusal_keeps_the_caller_s_id(connect: Open) -> None:
+    connection = connect()
+    connection.sendall(get("/api/demo", f"{HEADER}: {ID}", "Host: other"))
+    assert read(connection)[1]["request_id"] == ID
+
+
+def test_http_1_0_needs_no_host(connect: Open) -> None:
+    connection = connect()
+    connection.sendall(b"GET /api/demo HTTP/1.0\r\n\r\n")
+    assert read(connection)[0].status == 200
+
+
+def test_requests_of_one_connection_have_their_own_ids(connect: Open, logs: Logs) -> None:
+    connection = connect()
+    connection.sendall(get() + get("/none") + get())
+    ids = []
+    stream = connection.makefile("rb")
+    for _ in range(3):
+        while (line := stream.readline()) != b"\r\n":
+            name, _, value = line.decode().strip().partition(": ")
+            if name == "content-length":
+                length = int(value)
+            elif name == HEADER.lower():
+                ids.append(value)
+        assert json.loads(stream.read(length))["request_id"] == ids[-1]
+    stream.close()
+    assert len(set(ids)) == 3
+    assert all(map(UUID4.fullmatch, ids))
+    assert [line.split()[2] for line in logs.wait("access.log", "", 3)] == ids
+    assert [ids.index(line.split("[")[2].split("]")[0]) for line in logs.error if line.endswith("demo")] == [0, 2]
+
+
+def test_a_refusal_comes_after_the_answers_before_it(connect: Open, logs: Logs) -> None:
+    connection = connect()
+    connection.sendall(get("/api/demo/wait?seconds=0.05") + b"NONSENSE\r\n\r\n")
+    received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
+    assert [line.split()[3] for line in logs.wait("access.log", "", 2)] == ["200", "400"]
+
+
+def test_a_header_line_that_never_ends_is_refused(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, LIMIT_REQUEST_HEAD="1024", LIMIT_REQUEST_LINE="1024")
+    connection = connect()
+    connection.sendall(b"GET / HTTP/1.1\r\nA: ")
+    for _ in range(4):
+        connection.sendall(b"b" * 1000)
+        time.sleep(0.01)
+    assert read(connection)[0].status == 431
+
+
+@pytest.mark.parametrize("raw", [b"GET / HTTP/1.1\r\nHost: te", post("Content-Length: 10", body="abc")])
+def test_a_slow_request_is_408(raw: bytes, connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, HEAD_TIMEOUT="0.05", BODY_TIMEOUT="0.05")
+    connection = connect()
+    connection.sendall(raw)
+    response, content = read(connection)
+    assert (response.status, content["code"], response.getheader(HEADER)) == (408, 408, content["request_id"])
+    assert [" 408 " in line for line in logs.wait("access.log", content["request_id"])] == [True]
+
+
+def test_a_silent_connection_is_closed_without_a_line(
+    connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, HEAD_TIMEOUT="0.05")
+    assert connect().recv(1) == b""
+    assert logs.access == []
+
+
+def test_more_connections_than_allowed_are_503(connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, LIMIT_CONCURRENCY="1")
+    first, second = connect(), connect()
+    first.sendall(get("/api/demo/wait?seconds=0.2"))
+    time.sleep(0.05)
+    second.sendall(get())
+    assert read(second)[0].status == 503
+    assert read(first)[0].status == 200
+    assert [line.split()[3] for line in logs.wait("access.log", "", 2)] == ["503", "200"]
+
+
+def test_a_client_that_leaves_has_one_flagged_line(connect: Open, logs: Logs) -> None:
+    connection = connect()
+    connection.sendall(get("/api/demo/wait?seconds=0.1"))
+    time.sleep(0.05)
+    connection.close()
+    (line,) = logs.wait("access.log", "/api/demo/wait")
+    assert line.endswith(' HTTP/1.1" client_disconnect')
+
+
+def test_a_websocket_is_served(connect: Open) -> None:
+    connection = connect()
+    handshake = ("Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY.decode()}", f"{HEADER}: {ID}")
+    connection.sendall(get("/none", *UPGRADE, *handshake))
+    response, content = read(connection)
+    assert (response.status, response.getheader(HEADER), content["request_id"]) == (403, ID, ID)

@@ -1,0 +1,88 @@
+"""What is wrong with a request's head, and how it is answered."""
+
+import asyncio
+import json
+
+import pytest
+
+from app.common.middlewares import ContextMiddleware
+from app.common.refusal import REFUSAL_KEY, Refusal, fault_of_head
+from tests.support import ID, drive, http_scope
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+HANDSHAKE = [(b"host", b"a"), (b"sec-websocket-version", b"13"), (b"sec-websocket-key", KEY)]
+
+
+class Parser:
+    def __init__(self, version: str = "1.1", method: bytes = b"GET") -> None:
+        self.version = version
+        self.method = method
+
+    def get_http_version(self) -> str:
+        return self.version
+
+    def get_method(self) -> bytes:
+        return self.method
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "faulty"),
+    [
+        ("1.1", [b"example.org"], False),
+        ("1.1", [b"example.org:8000"], False),
+        ("1.1", [b"[::1]:8000"], False),
+        ("1.1", [b"b%C3%BCcher.example"], False),
+        ("1.1", [b""], False),
+        ("1.0", [], False),
+        ("1.1", [], True),
+        ("1.1", [b"a", b"a"], True),
+        ("1.0", [b"a", b"b"], True),
+        ("1.1", [b"a b"], True),
+        ("1.1", [b"a/b"], True),
+        ("1.1", [b"user@a"], True),
+        ("1.1", [b"a\n"], True),
+        ("1.1", [b"<script>"], True),
+        ("1.1", [b"\xc3\xbc"], True),
+    ],
+)
+def test_a_request_has_one_sound_host(version: str, hosts: list[bytes], faulty: bool) -> None:
+    refusal = fault_of_head(Parser(version), [(b"host", host) for host in hosts], upgrade=False)
+    assert (refusal is not None) is faulty
+    assert refusal is None or refusal.status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "status"),
+    [
+        (b"GET", {}, None),
+        (b"POST", {}, 400),
+        (b"GET", {b"sec-websocket-version": b"12"}, 426),
+        (b"GET", {b"sec-websocket-version": None}, 426),
+        (b"GET", {b"sec-websocket-key": None}, 400),
+        (b"GET", {b"sec-websocket-key": b"c2hvcnQ="}, 400),
+        (b"GET", {b"sec-websocket-key": b"no base 64!"}, 400),
+        (b"GET", {b"host": None}, 400),
+    ],
+)
+def test_a_websocket_begins_with_a_sound_handshake(
+    method: bytes, changed: dict[bytes, bytes | None], status: int | None
+) -> None:
+    headers = [(name, value) for name, old in HANDSHAKE if (value := changed.get(name, old)) is not None]
+    refusal = fault_of_head(Parser(method=method), headers, upgrade=True)
+    assert (refusal.status if refusal else None) == status
+
+
+async def never(*_: object) -> None:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("status", "extra"), [(400, set()), (426, {b"upgrade", b"sec-websocket-version"})])
+def test_a_refusal_is_answered_at_the_door(status: int, extra: set[bytes]) -> None:
+    scope = http_scope(headers=[(b"x-request-id", ID.encode())])
+    scope[REFUSAL_KEY] = Refusal(status, "It cannot be served.")
+    start, body = asyncio.run(drive(ContextMiddleware(never), scope))
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"connection"], headers[b"x-request-id"]) == (status, b"close", ID.encode())
+    assert headers.keys() - {b"content-type", b"content-length", b"connection", b"x-request-id"} == extra
+    content = json.loads(body["body"])
+    assert (content["code"], content["cause"], content["request_id"]) == (status, "It cannot be served.", ID)
