@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     limit_request_line: int = Field(8190, ge=64, le=65536, description="bytes of the request target; more: 414")
     limit_request_fields: int = Field(100, ge=1, le=1000, description="header lines; more: 431")
     limit_request_head: int = Field(32768, ge=256, le=1048576, description="bytes of all header lines; more: 431")
-    limit_concurrency: int = Field(0, ge=0, description="connections of one worker; more: 503; 0: no limit")
+    limit_concurrency: int = Field(
+        0, ge=0, description="requests that one worker serves at a time; more: 503; 0: no limit"
+    )
     head_timeout: float = Field(20, gt=0, description="seconds for a request's head to arrive; longer: 408")
     body_timeout: float = Field(30, gt=0, description="seconds for a request's body, and one more for every 500 bytes")
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.common.body_limit import BodyLimitMiddleware
 from app.main import Application
@@ -50,18 +50,19 @@ def test_a_body_above_the_limit_is_413_with_the_envelope(path: str, limited: Tes
     assert [f" {ID} 413 " in line for line in logs.access] == [True]
 
 
-def chunks(number: int) -> Iterator[bytes]:
-    for _ in range(number):
-        yield b"x" * 10
+def in_chunks(app: ASGIApp, number: int) -> list[Message]:
+    """Send a body in chunks of ten bytes, each of which reaches the application as one message."""
+    headers = [(b"transfer-encoding", b"chunked"), (b"x-request-id", ID.encode())]
+    chunks = [{"type": "http.request", "body": b"x" * 10, "more_body": left > 0} for left in reversed(range(number))]
+    return asyncio.run(drive(app, http_scope("/size", headers, method="POST"), *chunks))
 
 
-@pytest.mark.parametrize(("number", "status"), [(10, 200), (11, 413)])
+@pytest.mark.parametrize(("number", "status"), [(10, 200), (11, 413), (20, 413)])
 def test_a_body_in_chunks_is_counted(number: int, status: int, limited: TestClient) -> None:
-    response = limited.post("/size", content=chunks(number), headers={HEADER: ID})
-    assert "content-length" not in response.request.headers
-    assert (response.status_code, response.headers[HEADER]) == (status, ID)
-    if status == 413:
-        assert response.json()["cause"] == f"The request's body is larger than {LIMIT} bytes."
+    start, body = in_chunks(limited.app, number)
+    assert (start["status"], (b"x-request-id", ID.encode()) in start["headers"]) == (status, True)
+    content = json.loads(body["body"])
+    assert content == number * 10 if status == 200 else content["cause"].endswith(f"larger than {LIMIT} bytes.")
 
 
 async def accept(_: Scope, __: Receive, send: Send) -> None:

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from http.client import HTTPResponse
 from typing import Any
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
 
 Open = Callable[[], socket.socket]
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+user: ContextVar[str] = ContextVar("user", default="nobody")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,12 @@ def address() -> Iterator[tuple[str, int]]:
     @app.post("/size")
     async def size(request: Request) -> int:
         return len(await request.body())
+
+    @app.get("/user")
+    async def note(name: str) -> str:
+        before = user.get()
+        user.set(name)
+        return f"<{before}>"
 
     options: dict[str, Any] = RequestUvicornWorker.CONFIG_KWARGS
     server = Server(Config(app, log_config=None, lifespan="off", **options))
@@ -147,6 +155,13 @@ def test_requests_of_one_connection_have_their_own_ids(connect: Open, logs: Logs
     assert all(map(UUID4.fullmatch, ids))
     assert [line.split()[2] for line in logs.wait("access.log", "", 3)] == ids
     assert [ids.index(line.split("[")[2].split("]")[0]) for line in logs.error if line.endswith("demo")] == [0, 2]
+
+
+def test_a_context_variable_of_the_request_before_is_gone(connect: Open) -> None:
+    connection = connect()
+    connection.sendall(get("/user?name=first") + get("/user?name=second", "Connection: close"))
+    received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.count(b'"<nobody>"') == 2
 
 
 def test_a_refusal_comes_after_the_answers_before_it(connect: Open, logs: Logs) -> None:
