@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 MAX_BODY = 1_000_000
 CHUNK = b"x" * 999 + b"\n"  # what the probe's streams are made of
-ORIGIN = "https://app.example.com"
 Pairs = tuple[tuple[str, str], ...]
 
 

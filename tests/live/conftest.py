@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .baked import bake, install
-from .cases import MAX_BODY, ORIGIN
+from .cases import MAX_BODY
 from .harness import LiveService
 
 
@@ -21,6 +21,6 @@ def service(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveService]:
     """Run gunicorn with two workers and the probe application; for tests that leave it running."""
-    env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY), "CORS_ORIGINS": ORIGIN}
+    env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY)}
     with LiveService(project, tmp_path_factory.mktemp(f"service-{request.param}"), env=env) as running:
         yield running

@@ -1,9 +1,20 @@
 """Browsers may send the ID and read it, also where the service failed."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from .cases import ORIGIN
 from .harness import ID_HEADER, LiveService, new_id
+
+ORIGIN = "https://app.example.com"
+
+
+@pytest.fixture(scope="module")
+def called(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Run the service for pages of one origin."""
+    with LiveService(project, tmp_path_factory.mktemp("cors"), env={"CORS_ORIGINS": ORIGIN}) as service:
+        yield service
 
 
 def names(value: str) -> set[str]:
@@ -11,7 +22,7 @@ def names(value: str) -> set[str]:
     return {name.strip().lower() for name in value.split(",")}
 
 
-def test_preflight(service: LiveService) -> None:
+def test_preflight(called: LiveService) -> None:
     """A preflight request is answered with the ID, which is among the allowed headers, and leaves a line."""
     request_id = new_id("preflight")
     headers = (
@@ -19,12 +30,12 @@ def test_preflight(service: LiveService) -> None:
         ("Access-Control-Request-Method", "GET"),
         ("Access-Control-Request-Headers", f"{ID_HEADER}, content-type"),
     )
-    answer = service.request("OPTIONS", "/probe/async", headers, request_id=request_id)
+    answer = called.request("OPTIONS", "/probe/async", headers, request_id=request_id)
     assert answer.status in {200, 204}
     assert answer.one() == request_id
     assert answer.one("Access-Control-Allow-Origin") == ORIGIN
     assert ID_HEADER.lower() in names(answer.one("Access-Control-Allow-Headers"))
-    line = service.access_line(request_id)
+    line = called.access_line(request_id)
     assert (line.method, line.status, line.flags) == ("OPTIONS", answer.status, ())
 
 
@@ -32,17 +43,17 @@ def test_preflight(service: LiveService) -> None:
     ("path", "status"),
     [("/api/demo", 200), ("/nothing", 404), ("/probe/items/x", 422), ("/probe/teapot", 418), ("/probe/fail", 500)],
 )
-def test_exposed(service: LiveService, path: str, status: int) -> None:
+def test_exposed(called: LiveService, path: str, status: int) -> None:
     """The ID is among the exposed headers of every answer to the known origin."""
     request_id = new_id("cors")
-    answer = service.request("GET", path, (("Origin", ORIGIN),), request_id=request_id)
+    answer = called.request("GET", path, (("Origin", ORIGIN),), request_id=request_id)
     assert (answer.status, answer.one()) == (status, request_id)
     assert answer.one("Access-Control-Allow-Origin") == ORIGIN
     assert ID_HEADER.lower() in names(answer.one("Access-Control-Expose-Headers"))
 
 
-def test_foreign_origin(service: LiveService) -> None:
+def test_foreign_origin(called: LiveService) -> None:
     """Another origin gets its answer without leave to read it."""
-    answer = service.request("GET", "/api/demo", (("Origin", "https://evil.example.com"),))
+    answer = called.request("GET", "/api/demo", (("Origin", "https://evil.example.com"),))
     assert answer.status == 200
     assert answer.all("Access-Control-Allow-Origin") == []

@@ -82,6 +82,12 @@ def test_a_format_may_have_a_percent_sign() -> None:
     assert line_of(finished(), "100%% %(status)s") == "100% 200"
 
 
+@pytest.mark.parametrize("fmt", ["%(status)d", "100% %(status)s", "%(nope)d", "%s%"])
+def test_a_faulty_format_is_refused_at_once(fmt: str) -> None:
+    with pytest.raises(ValueError, match="no format of an access line"):
+        RequestAccessFormatter(fmt)
+
+
 @pytest.mark.parametrize("fmt", ["%(nothing)s", "%(status)s %(levelprefix)s"])
 def test_an_unknown_field_is_refused_at_once(fmt: str) -> None:
     with pytest.raises(ValueError, match=r"An access line has no (nothing|levelprefix); it has asctime, .*ttfb"):
@@ -138,6 +144,8 @@ def test_a_record_from_elsewhere_is_its_message_on_one_line(formatter: logging.F
         (b"api-key=", "api-key=***"),
         (b"token=a&token=b", "token=***&token=***"),
         (b"credentials[]=a&X-Amz-Signature=b", "credentials[]=***&X-Amz-Signature=***"),
+        (b"a=1;token=abc;b=2", "a=1;token=***;b=2"),
+        (b"x" * 300 + b"token=abc", "x" * 300 + "token=***"),
         (b"token", "token"),
         (b"q=token", "q=token"),
         (b"&&=", "&&="),

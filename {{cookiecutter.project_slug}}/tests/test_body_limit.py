@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -101,3 +102,12 @@ def test_a_websocket_has_no_limit() -> None:
     message = {"type": "websocket.receive", "bytes": b"x" * 1000}
     asyncio.run(drive(BodyLimitMiddleware(inner, LIMIT), http_scope(type="websocket"), message))
     assert seen == [message]
+
+
+def test_a_later_http_version_needs_no_length() -> None:
+    async def read(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+
+    scope = http_scope(http_version="2")
+    with pytest.raises(HTTPException, match="413"):
+        asyncio.run(drive(BodyLimitMiddleware(read, LIMIT), scope, {"type": "http.request", "body": b"x" * 101}))

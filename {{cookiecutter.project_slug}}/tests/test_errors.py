@@ -126,6 +126,12 @@ def test_a_service_error_says_its_cause_as_a_string() -> None:
     assert str(ServiceError("It cannot be done.")) == "It cannot be done."
 
 
+@pytest.mark.parametrize("status", [0, 204, 304, 399, 600])
+def test_a_service_error_has_the_status_of_a_failure(status: int) -> None:
+    with pytest.raises(ValueError, match="from 400 to 599"):
+        ServiceError("It cannot be done.", status=status)
+
+
 @pytest.mark.parametrize(("status", "phrase"), [(200, "OK."), (418, "I'm a Teapot."), (499, "Error 499.")])
 def test_phrases(status: int, phrase: str) -> None:
     assert phrase_of(status) == phrase

@@ -58,7 +58,19 @@ def test_a_new_name_is_a_new_file(logs: Logs) -> None:
     assert log.name == "after"
     assert messages(logs.lines("before.log")) == ["INFO [-] one"]
     assert messages(logs.lines("after.log")) == ["INFO [-] two"]
-    assert logging.getLogger("before").handlers == []
+
+
+def test_a_new_name_takes_the_old_file_from_nobody_else(logs: Logs) -> None:
+    first, second = RequestLogHandler("shared"), RequestLogHandler("shared")
+    second.resetName("moved")
+    first.info("still here")
+    assert messages(logs.lines("shared.log")) == ["INFO [-] still here"]
+
+
+@pytest.mark.parametrize("name", ["access", "error", "app.access", ".access"])
+def test_a_name_whose_file_is_the_server_s_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="give it another name"):
+        RequestLogHandler(name)
 
 
 @pytest.mark.parametrize(("level", "kept"), [(None, ["info", "error"]), (logging.ERROR, ["error"]), ("DEBUG", None)])

@@ -148,6 +148,24 @@ def test_generator_validator_and_transformer(plugin: RequestIdPlugin, incoming: 
     assert plugin.choose(incoming, from_proxy=False) == expected
 
 
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        RequestIdPlugin(generator=lambda: str(1 / 0)),
+        RequestIdPlugin(transformer=lambda _: "ü€"),
+        RequestIdPlugin(generator=lambda: "two words"),
+        RequestIdPlugin(generator=lambda: ""),
+        RequestIdPlugin(validator=lambda _: True),
+    ],
+)
+def test_a_callable_that_fails_costs_its_id_and_not_the_request(
+    plugin: RequestIdPlugin, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert UUID4.fullmatch(plugin.choose([b"a\x1b[31m\x85\r\nforged"], from_proxy=False))
+    assert "gave no usable ID" in caplog.text
+    assert "forged" not in caplog.text
+
+
 def test_a_raw_value_that_is_replaced_is_logged_nowhere(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     client.get("/api/demo", headers={HEADER: "<evil value>"})

@@ -11,6 +11,8 @@ from app.common.forwarded import parse_address
 from app.common.log_format import escape, iso_clock, text_clock
 from app.common.request_record import RequestRecord
 
+_PARAMETER = re.compile(r"([^&;=]+)=[^&;]*")
+_CACHED_NAME = 256
 _UNSAFE = re.compile(r'[^\x21-\x7e]|["\\]')
 
 
@@ -55,12 +57,12 @@ def query_of(record: RequestRecord) -> str:
     raw = record.scope.get("query_string")
     if not raw:
         return ""
-    parts = percent_encoded(raw).split("&")
-    for index, part in enumerate(parts):
-        name, equals, _ = part.partition("=")
-        if equals and is_masked(name[:256]):
-            parts[index] = f"{name}=***"
-    return "&".join(parts)
+    return _PARAMETER.sub(_masked, percent_encoded(raw))
+
+
+def _masked(match: re.Match[str]) -> str:
+    name = match[1]
+    return f"{name}=***" if (is_masked if len(name) < _CACHED_NAME else is_masked.__wrapped__)(name) else match[0]
 
 
 def target_of(record: RequestRecord) -> str:

@@ -26,6 +26,8 @@ class RequestAccessFormatter(logging.Formatter):
         if unknown:
             raise ValueError(f"An access line has no {', '.join(unknown)}; it has {', '.join(sorted(FIELDS))}.")
         self._pattern = _NAME.sub("%s", fmt)
+        if "%" in self._pattern.replace("%%", "").replace("%s", ""):
+            raise ValueError(f"{fmt!r} is no format of an access line: write %(name)s, and %% for a percent sign.")
         self._fields = [FIELDS[name] for name in names]
 
     def format(self, record: logging.LogRecord) -> str:

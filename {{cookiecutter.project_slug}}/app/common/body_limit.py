@@ -22,12 +22,15 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # In HTTP/1 a body without a length comes in chunks and says so; later versions say nothing.
+        counts = not scope["http_version"].startswith("1")
         for name, value in scope["headers"]:
             if name == b"content-length" and self._is_above(value):
                 await error_response(413, self.cause)(scope, receive, send)
                 return
-            if name == b"transfer-encoding":
-                receive = self._counted(receive)
+            counts = counts or name == b"transfer-encoding"
+        if counts:
+            receive = self._counted(receive)
         await self.app(scope, receive, send)
 
     def _is_above(self, declared: bytes) -> bool:

@@ -5,14 +5,19 @@ from http import HTTPStatus
 from typing import cast
 
 from fastapi import FastAPI
-from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from app.common.exceptions import ServiceError
 from app.common.request_id import current_request_id
+
+MAX_FAULTS = 100
+MAX_FAULTS_IN_CAUSE = 10
+MAX_NAME = 100
+"""Characters of a name in the place of a fault; a client may send names of any length."""
 
 _BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
@@ -43,7 +48,8 @@ def error_response(
         "request_id": current_request_id(),
         "result": result,
     }
-    return JSONResponse(content, status_code=status, headers=headers)
+    body = to_json(content, inf_nan_mode="null", serialize_unknown=True)
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
@@ -52,15 +58,22 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
     status, detail = error.status_code, cast("object", error.detail)  # FastAPI's takes any JSON
     if isinstance(detail, str):
         return error_response(status, detail, headers=error.headers)
-    return error_response(status, phrase_of(status), result=jsonable_encoder(detail), headers=error.headers)
+    return error_response(status, phrase_of(status), result=detail, headers=error.headers)
 
 
 async def on_validation_error(_: Request, error: Exception) -> Response:
-    """Answer 422 with one phrase for each fault; what the client sent is not repeated."""
+    """Answer 422 with a phrase for each of the first faults; no value that was sent is repeated."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    faults = [{"loc": list(fault["loc"]), "msg": fault["msg"], "type": fault["type"]} for fault in error.errors()]
-    cause = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults[:10])
+    faults = [
+        {"loc": [_short(part) for part in fault["loc"]], "msg": fault["msg"], "type": fault["type"]}
+        for fault in error.errors()[:MAX_FAULTS]
+    ]
+    cause = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults[:MAX_FAULTS_IN_CAUSE])
     return error_response(HTTPStatus.UNPROCESSABLE_ENTITY, cause, result=faults)
+
+
+def _short(part: int | str) -> int | str:
+    return part if isinstance(part, int) else part[:MAX_NAME]
 
 
 async def on_service_error(_: Request, error: Exception) -> Response:

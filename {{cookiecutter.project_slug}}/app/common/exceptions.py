@@ -10,6 +10,8 @@ class ServiceError(Exception):
     """
 
     def __init__(self, cause: str, *, status: int = HTTPStatus.BAD_REQUEST, code: int | None = None) -> None:
+        if not HTTPStatus.BAD_REQUEST <= status < 600:  # noqa: PLR2004
+            raise ValueError(f"A failure has an HTTP status from 400 to 599, and {status} is none.")
         super().__init__(cause)
         self.cause = cause
         self.status = int(status)

@@ -20,9 +20,15 @@ def parse_address(text: str) -> str | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(text))
+        return str(_unmapped(text))
     except ValueError:
         return None
+
+
+def _unmapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address; on a dual-stack socket an IPv4 peer appears as `::ffff:1.2.3.4` (RFC 4291, 2.5.5.2)."""
+    address = ipaddress.ip_address(text)
+    return (address.version == 6 and address.ipv4_mapped) or address  # noqa: PLR2004
 
 
 class TrustedProxies:
@@ -39,7 +45,7 @@ class TrustedProxies:
 
     def _lookup(self, host: str) -> bool:
         try:
-            address = ipaddress.ip_address(host)
+            address = _unmapped(host)
         except ValueError:
             return False
         return any(address in network for network in self._networks)

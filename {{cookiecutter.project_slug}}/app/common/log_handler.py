@@ -21,6 +21,8 @@ from app.common.log_format import JsonFormatter, TextFormatter
 from app.common.request_id import RequestIDLogFilter
 from app.settings import PROJECT_ROOT, Settings, get_settings
 
+RESERVED_FILES = frozenset({"access.log", "error.log"})
+OWN_FILE = "own file of a LogHandler"
 LOG_CONFIG = PROJECT_ROOT / "log_config.json"
 
 
@@ -79,8 +81,13 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
 
     @property
     def name(self) -> str:
-        """The logger's name, which is its file's name as well."""
+        """The logger's name."""
         return self.logger.name
+
+    @property
+    def file_name(self) -> str:
+        """The name of its file in the folder LOG_PATH."""
+        return re.sub(r"[^\w.-]+", "_", self.name).lstrip(".") + ".log"
 
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
         """Hand on the call as it is; the base class would replace the caller's `extra`."""
@@ -88,30 +95,35 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
 
     def resetName(self, name: str) -> None:  # noqa: N802 - the mission's name
         """Go on under another name, in another file."""
-        self._close_file()
         self.logger = logging.getLogger(name)
         self._set_up()
 
     def _set_up(self) -> None:
+        if self.file_name in RESERVED_FILES or self.name == ACCESS_LOGGER:
+            raise ValueError(f"A logger {self.name!r} would write among the server's own lines: give it another name.")
         if self._level is not None:
             self.logger.setLevel(self._level)
         self.logger.propagate = self._stream
-        self._close_file()
-        if self._file and get_settings().log_path is not None:
+        folder = get_settings().log_path
+        if self._file and folder is not None and not self._has_file(folder / self.file_name):
             self.logger.addHandler(self._own_file())
 
+    def _has_file(self, path: Path) -> bool:
+        """Tell whether the file is open already; one in another folder is closed."""
+        for handler in [handler for handler in self.logger.handlers if handler.name == OWN_FILE]:
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute():
+                return True
+            self.logger.removeHandler(handler)
+            handler.close()
+        return False
+
     def _own_file(self) -> logging.Handler:
-        handler = file_handler(re.sub(r"[^\w.-]+", "_", self.name).lstrip(".") + ".log")
-        handler.name = f"own file of {self.name}"
+        handler = file_handler(self.file_name)
+        handler.name = OWN_FILE
         handler.setFormatter(default_formatter(self.format))
         handler.addFilter(RequestIDLogFilter())
         handler.addFilter(OwnFileMark())
         return handler
-
-    def _close_file(self) -> None:
-        for handler in [handler for handler in self.logger.handlers if handler.name == f"own file of {self.name}"]:
-            self.logger.removeHandler(handler)
-            handler.close()
 
 
 class RequestLogHandler(LogHandler):

@@ -42,7 +42,9 @@ def _parameter(header_name: str) -> dict[str, Any]:
 
 
 def _describe_operation(operation: dict[str, Any], header_name: str) -> None:
-    operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestID"})
+    parameters = operation.setdefault("parameters", [])
+    if not any(known.get("name", "").lower() == header_name.lower() for known in parameters):
+        parameters.append({"$ref": "#/components/parameters/RequestID"})
     responses = operation["responses"]
     failure = {
         "description": "The request failed; `cause` says why.",

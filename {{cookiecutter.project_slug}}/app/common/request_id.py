@@ -15,6 +15,11 @@ from app.common.request_record import RequestRecord, current_record
 # takes a trailing newline. Eight characters at least, since shorter ones are no use for finding anything.
 _ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
 
+_HARMLESS = re.compile(r"[!-~]{1,128}").fullmatch
+"""What may go into a header and a line, whatever a generator, validator or transformer of the user's thinks."""
+
+log = logging.getLogger(__name__)
+
 
 def current_request_id() -> str:
     """Return the current request's ID, or "-" outside of a request; never raises."""
@@ -61,9 +66,20 @@ class RequestIdPlugin(Plugin):
         self.validator = validator
         self.transformer = transformer
         self.update_request_header = update_request_header
+        self._is_foreign = not (generator is new_request_id and validator is is_acceptable and transformer is None)
 
     def choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
         """Return the ID for a request with these header values; a doubtful one is replaced, never refused."""
+        try:
+            chosen = self._choose(incoming, from_proxy=from_proxy)
+            if self._is_foreign and not _HARMLESS(chosen):
+                raise ValueError("An ID is 1 to 128 printable ASCII characters without a space.")  # noqa: TRY301
+        except Exception:
+            log.exception("The callables of RequestIdPlugin gave no usable ID; the request goes on with a new one")
+            return new_request_id()
+        return chosen
+
+    def _choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
         trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
         if trusted and len(incoming) == 1 and self.validator(incoming[0]):
             chosen = incoming[0].decode("latin-1")
