@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
-    from .client import Connection
+    from .client import Answer, Connection
 
 APP = "faults_probe:app"
 
@@ -124,6 +124,17 @@ def check_lines(paths: Iterable[Path], ids: Iterable[str], missing: int = 0) -> 
     counted = count_ids(files)
     doubled = {request_id: counted[request_id] for request_id in wanted if counted[request_id] > 1}
     assert not doubled, doubled
+
+
+def check_refusal(service: LiveService, answer: Answer, status: int, request_id: str | None = None) -> None:
+    """The answer has the status, the envelope and an ID, and that ID has exactly one line."""
+    assert answer.status == status, answer
+    assert request_id in (None, answer.one())
+    envelope = answer.json()
+    assert (envelope["code"], envelope["message"], envelope["request_id"]) == (status, "failed", answer.one())
+    assert envelope["cause"]
+    assert answer.one("content-type") == "application/json"
+    assert service.access_line(answer.one()).status == status
 
 
 def open_files(pids: Iterable[int]) -> int:

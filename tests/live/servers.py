@@ -34,10 +34,12 @@ SERVERS: dict[str, Callable[[str, int], Command]] = {
     "gunicorn-asgi": gunicorn("-k", "asgi"),
     "uvicorn": uvicorn(),
     "uvicorn-json": uvicorn("--log-config", "log_config.json"),
-    "uvicorn-yaml": uvicorn("--log-config", "log_config.yaml"),
+    "uvicorn-yaml": uvicorn("--log-config", "log_config.yaml", "--http", "h11"),
     "uvicorn-h11": uvicorn("--http", "h11", "--loop", "asyncio"),
     "uvicorn-h11-uvloop": uvicorn("--http", "h11", "--loop", "uvloop"),
     "uvicorn-asyncio": uvicorn("--http", "httptools", "--loop", "asyncio"),
+    "uvicorn-protocol": uvicorn("--http", "app.common.protocol:RequestHttpProtocol", "--no-proxy-headers"),
     "hypercorn": hypercorn(),
+    "hypercorn-json": hypercorn("--log-config", "json:log_config.json"),
     "granian": granian(),
 }

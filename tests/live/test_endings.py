@@ -76,9 +76,11 @@ def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, l
     env = {"LOG_FORMAT": log_format, "GRACEFUL_TIMEOUT": "4", "LOOP": loop}
     with LiveService(project, tmp_path, env=env) as service:
         with service.connect() as long, service.connect() as short, service.connect() as stream:
-            long.send(build_request("GET", "/probe/wait?seconds=30", request_id=long_id))
-            short.send(build_request("GET", "/probe/wait?seconds=1", request_id=short_id))
+            long.send(build_request("GET", "/probe/wait?seconds=30&tell=true", request_id=long_id))
+            short.send(build_request("GET", "/probe/wait?seconds=1&tell=true", request_id=short_id))
             stream.send(build_request("GET", "/probe/stream?seconds=30&count=300", request_id=stream_id))
+            for request_id in (long_id, short_id):
+                service.app_lines(request_id)
             stream.socket.recv(1)
             assert service.stop() == 0
             in_time, cancelled = short.answer(), long.answer()

@@ -18,15 +18,16 @@ SERVERS = (
     "uvicorn",
     "uvicorn-json",
     "uvicorn-yaml",
-    "uvicorn-h11",
+    "uvicorn-protocol",
     "hypercorn",
+    "hypercorn-json",
     "granian",
 )
 
 # What these servers keep from the application, or from the client, whatever the application does
 DROPS_HANDSHAKE_HEADERS = {"granian"}
-TELLS_EVERY_CLOSE_AS_BROKEN = {"hypercorn"}
-HIDES_A_CLIENT_THAT_LEFT_EARLY = {"gunicorn-asgi", "hypercorn", "granian"}
+TELLS_EVERY_CLOSE_AS_BROKEN = {"hypercorn", "hypercorn-json"}
+HIDES_A_CLIENT_THAT_LEFT_EARLY = {"gunicorn-asgi", "hypercorn", "hypercorn-json", "granian"}
 CANCELS_WHEN_THE_CLIENT_LEFT = {"gunicorn-asgi"}
 
 

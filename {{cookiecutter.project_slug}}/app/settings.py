@@ -28,6 +28,13 @@ def project_metadata() -> dict[str, Any]:
     return project
 
 
+HEADERS_WITH_A_MEANING = frozenset(
+    "accept allow authorization cache-control connection content-encoding content-length content-type cookie date etag "
+    "expect host keep-alive location origin range referer server set-cookie te trailer transfer-encoding upgrade "
+    "user-agent vary via x-forwarded-for x-forwarded-proto".split()
+)
+"""An ID in one of these would break the message or mislead its reader (RFC 9110)."""
+
 Words = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment."""
 
@@ -96,6 +103,13 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("request_id_header")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        if value.lower() in HEADERS_WITH_A_MEANING:
+            raise ValueError(f"the header {value} means something else; choose a name such as X-Request-ID")
+        return value
 
     @field_validator("forwarded_allow_ips")
     @classmethod

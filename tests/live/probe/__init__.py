@@ -2,7 +2,8 @@
 """An application for the live tests: the service, and one route for every way in which a request can go.
 
 It is copied into the baked project and served as `probe:app`; `probe:watched` also tells which ID a request found in
-the context before the service's own code ran.
+the context before the service's own code ran. What it imports is installed with the service and not with the tests,
+hence no type checks here.
 """
 
 from app.common.request_id import current_request_id
