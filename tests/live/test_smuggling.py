@@ -81,6 +81,18 @@ def test_good_request_then_garbage(target: LiveService) -> None:
         assert target.access_line(request_id).status == 200
 
 
+def test_deep_pipeline(target: LiveService) -> None:
+    """Many requests in few pieces, cut in the midst of a head, are all answered in order: each head is small."""
+    count = 400
+    wire = build_request("GET", "/livez", [("X-Pad", "p" * 200)], close=False) * count
+    with target.connect() as connection:
+        for piece in (wire[:100], wire[100:60_100]):
+            connection.send(piece)
+            time.sleep(0.1)
+        connection.send(wire[60_100:])
+        assert [connection.answer().status for _ in range(count)] == [200] * count
+
+
 def test_byte_by_byte(target: LiveService) -> None:
     """The same verdict however the bytes arrive."""
     for data, status in (

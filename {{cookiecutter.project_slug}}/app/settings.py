@@ -29,7 +29,7 @@ def project_metadata() -> dict[str, Any]:
 
 
 HEADERS_WITH_A_MEANING = frozenset(
-    "accept allow authorization cache-control connection content-encoding content-length content-type cookie date etag "
+    "accept allow authorization cache-control connection content-encoding content-length content-type cookie date etag "  # noqa: SIM905
     "expect host keep-alive location origin range referer server set-cookie te trailer transfer-encoding upgrade "
     "user-agent vary via x-forwarded-for x-forwarded-proto".split()
 )

@@ -58,6 +58,9 @@ class Deadline:
         self._timer = None
         if connection.flow.read_paused:
             self._arm(1.0)  # the application is slow, not the client
+        elif connection.in_body and connection.cycle.waiting_for_100_continue:
+            self._begun = connection.loop.time()  # the client waits for the application to ask
+            self._arm(connection.settings.body_timeout)
         elif connection.in_body:
             allowed = connection.settings.body_timeout + self.received / BYTES_PER_SECOND
             left = self._begun + allowed - connection.loop.time()

@@ -76,6 +76,8 @@ class Exchange:
         for plugin in self._door.plugins:
             await plugin.enrich_response(message)
         if kind in BODIES:
+            if self._disconnected is None and not message.get("more_body", False):
+                self._disconnected = False  # some servers tell of the end of the connection before `send` returns
             await self._send(message)
             if record.scope["method"] != "HEAD":
                 record.bytes_sent += _size_of(message)

@@ -16,7 +16,9 @@ def parse_address(text: str) -> str | None:
     if len(text) > _MAX_ADDRESS or "%" in text:
         return None
     if text.startswith("["):
-        text = text[1:].partition("]")[0]
+        text, closing, _ = text[1:].partition("]")
+        if not closing:
+            return None
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:

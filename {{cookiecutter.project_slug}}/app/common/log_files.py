@@ -58,10 +58,20 @@ class LogFileHandler(_ResilientMixin, WatchedFileHandler):
             if self.stream is None:
                 self.stream = self._open()
             line = f"{self.format(record)}{self.terminator}".encode("utf-8", "backslashreplace")
-            if os.write(self.stream.fileno(), line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+            _write_whole(self.stream.fileno(), line)
         except Exception:
             self.handleError(record)
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    """Append the line; one that the disk has no room for is taken back, so that the next one is not glued to it."""
+    written = os.write(descriptor, line)
+    if written == len(line):
+        return
+    size = os.fstat(descriptor).st_size
+    if size == os.lseek(descriptor, 0, os.SEEK_CUR):  # no other process has appended since
+        os.ftruncate(descriptor, size - written)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class LogStreamHandler(_ResilientMixin, logging.StreamHandler[Any]):

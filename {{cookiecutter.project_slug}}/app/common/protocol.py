@@ -36,6 +36,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
         self.in_head = False
         self.in_body = False
         self.head_size = 0
+        self.raw_head_size = 0
         self.refusal: Refusal | None = None
         self.deadline = Deadline(self)
 
@@ -56,7 +57,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
         if self.refusal is not None:
             return
         self._unset_keepalive_if_required()
-        head_is_continued = self.in_head
+        message = self.deadline.messages
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -65,10 +66,10 @@ class RequestHttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self.refuse(_refusal_in(error))
             return
-        if head_is_continued and self.in_head:
+        if self.in_head and message == self.deadline.messages:
             # The parser calls back only for whole header lines; this bounds a line that never ends.
-            self.head_size += len(data)
-            if self.head_size > self.settings.limit_request_line + self.settings.limit_request_head:
+            self.raw_head_size += len(data)
+            if self.raw_head_size > self.settings.limit_request_line + self.settings.limit_request_head:
                 self.refuse(Refusal(431, "The request's head is too large."))
                 return
         self.deadline.watch()
@@ -78,7 +79,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self.in_head, self.head_size = True, 0
+        self.in_head, self.head_size, self.raw_head_size = True, 0, 0
         self.deadline.messages += 1
 
     def on_url(self, url: bytes) -> None:

@@ -50,8 +50,11 @@ class Parser(Protocol):
 
 def fault_of_head(parser: Parser, headers: Sequence[tuple[bytes, bytes]], *, upgrade: bool) -> Refusal | None:
     """Return what forbids to serve a request with this head; `upgrade`: it asks for a websocket."""
+    version = parser.get_http_version()
+    if version not in ("1.0", "1.1"):
+        return Refusal(400, "HTTP is spoken in version 1.1 here.")
     hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (not hosts and parser.get_http_version() == "1.1"):
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
         return Refusal(400, "A request has exactly one Host header.")  # RFC 9112, 3.2
     if hosts and not _HOST(hosts[0]):
         return Refusal(400, "The Host header is not the name of a host.")

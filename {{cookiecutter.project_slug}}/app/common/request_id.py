@@ -81,8 +81,11 @@ class RequestIdPlugin(Plugin):
 
     def _choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
         trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
-        if trusted and len(incoming) == 1 and self.validator(incoming[0]):
-            chosen = incoming[0].decode("latin-1")
+        value = (
+            incoming[0].strip(b" \t") if len(incoming) == 1 else b""
+        )  # white space around is no part (RFC 9110, 5.5)
+        if trusted and value and self.validator(value):
+            chosen = value.decode("latin-1")
         else:
             chosen = self.generator()
         return chosen if self.transformer is None else self.transformer(chosen)

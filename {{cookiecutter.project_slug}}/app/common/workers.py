@@ -65,6 +65,13 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
 
     server: Server
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+        super().__init__(*args, **kwargs)
+        # The base class makes uvicorn share gunicorn's very lists of handlers, in the master; a reload empties both.
+        for name in ("uvicorn.error", "uvicorn.access"):
+            shared = logging.getLogger(name)
+            shared.handlers = list(shared.handlers)
+
     def init_process(self) -> None:
         """Set up what belongs to this process; the master must stay as it is."""
         wire_handlers()
@@ -93,7 +100,8 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _stop_now(self) -> None:
-        self.config.timeout_graceful_shutdown = 0  # every request still running is cancelled, answered and logged
+        # Not zero, which would report a cancellation where there was nothing to cancel.
+        self.config.timeout_graceful_shutdown = 0.1
         self.server.should_exit = True
 
     async def callback_notify(self) -> None:

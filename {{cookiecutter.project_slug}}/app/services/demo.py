@@ -8,14 +8,9 @@ from app.common.exceptions import ServiceError
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = 30.0
-"""Seconds."""
-
 
 async def wait(seconds: float) -> float:
-    """Sleep and return the seconds; raise ServiceError for more than `LONGEST_WAIT`."""
-    if seconds > LONGEST_WAIT:
-        raise ServiceError(f"A wait of {seconds:g} seconds is longer than {LONGEST_WAIT:g}.", code=4001)
+    """Sleep and return the seconds."""
     log.info("waiting for %g seconds", seconds)
     await asyncio.sleep(seconds)
     return seconds
@@ -33,6 +28,11 @@ async def clean_up(pause: float) -> None:
     """Stand for work that goes on when the answer is out."""
     await asyncio.sleep(pause)
     log.info("cleaned up")
+
+
+def refuse() -> str:
+    """Stand for work that cannot be done now: raise ServiceError."""
+    raise ServiceError("Somebody else is changing this; try again.", status=409, code=4091)
 
 
 def fail() -> None:
