@@ -19,12 +19,15 @@ def test_a_wait_takes_its_time(client: TestClient, logs: Logs) -> None:
     assert f"[{ID}] waiting for 0.05 seconds" in logs.error[0]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "status", "code"), [("31", 400, 4001), ("-1", 422, 422), ("nan", 422, 422), ("x", 422, 422)]
-)
-def test_a_wait_may_not_be_any(seconds: str, status: int, code: int, client: TestClient) -> None:
+@pytest.mark.parametrize("seconds", ["31", "-1", "nan", "x"])
+def test_a_wait_may_not_be_any(seconds: str, client: TestClient) -> None:
     response = client.get(f"/api/demo/wait?seconds={seconds}", headers=OWN)
-    assert (response.status_code, response.json()["code"], response.json()["request_id"]) == (status, code, ID)
+    assert (response.status_code, response.json()["code"], response.json()["request_id"]) == (422, 422, ID)
+
+
+def test_a_service_that_says_no_has_a_code_of_its_own(client: TestClient) -> None:
+    response = client.get("/api/demo/refuse", headers=OWN)
+    assert (response.status_code, response.json()["code"], response.json()["request_id"]) == (409, 4091, ID)
 
 
 def test_a_stream_logs_with_the_id_while_it_runs(client: TestClient, logs: Logs) -> None:
@@ -35,7 +38,7 @@ def test_a_stream_logs_with_the_id_while_it_runs(client: TestClient, logs: Logs)
 
 
 def test_work_in_the_background_logs_with_the_id(client: TestClient, logs: Logs) -> None:
-    assert client.get("/api/demo/background?pause=0.01", headers=OWN).json()["result"] == "accepted"
+    assert client.get("/api/demo/background?seconds=0.01", headers=OWN).json()["result"] == "accepted"
     assert logs.error[-1].endswith(f"[{ID}] cleaned up")
 
 

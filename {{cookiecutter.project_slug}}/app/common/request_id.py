@@ -81,13 +81,9 @@ class RequestIdPlugin(Plugin):
 
     def _choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
         trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
-        value = (
-            incoming[0].strip(b" \t") if len(incoming) == 1 else b""
-        )  # white space around is no part (RFC 9110, 5.5)
-        if trusted and value and self.validator(value):
-            chosen = value.decode("latin-1")
-        else:
-            chosen = self.generator()
+        # White space around a value is no part of it (RFC 9110, 5.5), and not every server takes it away.
+        value = incoming[0].strip(b" \t") if trusted and len(incoming) == 1 else b""
+        chosen = value.decode("latin-1") if value and self.validator(value) else self.generator()
         return chosen if self.transformer is None else self.transformer(chosen)
 
     def open(self, record: RequestRecord) -> None:
