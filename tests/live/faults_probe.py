@@ -19,8 +19,7 @@ from fastapi import APIRouter, FastAPI, Request
 from probe import app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-    from typing import Any
+    from collections.abc import AsyncIterator
 
 log = RequestLogHandler("faults")
 api = APIRouter(prefix="/faults")
@@ -67,12 +66,12 @@ inner = app.router.lifespan_context
 
 
 @asynccontextmanager
-async def lifespan(application: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+async def lifespan(application: FastAPI) -> AsyncIterator[None]:
     """Tell that the application was shut down in the ordinary way."""
     if os.environ.get("FAIL_LIFESPAN"):
         raise LookupError("the probe fails at start")
-    async with inner(application) as state:
-        yield state
+    async with inner(application):
+        yield
     mark("lifespan")
 
 
