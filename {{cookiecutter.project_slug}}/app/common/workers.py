@@ -95,7 +95,8 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now)
         # On the loop and not in the midst of a write, where reopening the file would fail.
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
-        await self.server.serve(sockets=self.sockets)
+        # The sockets inside of gunicorn's wrappers, which report an error when uvloop closes them.
+        await self.server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
         if not self.server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
