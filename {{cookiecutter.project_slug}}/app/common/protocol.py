@@ -95,7 +95,11 @@ class RequestHttpProtocol(HttpToolsProtocol):
             raise RefusedError(Refusal(431, f"The headers are larger than {self.settings.limit_request_head} bytes."))
         if not self.in_head:
             return
-        super().on_header(name, value)
+        # What the base class does, without a second call for every line.
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         if len(self.headers) > self.settings.limit_request_fields:
             raise RefusedError(Refusal(431, f"There are more than {self.settings.limit_request_fields} headers."))
 
