@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,8 @@ HEADERS_WITH_A_MEANING = frozenset(
     "user-agent vary via x-forwarded-for x-forwarded-proto".split()
 )
 """An ID in one of these would break the message or mislead its reader (RFC 9110)."""
+
+_HOST_ENTRY = re.compile(r"(\*?\.)?([^\s/@:*\[\]?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?").fullmatch
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment."""
@@ -117,6 +120,14 @@ class Settings(BaseSettings):
         for word in value:
             if word != "*":
                 ipaddress.ip_network(word, strict=False)
+        return value
+
+    @field_validator("outbound_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if not _HOST_ENTRY(word):
+                raise ValueError(f"{word!r} is not a host, .domain or *.domain with an optional :port")
         return value
 
     @field_validator("cors_origins")

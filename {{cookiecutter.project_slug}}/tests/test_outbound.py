@@ -14,9 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 
 from app.common import outbound
 from app.common.outbound import OutboundAsyncClient, OutboundClient, outbound_async_client, outbound_client
+from app.common.request_id import current_request_id
+from app.main import create_app
 from app.settings import Settings
 
 HEADER = "X-Request-ID"
@@ -465,3 +468,22 @@ def test_httpx2_s_time_limits_are_kept() -> None:
     with OutboundClient() as client:
         assert client.timeout == httpx2.Timeout(5)
         assert not client.follow_redirects
+
+
+def test_a_call_in_a_request_carries_its_id(one: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbound, "current_request_id", current_request_id)
+    app = create_app()
+
+    @app.get("/calls")
+    async def calls() -> None:
+        async with OutboundAsyncClient(allowed_hosts=["127.0.0.1"], trust_env=False) as client:
+            await client.get(one.url)
+
+    @app.get("/calls/sync")
+    def calls_sync() -> None:
+        with OutboundClient(allowed_hosts=["127.0.0.1"], trust_env=False) as client:
+            client.get(one.url)
+
+    client = TestClient(app)
+    made = [client.get(path).headers[HEADER] for path in ("/calls", "/calls/sync")]
+    assert one.ids == [[request_id] for request_id in made]
