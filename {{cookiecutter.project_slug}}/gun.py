@@ -5,7 +5,7 @@ import os
 import socket
 
 from app.common.log_handler import logging_config, prepare_log_folder
-from app.settings import get_settings, project_metadata
+from app.settings import get_settings, hold, project_metadata
 
 get_settings.cache_clear()  # SIGHUP runs this file again, and `.env` may have changed
 settings = get_settings()
@@ -45,13 +45,20 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa:
 control_socket_disable = True
 # The starter would return at once, and a container stop with it.
 daemon = False
-# The application is imported by each worker: SIGHUP brings new code, and no thread is lost in a fork.
+# The application is imported by each worker, so that no thread is lost in a fork. SIGHUP brings new code of app/api,
+# app/services and app/main.py; of what this file and the worker import (app/common, app/settings.py), and of packages,
+# only a restart does, or SIGUSR2.
 preload_app = False
 
 errorlog = "-"
 accesslog = None
 loglevel = settings.log_level.lower()
 logconfig_dict = logging_config()
+
+
+def when_ready(_server: object) -> None:
+    """Remember what works: a bad value in `.env` shall not end a running server at its next SIGHUP."""
+    hold(settings)
 
 
 def on_starting(_server: object) -> None:

@@ -1,6 +1,7 @@
 """Environment variables become one frozen `Settings`; a bad value stops the start with a sentence."""
 
 import ipaddress
+import logging
 import os
 import re
 import tomllib
@@ -38,6 +39,8 @@ HEADERS_WITH_A_MEANING = frozenset(
 
 _HOST_ENTRY = re.compile(r"(\*?\.)?([^\s/@:*\[\]?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?").fullmatch
 
+PREFIXES_WITH_A_MEANING = ("access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-")
+
 Words = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment."""
 
@@ -63,7 +66,7 @@ class Settings(BaseSettings):
     )
     access_log_exclude: Words = Field(("/livez", "/readyz"), description="paths that leave no access line")
     masked_query: Words = Field(
-        ("token", "password", "passwd", "secret", "key", "authorization", "credential", "signature", "session"),
+        ("token", "pass", "pwd", "secret", "key", "auth", "jwt", "credential", "signature", "session"),
         description="query parameters whose name contains one of these are masked in the access line",
     )
 
@@ -90,6 +93,7 @@ class Settings(BaseSettings):
     body_timeout: float = Field(30, gt=0, description="seconds for a request's body, and one more for every 500 bytes")
 
     pid_file: Path | None = Field(None, description="file for the master's process ID, for `kill -HUP`; empty: none")
+    write_timeout: float = Field(60, gt=0, description="seconds for a client to take what was sent; then it is cut off")
     timeout: int = Field(60, ge=2, description="seconds without a heartbeat until a worker is killed")
     graceful_timeout: int = Field(30, ge=2, description="seconds for requests in flight when a worker stops")
     keepalive: int = Field(65, ge=1, description="seconds an idle connection stays open")
@@ -107,10 +111,17 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if "/" in value:
+            raise ValueError("it is no address; for a unix socket, start gunicorn with --bind unix:PATH")
+        return value.strip("[]")
+
     @field_validator("request_id_header")
     @classmethod
     def _free(cls, value: str) -> str:
-        if value.lower() in HEADERS_WITH_A_MEANING:
+        if value.lower() in HEADERS_WITH_A_MEANING or value.lower().startswith(PREFIXES_WITH_A_MEANING):
             raise ValueError(f"the header {value} means something else; choose a name such as X-Request-ID")
         return value
 
@@ -171,7 +182,24 @@ def load_settings() -> Settings:
         raise SystemExit(explain(error)) from None
 
 
+_in_force: list[Settings] = []
+
+
+def hold(settings: Settings) -> None:
+    """Keep the settings with which a server runs, in case that they cannot be read again."""
+    _in_force[:] = [settings]
+
+
 @cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read once; `get_settings.cache_clear()` makes the next call read again."""
-    return load_settings()
+    """Return the settings of this process, read once; `get_settings.cache_clear()` makes the next call read again.
+
+    Where a server runs already (SIGHUP), a value that has become bad is told in the log, and those in force stay.
+    """
+    try:
+        return load_settings()
+    except SystemExit as error:
+        if not _in_force:
+            raise
+        logging.getLogger("gunicorn.error").error("The settings stay as they were. %s", error)  # noqa: TRY400
+        return _in_force[0]

@@ -190,3 +190,10 @@ def test_a_clock_shows_the_zone_and_every_second() -> None:
     assert len(set(shown)) == 4
     assert [text[-8:-5] for text in shown] == ["000", "500"] * 2
     assert re.fullmatch(r".+\.123[+-]\d{4}", iso_clock.format(1_700_000_000.1239))
+
+
+def test_an_id_from_extra_cannot_forge_a_line() -> None:
+    record = record_of("text")
+    record.request_id = "x\n2026-10-01 forged"
+    line = TextFormatter().format(record)
+    assert len(line.splitlines()) == 1

@@ -181,3 +181,12 @@ def test_a_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"LOG_PATH is '.+', and no file can be written there"):
         prepare_log_folder(tmp_path / "file" / "log")
+
+
+def test_a_refused_new_name_changes_nothing(logs: Logs) -> None:
+    log = RequestLogHandler("steady")
+    with pytest.raises(ValueError, match="give it another name"):
+        log.resetName("error")
+    log.info("still here")
+    assert log.name == "steady"
+    assert messages(logs.lines("steady.log")) == ["INFO [-] still here"]

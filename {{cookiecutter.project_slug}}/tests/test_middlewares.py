@@ -1,6 +1,7 @@
 """The door: header, context and line on every outcome, and nobody else's ID."""
 
 import asyncio
+import gc
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from fastapi.responses import Response as RawResponse
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_context import context
@@ -325,15 +327,32 @@ async def writes_to_nobody(_: Scope, receive: Receive, send: Send) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     await start(send)
-    raise BrokenPipeError
+    raise ClientDisconnect
+
+
+async def loses_its_database(_: Scope, receive: Receive, ___: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise TimeoutError
+
+
+async def be_cancelled() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
 
 
 async def is_cancelled(_: Scope, __: Receive, ___: Send) -> None:
-    raise asyncio.CancelledError
+    await be_cancelled()
 
 
 async def is_cancelled_half_way(_: Scope, __: Receive, send: Send) -> None:
     await start(send)
+    await be_cancelled()
+
+
+async def cancels_a_task_of_its_own(_: Scope, __: Receive, ___: Send) -> None:
     raise asyncio.CancelledError
 
 
@@ -348,7 +367,9 @@ async def is_cancelled_half_way(_: Scope, __: Receive, send: Send) -> None:
         (fails_afterwards, 200, RuntimeError, ""),
         (sees_the_client_leave, 200, None, " client_disconnect"),
         (looks_afterwards, 200, None, ""),
-        (writes_to_nobody, 200, BrokenPipeError, " client_disconnect,incomplete"),
+        (writes_to_nobody, 200, ClientDisconnect, " client_disconnect,incomplete"),
+        (loses_its_database, 500, TimeoutError, " client_disconnect,TimeoutError"),
+        (cancels_a_task_of_its_own, 500, asyncio.CancelledError, " CancelledError"),
         (is_cancelled, 503, asyncio.CancelledError, " CancelledError"),
         (is_cancelled_half_way, 200, asyncio.CancelledError, " CancelledError,incomplete"),
     ],
@@ -381,7 +402,9 @@ def test_each_ending_has_one_line(
         assert message["type"] != "http.response.start" or (b"x-request-id", ID.encode()) in message["headers"]
 
 
-@pytest.mark.parametrize(("inner", "lines"), [(fails_at_once, 1), (fails_afterwards, 1), (writes_to_nobody, 0)])
+@pytest.mark.parametrize(
+    ("inner", "lines"), [(fails_at_once, 1), (fails_afterwards, 1), (loses_its_database, 1), (writes_to_nobody, 0)]
+)
 def test_an_error_s_traceback_is_logged_once_unless_the_client_has_left(
     inner: ASGIApp, lines: int, app: Application, logs: Logs
 ) -> None:
@@ -394,6 +417,59 @@ def test_an_error_s_traceback_is_logged_once_unless_the_client_has_left(
     asyncio.run(go())
     assert sum(f"[{ID}] Unhandled" in line for line in logs.error) == lines
     assert sum("Traceback" in line for line in logs.error) == lines
+
+
+@pytest.mark.parametrize(("status", "headers"), [(600, {}), (200, {"location": "/a\nb"})])
+def test_what_no_server_can_send_is_a_500(status: int, headers: dict[str, str], logs: Logs) -> None:
+    app = create_app()
+
+    @app.get("/unsendable")
+    async def unsendable() -> RawResponse:
+        return RawResponse(status_code=status, headers=headers)
+
+    response = connect(app).get("/unsendable", headers=OWN)
+    assert (response.status_code, response.headers[HEADER], response.json()["request_id"]) == (500, ID, ID)
+    assert [line.endswith(" ValueError") for line in logs.access] == [True]
+
+
+def test_a_call_within_the_process_leaves_the_caller_its_id(app: Application) -> None:
+    async def go() -> list[str]:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://inner") as client:
+            inner = await client.get("/livez")
+        return [inner.headers[HEADER], current_request_id(), context["X-Request-ID"]]
+
+    @app.get("/outer")
+    async def outer() -> list[str]:
+        return await go()
+
+    inner, after, in_context = connect(app).get("/outer", headers=OWN).json()
+    assert (after, in_context) == (ID, ID)
+    assert inner != ID
+
+
+def test_nothing_of_a_request_waits_for_the_garbage_collector(app: Application) -> None:
+    @app.get("/defect")
+    async def defect() -> None:
+        raise RuntimeError
+
+    async def go() -> None:
+        for path in ("/livez", "/defect"):
+            with suppress(RuntimeError):
+                await drive(app, http_scope(path))
+
+    asyncio.run(go())
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(go())
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kinds = {type(thing).__name__ for thing in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert kinds.isdisjoint({"RequestRecord", "Exchange", "traceback", "frame"})
 
 
 def test_a_defect_in_an_endpoint_is_logged_once(every_outcome: TestClient, logs: Logs) -> None:

@@ -96,3 +96,16 @@ def test_the_schema_describes_every_field_and_requires_it(model: type[BaseModel]
     for name, field in schema["properties"].items():
         assert field.get("description"), name
         assert name == "result" or field["examples"]
+
+
+def test_a_response_that_outlives_its_request_goes_out_under_the_right_id(app: Application, client: TestClient) -> None:
+    kept: Response[str] = Response(result="made before", request_id="somebody-else-1")
+
+    @app.get("/kept")
+    async def reused() -> Response[str]:
+        return kept
+
+    for request_id in ("first-request", "second-request"):
+        response = client.get("/kept", headers={HEADER: request_id})
+        assert (response.headers[HEADER], response.json()["request_id"]) == (request_id, request_id)
+    assert kept.model_dump()["request_id"] == "somebody-else-1"

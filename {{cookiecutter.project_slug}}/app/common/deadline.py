@@ -15,13 +15,14 @@ BYTES_PER_SECOND: Final = 500
 class Deadline:
     """The timer of one connection: for the first head from the connection on, then for each head and each body."""
 
-    __slots__ = ("_begun", "_connection", "_mark", "_timer", "messages", "received")
+    __slots__ = ("_begun", "_connection", "_mark", "_timer", "_writing", "messages", "received")
 
     def __init__(self, connection: "RequestHttpProtocol") -> None:
         self._connection = connection
         self._timer: asyncio.TimerHandle | None = None
         self._mark: tuple[bool, int] | None = None
         self._begun = 0.0
+        self._writing: asyncio.TimerHandle | None = None
         self.messages = 0
         self.received = 0
 
@@ -50,6 +51,17 @@ class Deadline:
             settings = connection.settings
             self._arm(settings.head_timeout if connection.in_head else settings.body_timeout)
 
+    def start_writing(self) -> None:
+        """Begin to wait until the client takes what was sent."""
+        connection = self._connection
+        self._writing = connection.loop.call_later(connection.settings.write_timeout, connection.transport.abort)
+
+    def stop_writing(self) -> None:
+        """Wait no more: the client has taken it, or is gone."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
     def _arm(self, seconds: float) -> None:
         self._timer = self._connection.loop.call_later(seconds, self._passed)
 
@@ -62,7 +74,9 @@ class Deadline:
             self._begun = connection.loop.time()  # the client waits for the application to ask
             self._arm(connection.settings.body_timeout)
         elif connection.in_body:
-            allowed = connection.settings.body_timeout + self.received / BYTES_PER_SECOND
+            allowed = connection.settings.body_timeout
+            if not connection.cycle.response_complete:
+                allowed += self.received / BYTES_PER_SECOND
             left = self._begun + allowed - connection.loop.time()
             if left > 0:
                 self._arm(left)

@@ -1,5 +1,7 @@
 """One request on its way through the door: what comes in, what goes out, and how it ends."""
 
+import asyncio
+import re
 from asyncio import CancelledError
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -10,11 +12,12 @@ from typing import NamedTuple
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Send
+from starlette.websockets import WebSocketDisconnect
 from starlette_context.plugins import Plugin
 
 from app.common.access_log import write_access_line
 from app.common.errors import error_response, phrase_of
-from app.common.log_filters import log_unhandled
+from app.common.log_filters import log_cancelled, log_unhandled, mark
 from app.common.refusal import BODY_FAULT_KEY, Refusal
 from app.common.request_record import RequestRecord
 from app.common.request_time import RequestTimePlugin
@@ -32,6 +35,9 @@ NO_CLOSE_FRAME = frozenset({1005, 1006})
 """Codes of a websocket that ended without one (RFC 6455, 7.4.1)."""
 
 
+_UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+
+
 class Door(NamedTuple):
     """What all exchanges of one middleware share: the header's lower-case name, the clock, foreign plugins."""
 
@@ -43,7 +49,7 @@ class Door(NamedTuple):
 class Exchange:
     """One request on its way: watches what comes in and goes out, and keeps the record."""
 
-    __slots__ = ("_disconnected", "_door", "_finished", "_header", "_receive", "_send", "record")
+    __slots__ = ("_disconnected", "_door", "_finished", "_header", "_receive", "_send", "_send_error", "record")
 
     def __init__(self, record: RequestRecord, receive: Receive, send: Send, door: Door) -> None:
         self.record = record
@@ -53,12 +59,15 @@ class Exchange:
         self._header = (door.header_name, record.request_id.encode("latin-1"))
         self._disconnected: bool | None = None
         self._finished = False
+        self._send_error: OSError | None = None
 
     async def receive(self) -> Message:
         """Hand on what the client sends; a disconnect counts while the response is not over."""
         message = await self._receive()
         kind = message["type"]
         if BODY_FAULT_KEY in self.record.scope:
+            if self.record.status:
+                return {"type": "http.disconnect"}  # too late for an answer: there is one on its way
             fault: Refusal = self.record.scope[BODY_FAULT_KEY]
             raise HTTPException(fault.status, fault.cause)
         if self._disconnected is None:
@@ -78,21 +87,29 @@ class Exchange:
         if kind in BODIES:
             if self._disconnected is None and not message.get("more_body", False):
                 self._disconnected = False  # some servers tell of the end of the connection before `send` returns
-            await self._send(message)
+            await self._hand_on(message)
             if record.scope["method"] != "HEAD":
                 record.bytes_sent += _size_of(message)
             if not message.get("more_body", False):
                 self._end()
             return
         if kind in STARTS:
+            message = {**message, "headers": self._with_header(message.get("headers", ()))}
+            _check(message)
             record.first_byte = perf_counter()
             record.status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
-            message = {**message, "headers": self._with_header(message.get("headers", ()))}
         elif kind == "websocket.close" and not record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
             return
         elif kind in FRAMES:
             record.bytes_sent += _size_of(message)
-        await self._send(message)
+        await self._hand_on(message)
+
+    async def _hand_on(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError as error:
+            self._send_error = error  # the connection's, not the application's
+            raise
 
     async def _deny(self, status: HTTPStatus, message: Message | None = None) -> bool:
         """Refuse a websocket with the envelope, where the server can; else it would answer without the ID."""
@@ -123,16 +140,25 @@ class Exchange:
 
     async def cancelled(self, error: CancelledError) -> None:
         """Answer 503 if nothing has gone out, since the server would answer without the ID; the line says why."""
-        self.record.exception = error
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            await self.failed(error)  # nobody has cancelled us: the application let go of a task that it cancelled
+            return
+        mark(error)
+        self.record.failed = True
         self.record.flags.append("CancelledError")
+        if self._finished:
+            log_cancelled()
         await self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping; send the request again.")
 
     async def failed(self, error: BaseException) -> None:
         """Keep the error for the line and log its traceback, unless it only says that the client has left."""
         record = self.record
-        record.exception = error
-        if self._client_left() and isinstance(error, ClientDisconnect | OSError):
+        mark(error)
+        record.failed = True
+        if isinstance(error, ClientDisconnect | WebSocketDisconnect) or error is self._send_error:
             return
+        self._door = self._door._replace(plugins=())  # one of them may be what has failed
         record.flags.append(type(error).__name__)
         log_unhandled(error)
         await self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
@@ -173,6 +199,15 @@ class Exchange:
         if self._client_left():
             self.record.flags.insert(0, "client_disconnect")
         write_access_line(self.record)
+
+
+def _check(message: Message) -> None:
+    """Raise ValueError for what no server can send: uvicorn finds out when it is too late for another answer."""
+    status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
+    if not 100 <= status < 600:  # noqa: PLR2004
+        raise ValueError(f"A response has a status from 100 to 599, and {status} is none.")
+    if _UNSENDABLE(b"".join([value for _, value in message["headers"]])):
+        raise ValueError("A header of the response has a control character in its value.")
 
 
 def _size_of(message: Message) -> int:

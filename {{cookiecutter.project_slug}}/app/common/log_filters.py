@@ -21,6 +21,14 @@ _NO_HANDSHAKE = "ASGI callable returned without completing handshake."
 """uvicorn takes a websocket that was refused with an answer of its own for one that was forgotten."""
 
 
+_MARK = "app_has_dealt_with_it"
+
+
+def mark(error: BaseException) -> None:
+    """Remember on the error itself that no server need log it; a reference to it would keep its frames alive."""
+    setattr(error, _MARK, True)
+
+
 class RepetitionFilter(logging.Filter):
     """Drops what a server says of a request that our own lines say already, with the ID and without secrets.
 
@@ -35,14 +43,14 @@ class RepetitionFilter(logging.Filter):
                 return False
             if record.msg == _NO_HANDSHAKE:
                 return request is None or not request.status
-        if request is None or request.exception is None or record.name == ERROR_LOGGER:
+        if request is None or not request.failed or record.name == ERROR_LOGGER:
             return True
-        return not _tells(record, request.exception)
+        return not _repeats_a_traceback(record)
 
 
-def _tells(record: logging.LogRecord, error: BaseException) -> bool:
+def _repeats_a_traceback(record: logging.LogRecord) -> bool:
     if record.exc_info:
-        return record.exc_info[1] is error
+        return hasattr(record.exc_info[1], _MARK)
     return "\nTraceback (most recent call last):" in str(record.msg)  # Granian's way
 
 
@@ -66,3 +74,8 @@ class OwnFileMark(logging.Filter):
 def log_unhandled(error: BaseException) -> None:
     """Log the traceback of an error that no handler caught; here, since not every server does it with the ID."""
     logging.getLogger(ERROR_LOGGER).error("Unhandled %s", type(error).__name__, exc_info=error)
+
+
+def log_cancelled() -> None:
+    """Say of what went on after the response that the server has stopped it."""
+    logging.getLogger(ERROR_LOGGER).warning("Cancelled after the response, since the server stops")

@@ -95,9 +95,9 @@ class TextFormatter(logging.Formatter):
         """Return the line, and the indented lines of a traceback where there is one."""
         if not hasattr(record, "request_id"):
             record.request_id = current_request_id()
-        record.message = escape(record.getMessage())
+        record.message = record.getMessage()
         record.asctime = self.formatTime(record, self.datefmt)
-        line = self.formatMessage(record)
+        line = escape(self.formatMessage(record))  # the whole of it, since a format may show what `extra` holds
         details = traceback_of(record)
         return line if details is None else f"{line}\n{indent(details)}"
 

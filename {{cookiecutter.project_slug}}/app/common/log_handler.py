@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from app.common.access_fields import policy
 from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter
-from app.common.constants import ACCESS_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
+from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
 from app.common.log_files import FILE_HANDLERS, LogStreamHandler
 from app.common.log_filters import OwnFileMark
 from app.common.log_format import JsonFormatter, TextFormatter
@@ -22,6 +22,7 @@ from app.common.request_id import RequestIDLogFilter
 from app.settings import PROJECT_ROOT, Settings, get_settings
 
 RESERVED_FILES = frozenset({"access.log", "error.log"})
+SERVERS = ("gunicorn.", "uvicorn.", "hypercorn.", "granian.")
 OWN_FILE = "own file of a LogHandler"
 LOG_CONFIG = PROJECT_ROOT / "log_config.json"
 
@@ -31,9 +32,9 @@ def default_formatter(fmt: str = REQUEST_ID_LOG_FORMAT) -> logging.Formatter:
     return JsonFormatter() if get_settings().log_format == "json" else TextFormatter(fmt)
 
 
-def access_formatter() -> logging.Formatter:
+def access_formatter(fmt: str = ACCESS_LOG_FORMAT) -> logging.Formatter:
     """Return the formatter of access lines that LOG_FORMAT asks for."""
-    return JsonAccessFormatter() if get_settings().log_format == "json" else RequestAccessFormatter()
+    return JsonAccessFormatter() if get_settings().log_format == "json" else RequestAccessFormatter(fmt)
 
 
 def file_handler(filename: str) -> logging.Handler:
@@ -64,6 +65,17 @@ def configure_logging(settings: Settings) -> None:
     policy.configure(settings.access_log_exclude, settings.masked_query)
 
 
+def file_name_of(name: str) -> str:
+    """Return the name of a logger's file in the folder LOG_PATH."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") + ".log"
+
+
+def refuse_reserved(name: str) -> None:
+    """Raise ValueError for a name that belongs to the server."""
+    if file_name_of(name) in RESERVED_FILES or name == ACCESS_LOGGER or name.startswith(SERVERS):
+        raise ValueError(f"A logger {name!r} would write among the server's own lines: give it another name.")
+
+
 class LogHandler(logging.LoggerAdapter[logging.Logger]):
     """The logger `name` with a file of its own, `LOG_PATH/<name>.log`, besides the stream.
 
@@ -75,6 +87,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
     format: ClassVar[str] = LOG_FORMAT
 
     def __init__(self, name: str, level: int | str | None = None, stream: bool = True, file: bool = True) -> None:
+        refuse_reserved(name)
         super().__init__(logging.getLogger(name), {})
         self._level, self._stream, self._file = level, stream, file
         self._set_up()
@@ -87,7 +100,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
     @property
     def file_name(self) -> str:
         """The name of its file in the folder LOG_PATH."""
-        return re.sub(r"[^\w.-]+", "_", self.name).lstrip(".") + ".log"
+        return file_name_of(self.name)
 
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
         """Hand on the call as it is; the base class would replace the caller's `extra`."""
@@ -95,15 +108,15 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
 
     def resetName(self, name: str) -> None:  # noqa: N802 - the mission's name
         """Go on under another name, in another file."""
+        refuse_reserved(name)
         self.logger = logging.getLogger(name)
         self._set_up()
 
     def _set_up(self) -> None:
-        if self.file_name in RESERVED_FILES or self.name == ACCESS_LOGGER:
-            raise ValueError(f"A logger {self.name!r} would write among the server's own lines: give it another name.")
         if self._level is not None:
             self.logger.setLevel(self._level)
-        self.logger.propagate = self._stream
+        if not self._stream:
+            self.logger.propagate = False
         folder = get_settings().log_path
         if self._file and folder is not None and not self._has_file(folder / self.file_name):
             self.logger.addHandler(self._own_file())

@@ -1,7 +1,7 @@
 """The door: every request gets its ID and its clock here, and leaves here with its header and its line.
 
 Outermost and pure ASGI, so that nothing is outside of it: not the answer to an unhandled error, not CORS, not the
-body limit. The context is set and never reset: the server's task ends with the request, and what the server itself
+body limit. The context is not reset: the server's task ends with the request, and what the server itself
 logs after us shall still carry the ID.
 """
 
@@ -44,6 +44,7 @@ class ContextMiddleware:
         if scope["type"] not in ("http", "websocket") or SCOPE_KEY in scope:
             await self.app(scope, receive, send)
             return
+        outer = current_record.get()
         record = self._open(scope)
         exchange = Exchange(record, receive, send, self.door)
         try:
@@ -57,6 +58,10 @@ class ContextMiddleware:
             raise
         finally:
             exchange.close()
+            if outer is not None and outer.ended is None:
+                # Called by an application in the midst of a request of its own, as httpx2.ASGITransport does.
+                current_record.set(outer)
+                starlette_context_storage.set(outer.context)
 
     def _open(self, scope: Scope) -> RequestRecord:
         name = self.id_plugin.raw_header_name
@@ -79,7 +84,7 @@ class ContextMiddleware:
 
     def _publish(self, record: RequestRecord, incoming: list[bytes]) -> None:
         scope = record.scope
-        scope[SCOPE_KEY] = record
+        scope[SCOPE_KEY] = True
         scope.setdefault("state", {})["request_id"] = record.request_id
         if self.id_plugin.update_request_header:
             name = self.id_plugin.raw_header_name

@@ -6,7 +6,8 @@ never reaches the application.
 """
 
 import asyncio
-from typing import Any, cast
+import logging
+from typing import Any, Final, cast
 
 import httptools
 from starlette.types import Scope
@@ -14,11 +15,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.common.constants import ERROR_LOGGER
 from app.common.deadline import Deadline
 from app.common.lingering import LINGER, LingeringTransport
 from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, fault_of_head
 from app.common.request_record import SCOPE_KEY
 from app.settings import get_settings
+
+MAX_UNREAD: Final = 256 * 1024
+"""Bytes of a body that are still read, and dropped, when the answer to it is out already."""
 
 
 class RequestHttpProtocol(HttpToolsProtocol):
@@ -50,6 +55,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End; nothing that could still fire keeps the connection in memory."""
         self.deadline.stop()
+        self.deadline.stop_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -105,27 +111,44 @@ class RequestHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless its head is at fault or there are too many already."""
-        refusal = fault_of_head(
-            self.parser, self.headers, upgrade=self.parser.should_upgrade() and self._should_upgrade()
-        )
+        upgrade = self.parser.should_upgrade() and self._should_upgrade()
+        refusal = fault_of_head(self.parser, self.headers, upgrade=upgrade)
+        if upgrade and self.cycle is not None and not self.cycle.response_complete:
+            refusal = Refusal(400, "A websocket begins when all requests before it are answered.")
         if refusal is None and 0 < self.settings.limit_concurrency <= len(self.tasks):
             refusal = Refusal(503, "The server is busy; send the request again later.")
         if refusal is not None:
             raise RefusedError(refusal)
         super().on_headers_complete()
         self.in_head, self.in_body, self.head_size = False, True, 0
-        if getattr(self.server_state, "draining", False) and self.cycle is not None:
+        if self.expect_100_continue or getattr(self.server_state, "draining", False):
+            # Whether a client that waited to be asked sends its body after an early answer, nobody can know.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Hand a part of the body to the application."""
         self.deadline.received += len(body)
         super().on_body(body)
+        if self.cycle.response_complete and self.refusal is None and self.deadline.received > MAX_UNREAD:
+            self.refusal = Refusal(413, "")  # answered already; nobody reads the rest
+            LingeringTransport(self.transport, self.loop).close()
 
     def on_message_complete(self) -> None:
         """End a request."""
         self.in_body = False
         super().on_message_complete()
+
+    # A client that does not read
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what was sent, but not for good."""
+        super().pause_writing()
+        self.deadline.start_writing()
+
+    def resume_writing(self) -> None:
+        """Go on; the client has taken it."""
+        self.deadline.stop_writing()
+        super().resume_writing()
 
     # Refusals
 
@@ -159,12 +182,12 @@ class RequestHttpProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self.app))
 
     def _complete_scope(self, refusal: Refusal) -> None:
-        path, _, query = self.url.partition(b"?")
+        path, query = _target(self.url)
         method = self.parser.get_method().decode("ascii") if self.url else "-"
         scope = cast("Scope", self.scope)
         scope[REFUSAL_KEY] = refusal
         scope["method"] = method
-        scope["path"], scope["raw_path"] = path.decode("latin-1") or "-", path or b"-"
+        scope["path"], scope["raw_path"] = path.decode("latin-1"), path
         scope["query_string"] = query
 
     def _refuse_body(self, refusal: Refusal) -> None:
@@ -172,9 +195,11 @@ class RequestHttpProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:
             self.transport.close()
             return
+        self.cycle.keep_alive = False
+        if self.cycle.response_started:
+            return
         scope = cast("Scope", self.cycle.scope)
         scope[BODY_FAULT_KEY if SCOPE_KEY in scope else REFUSAL_KEY] = refusal
-        self.cycle.keep_alive = False
         self.cycle.message_event.set()
 
     # Upgrades and the end
@@ -214,4 +239,18 @@ class RefusedError(Exception):
 def _refusal_in(error: httptools.HttpParserError) -> Refusal:
     """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
     cause = error.__context__
-    return cause.refusal if isinstance(cause, RefusedError) else Refusal(400, "This is no valid HTTP request.")
+    if isinstance(cause, RefusedError):
+        return cause.refusal
+    if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError | AttributeError):
+        logging.getLogger(ERROR_LOGGER).error("A callback of the parser failed", exc_info=cause)
+    return Refusal(400, "This is no valid HTTP request.")
+
+
+def _target(url: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target as far as they can be told; credentials before a host are not kept."""
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserError:
+        path, _, query = url.partition(b"?")
+        return (path, query) if url.startswith(b"/") else (b"-", b"")
+    return parsed.path or b"/", parsed.query or b""

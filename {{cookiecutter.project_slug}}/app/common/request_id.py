@@ -43,7 +43,7 @@ class RequestIdPlugin(Plugin):
     """Decides a request's ID.
 
     `header_name`: the header that brings it in and takes it out. `trust`: whose IDs are taken over: "always",
-    "proxies" or "never". `generator`: makes one. `validator`: accepts the raw bytes of an incoming one.
+    "proxies" or "never". `generator`: makes one. `validator`: accepts the raw bytes of an incoming one; None: any.
     `transformer`: changes the chosen one. `update_request_header`: the request's header shows the final ID as well.
     """
 
@@ -55,7 +55,7 @@ class RequestIdPlugin(Plugin):
         *,
         trust: str = "always",
         generator: Callable[[], str] = new_request_id,
-        validator: Callable[[bytes], bool] = is_acceptable,
+        validator: Callable[[bytes], bool] | None = is_acceptable,
         transformer: Callable[[str], str] | None = None,
         update_request_header: bool = True,
     ) -> None:
@@ -83,7 +83,9 @@ class RequestIdPlugin(Plugin):
         trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
         # White space around a value is no part of it (RFC 9110, 5.5), and not every server takes it away.
         value = incoming[0].strip(b" \t") if trusted and len(incoming) == 1 else b""
-        chosen = value.decode("latin-1") if value and self.validator(value) else self.generator()
+        chosen = (
+            value.decode("latin-1") if value and (self.validator is None or self.validator(value)) else self.generator()
+        )
         return chosen if self.transformer is None else self.transformer(chosen)
 
     def open(self, record: RequestRecord) -> None:

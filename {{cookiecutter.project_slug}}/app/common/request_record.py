@@ -13,7 +13,7 @@ class RequestRecord:
     Times are readings of `perf_counter()` in seconds, `started_at` is seconds since the epoch.
     """
 
-    __slots__ = ("bytes_sent", "context", "ended", "exception", "first_byte", "flags", "request_id", "scope", "started",
+    __slots__ = ("bytes_sent", "context", "ended", "failed", "first_byte", "flags", "request_id", "scope", "started",
                  "started_at", "status")  # fmt: skip
 
     def __init__(self, request_id: str, scope: Scope) -> None:
@@ -27,7 +27,7 @@ class RequestRecord:
         self.status = 0
         self.bytes_sent = 0
         self.flags: list[str] = []
-        self.exception: BaseException | None = None
+        self.failed = False
 
     @property
     def duration(self) -> float:

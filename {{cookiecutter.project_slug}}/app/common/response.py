@@ -2,8 +2,9 @@
 
 from typing import Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
+from app.common.constants import NO_REQUEST_ID
 from app.common.request_id import current_request_id
 
 T = TypeVar("T")
@@ -32,6 +33,12 @@ class Response(BaseModel, Generic[T]):
             self.__dict__["request_id"] = current_request_id()
         self.__pydantic_fields_set__.add("request_id")
         return self
+
+    @field_serializer("request_id")
+    def _current_request_id(self, value: str) -> str:
+        # One that was made in another request, or handed on from another service, must not go out under its ID.
+        current = current_request_id()
+        return value if current == NO_REQUEST_ID else current
 
 
 class ErrorResponse(Response[object]):
