@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from app.common.log_handler import RequestLogHandler
 from app.common.response import Response
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import StreamingResponse
 from probe import app
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ async def read_lazy(request: Request, seconds: float = 2.5) -> Response[int]:
     """Be in no hurry to read the body."""
     await asyncio.sleep(seconds)
     return Response(result=len(await request.body()))
+
+
+@api.get("/large")
+async def large() -> StreamingResponse:
+    """Answer with more than a socket's buffers hold."""
+    return StreamingResponse(("x" * 65536 for _ in range(250)), media_type="text/plain")
 
 
 @api.get("/long/{letter}")
