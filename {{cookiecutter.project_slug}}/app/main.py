@@ -13,6 +13,7 @@ from app.common.forwarded import TrustedProxies
 from app.common.log_handler import configure_logging
 from app.common.middlewares import ContextMiddleware
 from app.common.openapi import describe
+from app.common.refusal import refuse
 from app.common.request_id import RequestIdPlugin
 from app.common.request_time import RequestTimePlugin
 from app.settings import Settings, get_settings, project_metadata
@@ -29,23 +30,28 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Return the way of a request: door, CORS, body limit, then FastAPI with what `add_middleware` has added."""
         settings = self.settings
-        app: ASGIApp = BodyLimitMiddleware(super().build_middleware_stack(), settings.max_body_bytes)
-        if settings.cors_origins:
-            app = CORSMiddleware(
-                app,
-                allow_origins=settings.cors_origins,
-                allow_methods=["*"],
-                allow_headers=["Authorization", "Content-Type", settings.request_id_header],
-                expose_headers=[settings.request_id_header],
-                allow_credentials="*" not in settings.cors_origins,
-            )
         return ContextMiddleware(
-            app,
+            self.with_cors(BodyLimitMiddleware(super().build_middleware_stack(), settings.max_body_bytes)),
             plugins=(
                 RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust),
                 RequestTimePlugin(),
             ),
             proxies=TrustedProxies(settings.forwarded_allow_ips),
+            refuser=self.with_cors(refuse),
+        )
+
+    def with_cors(self, app: ASGIApp) -> ASGIApp:
+        """Return the application with CORS for the origins of the settings, if there are any."""
+        origins, header = self.settings.cors_origins, self.settings.request_id_header
+        if not origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type", header],
+            expose_headers=[header],
+            allow_credentials="*" not in origins,
         )
 
     def openapi(self) -> dict[str, Any]:

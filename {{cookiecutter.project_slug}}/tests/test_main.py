@@ -1,13 +1,15 @@
 """The application: its order, and what browsers of other origins may see."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
 
+from app.common.refusal import REFUSAL_KEY, Refusal
 from app.main import Application
 from app.settings import project_metadata
-from tests.support import HEADER, ID, Logs, connect
+from tests.support import HEADER, ID, Logs, connect, drive, http_scope
 
 ORIGIN = "https://app.example.org"
 
@@ -74,3 +76,12 @@ def test_by_default_there_is_no_cors(client: TestClient) -> None:
 def test_the_application_is_called_as_the_project(app: Application) -> None:
     project = project_metadata()
     assert (app.title, app.version, app.description) == (project["name"], project["version"], project["description"])
+
+
+def test_a_browser_may_read_what_the_server_itself_refuses(configure: Callable[..., Application]) -> None:
+    app = configure(CORS_ORIGINS="https://a.example")
+    scope = http_scope(headers=[(b"origin", b"https://a.example")], **{REFUSAL_KEY: Refusal(431, "Too much.")})
+    start, *_ = asyncio.run(drive(app, scope))
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"access-control-allow-origin"]) == (431, b"https://a.example")
+    assert headers[b"access-control-expose-headers"] == b"X-Request-ID"

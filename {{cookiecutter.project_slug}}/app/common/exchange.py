@@ -1,11 +1,9 @@
 """One request on its way through the door: what comes in, what goes out, and how it ends."""
 
 import asyncio
-import re
 from asyncio import CancelledError
 from collections.abc import Sequence
 from http import HTTPStatus
-from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -18,24 +16,10 @@ from starlette_context.plugins import Plugin
 from app.common.access_log import write_access_line
 from app.common.errors import error_response, phrase_of
 from app.common.log_filters import log_cancelled, log_unhandled, mark
+from app.common.messages import BODIES, FRAMES, NO_CLOSE_FRAME, STARTS, check, size_of
 from app.common.refusal import BODY_FAULT_KEY, Refusal
 from app.common.request_record import RequestRecord
 from app.common.request_time import RequestTimePlugin
-
-STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-"""Messages that carry the response's headers."""
-
-BODIES = frozenset({"http.response.body", "http.response.pathsend"})
-"""Messages that carry a response's body; the second names a file that the server sends by itself."""
-
-FRAMES = frozenset({"websocket.send", "websocket.http.response.body"})
-"""Messages that carry what a websocket's client gets."""
-
-NO_CLOSE_FRAME = frozenset({1005, 1006})
-"""Codes of a websocket that ended without one (RFC 6455, 7.4.1)."""
-
-
-_UNSENDABLE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
 class Door(NamedTuple):
@@ -89,19 +73,19 @@ class Exchange:
                 self._disconnected = False  # some servers tell of the end of the connection before `send` returns
             await self._hand_on(message)
             if record.scope["method"] != "HEAD":
-                record.bytes_sent += _size_of(message)
+                record.bytes_sent += size_of(message)
             if not message.get("more_body", False):
                 self._end()
             return
         if kind in STARTS:
             message = {**message, "headers": self._with_header(message.get("headers", ()))}
-            _check(message)
+            check(message)
             record.first_byte = perf_counter()
             record.status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
         elif kind == "websocket.close" and not record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
             return
         elif kind in FRAMES:
-            record.bytes_sent += _size_of(message)
+            record.bytes_sent += size_of(message)
         await self._hand_on(message)
 
     async def _hand_on(self, message: Message) -> None:
@@ -199,20 +183,3 @@ class Exchange:
         if self._client_left():
             self.record.flags.insert(0, "client_disconnect")
         write_access_line(self.record)
-
-
-def _check(message: Message) -> None:
-    """Raise ValueError for what no server can send: uvicorn finds out when it is too late for another answer."""
-    status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
-    if not 100 <= status < 600:  # noqa: PLR2004
-        raise ValueError(f"A response has a status from 100 to 599, and {status} is none.")
-    if _UNSENDABLE(b"".join([value for _, value in message["headers"]])):
-        raise ValueError("A header of the response has a control character in its value.")
-
-
-def _size_of(message: Message) -> int:
-    """Return the bytes that the message brings to the client."""
-    if "path" in message:
-        return Path(message["path"]).stat().st_size
-    text = message.get("text")
-    return len(text.encode()) if text else len(message.get("body") or message.get("bytes") or b"")

@@ -29,10 +29,18 @@ class ContextMiddleware:
 
     `plugins`: a `RequestIdPlugin` and a `RequestTimePlugin` configure ID and clock; any other plugin of
     starlette-context adds its value to the context. `proxies`: whose `X-Forwarded-*` counts; default: nobody's.
+    `refuser`: answers what the server itself has found fault with.
     """
 
-    def __init__(self, app: ASGIApp, plugins: Sequence[Plugin] = (), proxies: TrustedProxies | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        plugins: Sequence[Plugin] = (),
+        proxies: TrustedProxies | None = None,
+        refuser: ASGIApp = refuse,
+    ) -> None:
         self.app = app
+        self.refuser = refuser
         self.proxies = proxies or TrustedProxies(())
         self.id_plugin = next((p for p in plugins if isinstance(p, RequestIdPlugin)), None) or RequestIdPlugin()
         self.time_plugin = next((p for p in plugins if isinstance(p, RequestTimePlugin)), None) or RequestTimePlugin()
@@ -98,7 +106,7 @@ class ContextMiddleware:
     async def _serve(self, exchange: Exchange) -> None:
         scope = exchange.record.scope
         if REFUSAL_KEY in scope:
-            await refuse(scope, exchange.receive, exchange.send)
+            await self.refuser(scope, exchange.receive, exchange.send)
             return
         if self.plugins:
             try:

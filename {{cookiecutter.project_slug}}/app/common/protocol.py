@@ -6,7 +6,6 @@ never reaches the application.
 """
 
 import asyncio
-import logging
 from typing import Any, Final, cast
 
 import httptools
@@ -15,10 +14,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from app.common.constants import ERROR_LOGGER
 from app.common.deadline import Deadline
 from app.common.lingering import LINGER, LingeringTransport
-from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, fault_of_head
+from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, RefusedError, fault_of_head, refusal_in, target_of
 from app.common.request_record import SCOPE_KEY
 from app.settings import get_settings
 
@@ -70,7 +68,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
             self._upgrade()
             return
         except httptools.HttpParserError as error:
-            self.refuse(_refusal_in(error))
+            self.refuse(refusal_in(error))
             return
         if self.in_head and message == self.deadline.messages:
             # The parser calls back only for whole header lines; this bounds a line that never ends.
@@ -182,7 +180,7 @@ class RequestHttpProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self.app))
 
     def _complete_scope(self, refusal: Refusal) -> None:
-        path, query = _target(self.url)
+        path, query = target_of(self.url)
         method = self.parser.get_method().decode("ascii") if self.url else "-"
         scope = cast("Scope", self.scope)
         scope[REFUSAL_KEY] = refusal
@@ -226,31 +224,3 @@ class RequestHttpProtocol(HttpToolsProtocol):
             self.loop.call_later(LINGER, self._close_if_idle)
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
-
-
-class RefusedError(Exception):
-    """Leaves the parser's callback; `refusal` says why."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.cause)
-        self.refusal = refusal
-
-
-def _refusal_in(error: httptools.HttpParserError) -> Refusal:
-    """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
-    cause = error.__context__
-    if isinstance(cause, RefusedError):
-        return cause.refusal
-    if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError | AttributeError):
-        logging.getLogger(ERROR_LOGGER).error("A callback of the parser failed", exc_info=cause)
-    return Refusal(400, "This is no valid HTTP request.")
-
-
-def _target(url: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a request target as far as they can be told; credentials before a host are not kept."""
-    try:
-        parsed = httptools.parse_url(url)
-    except httptools.HttpParserError:
-        path, _, query = url.partition(b"?")
-        return (path, query) if url.startswith(b"/") else (b"-", b"")
-    return parsed.path or b"/", parsed.query or b""

@@ -1,13 +1,16 @@
 """Answers of the server itself: what is wrong with a request before the application sees it."""
 
+import logging
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
+import httptools
 from starlette.types import Receive, Scope, Send
 
+from app.common.constants import ERROR_LOGGER
 from app.common.errors import error_response
 
 REFUSAL_KEY: Final = "app.refusal"
@@ -73,3 +76,31 @@ def _fault_of_handshake(parser: Parser, headers: Sequence[tuple[bytes, bytes]]) 
     except Base64Error:
         valid = False
     return None if valid else Refusal(400, "A websocket begins with a key of 16 bytes in Base64.")
+
+
+class RefusedError(Exception):
+    """Leaves the parser's callback; `refusal` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.cause)
+        self.refusal = refusal
+
+
+def refusal_in(error: httptools.HttpParserError) -> Refusal:
+    """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
+    cause = error.__context__
+    if isinstance(cause, RefusedError):
+        return cause.refusal
+    if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError | AttributeError):
+        logging.getLogger(ERROR_LOGGER).error("A callback of the parser failed", exc_info=cause)
+    return Refusal(400, "This is no valid HTTP request.")
+
+
+def target_of(url: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target as far as they can be told; credentials before a host are not kept."""
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserError:
+        path, _, query = url.partition(b"?")
+        return (path, query) if url.startswith(b"/") else (b"-", b"")
+    return parsed.path or b"/", parsed.query or b""
