@@ -80,7 +80,8 @@ def test_the_application_is_called_as_the_project(app: Application) -> None:
 
 def test_a_browser_may_read_what_the_server_itself_refuses(configure: Callable[..., Application]) -> None:
     app = configure(CORS_ORIGINS="https://a.example")
-    scope = http_scope(headers=[(b"origin", b"https://a.example")], **{REFUSAL_KEY: Refusal(431, "Too much.")})
+    scope = http_scope(headers=[(b"origin", b"https://a.example")])
+    scope[REFUSAL_KEY] = Refusal(431, "Too much.")
     start, *_ = asyncio.run(drive(app, scope))
     headers = dict(start["headers"])
     assert (start["status"], headers[b"access-control-allow-origin"]) == (431, b"https://a.example")
