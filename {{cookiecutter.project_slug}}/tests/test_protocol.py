@@ -220,9 +220,18 @@ def test_a_client_that_leaves_has_one_flagged_line(connect: Open, logs: Logs) ->
     assert line.endswith(' HTTP/1.1" client_disconnect')
 
 
-def test_a_websocket_is_served(connect: Open) -> None:
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ((), 403),
+        (("Expect: 100-continue",), 403),
+        (("Content-Length: 3",), 400),
+        (("Transfer-Encoding: chunked",), 400),
+    ],
+)
+def test_a_websocket_is_served(connect: Open, more: tuple[str, ...], status: int) -> None:
     connection = connect()
-    handshake = ("Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY.decode()}", f"{HEADER}: {ID}")
+    handshake = (*more, "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY.decode()}", f"{HEADER}: {ID}")
     connection.sendall(get("/none", *UPGRADE, *handshake))
     response, content = read(connection)
-    assert (response.status, response.getheader(HEADER), content["request_id"]) == (403, ID, ID)
+    assert (response.status, response.getheader(HEADER), content["request_id"]) == (status, ID, ID)

@@ -20,7 +20,7 @@ from app.common.refusal import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, RefusedErro
 from app.common.request_record import SCOPE_KEY
 from app.settings import get_settings
 
-MAX_UNREAD: Final = 256 * 1024
+MAX_UNREAD: Final = 1024 * 1024
 """Bytes of a body that are still read, and dropped, when the answer to it is out already."""
 
 
@@ -118,8 +118,8 @@ class RequestHttpProtocol(HttpToolsProtocol):
         if refusal is not None:
             raise RefusedError(refusal)
         super().on_headers_complete()
-        self.in_head, self.in_body, self.head_size = False, True, 0
-        if self.expect_100_continue or getattr(self.server_state, "draining", False):
+        self.in_head, self.in_body, self.head_size = False, not upgrade, 0
+        if self.in_body and (self.expect_100_continue or getattr(self.server_state, "draining", False)):
             # Whether a client that waited to be asked sends its body after an early answer, nobody can know.
             self.cycle.keep_alive = False
 
@@ -127,7 +127,8 @@ class RequestHttpProtocol(HttpToolsProtocol):
         """Hand a part of the body to the application."""
         self.deadline.received += len(body)
         super().on_body(body)
-        if self.cycle.response_complete and self.refusal is None and self.deadline.received > MAX_UNREAD:
+        unread = self.in_body and self.cycle.response_complete and self.deadline.received > MAX_UNREAD
+        if unread and self.refusal is None:
             self.refusal = Refusal(413, "")  # answered already; nobody reads the rest
             LingeringTransport(self.transport, self.loop).close()
 

@@ -68,6 +68,8 @@ def _fault_of_handshake(parser: Parser, headers: Sequence[tuple[bytes, bytes]]) 
     versions = [value.strip() for name, value in headers if name == b"sec-websocket-version"]
     if parser.get_method() != b"GET":
         return Refusal(400, "A websocket begins with a GET request.")
+    if any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
+        return Refusal(400, "A websocket begins with a request that has no body.")
     if versions != [b"13"]:
         return Refusal(426, "A websocket is spoken in version 13 here.")
     keys = [value for name, value in headers if name == b"sec-websocket-key"]
