@@ -419,6 +419,23 @@ def test_an_error_s_traceback_is_logged_once_unless_the_client_has_left(
     assert sum("Traceback" in line for line in logs.error) == lines
 
 
+def test_work_after_the_response_that_the_server_stops_is_told(app: Application, logs: Logs) -> None:
+    assert app  # sets up logging
+
+    async def goes_on(_: Scope, __: Receive, send: Send) -> None:
+        await start(send)
+        await end(send)
+        await be_cancelled()
+
+    async def go() -> None:
+        with suppress(asyncio.CancelledError):
+            await drive(ContextMiddleware(goes_on), http_scope(headers=[(b"x-request-id", ID.encode())]))
+
+    asyncio.run(go())
+    assert [f"WARNING [{ID}] Cancelled after the response" in line for line in logs.error] == [True]
+    assert len(logs.access) == 1
+
+
 @pytest.mark.parametrize(("status", "headers"), [(600, {}), (200, {"location": "/a\nb"})])
 def test_what_no_server_can_send_is_a_500(status: int, headers: dict[str, str], logs: Logs) -> None:
     app = create_app()

@@ -1,5 +1,6 @@
 """HTTP at the socket: what is malformed, too large or too slow is refused with an ID and one line."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 from starlette.requests import Request
+from starlette.websockets import WebSocket
 from uvicorn import Config, Server
+from websockets.sync.client import connect as open_websocket
 
 from app.common.workers import RequestUvicornWorker
 from app.main import create_app
@@ -39,6 +42,15 @@ def address() -> Iterator[tuple[str, int]]:
         before = user.get()
         user.set(name)
         return f"<{before}>"
+
+    @app.websocket("/tidy/{who}")
+    async def tidy(websocket: WebSocket, who: str) -> None:
+        await websocket.accept()
+        if who == "client":
+            await websocket.receive()
+        else:
+            await websocket.close()
+        await asyncio.sleep(0.1)  # the connection is gone when this is over
 
     options: dict[str, Any] = RequestUvicornWorker.CONFIG_KWARGS
     server = Server(Config(app, log_config=None, lifespan="off", **options))
@@ -235,3 +247,12 @@ def test_a_websocket_is_served(connect: Open, more: tuple[str, ...], status: int
     connection.sendall(get("/none", *UPGRADE, *handshake))
     response, content = read(connection)
     assert (response.status, response.getheader(HEADER), content["request_id"]) == (status, ID, ID)
+
+
+@pytest.mark.parametrize(("who", "broken"), [("client", False), ("server", False), ("client", True)])
+def test_only_a_websocket_that_breaks_is_flagged(address: tuple[str, int], logs: Logs, who: str, broken: bool) -> None:
+    with open_websocket(f"ws://127.0.0.1:{address[1]}/tidy/{who}") as websocket:
+        if broken:
+            websocket.socket.shutdown(socket.SHUT_RDWR)
+    (line,) = logs.wait("access.log", "/tidy/")
+    assert line.endswith(" client_disconnect") is broken

@@ -40,7 +40,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._door = door
-        self._header = (door.header_name, record.request_id.encode("latin-1"))
+        self._header = (door.header_name, record.raw_request_id)
         self._disconnected: bool | None = None
         self._finished = False
         self._send_error: OSError | None = None
@@ -82,8 +82,11 @@ class Exchange:
             check(message)
             record.first_byte = perf_counter()
             record.status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
-        elif kind == "websocket.close" and not record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
-            return
+        elif kind == "websocket.close":
+            if not record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
+                return
+            if self._disconnected is None:
+                self._disconnected = False  # the connection ends because we end it
         elif kind in FRAMES:
             record.bytes_sent += size_of(message)
         await self._hand_on(message)
@@ -170,11 +173,12 @@ class Exchange:
         self._finish()
 
     def _client_left(self) -> bool:
+        if self._disconnected or (self._disconnected is False and self.record.scope["type"] == "websocket"):
+            return self._disconnected
         # A plain endpoint never asks for what the client sends, so only the server knows. uvicorn drops what is sent
-        # to a client that left and tells nobody; its flag is read where `send` is its own.
-        return (
-            self._disconnected is True or getattr(getattr(self._send, "__self__", None), "disconnected", False) is True
-        )
+        # to a client that left and tells nobody; its flag is read where `send` is its own. On a websocket the flag is
+        # also set after an orderly close, and counts only while nobody has closed.
+        return getattr(getattr(self._send, "__self__", None), "disconnected", False) is True
 
     def _finish(self) -> None:
         if self._finished:

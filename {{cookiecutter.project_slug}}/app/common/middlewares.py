@@ -1,8 +1,8 @@
 """The door: every request gets its ID and its clock here, and leaves here with its header and its line.
 
 Outermost and pure ASGI, so that nothing is outside of it: not the answer to an unhandled error, not CORS, not the
-body limit. The context is not reset: the server's task ends with the request, and what the server itself
-logs after us shall still carry the ID.
+body limit. The context is not reset: the server's task ends with the request, and what the server itself logs after us
+shall still carry the ID.
 """
 
 from asyncio import CancelledError
@@ -97,7 +97,7 @@ class ContextMiddleware:
         if self.id_plugin.update_request_header:
             name = self.id_plugin.raw_header_name
             kept = [pair for pair in scope["headers"] if pair[0] != name] if incoming else list(scope["headers"])
-            scope["headers"] = [*kept, (name, record.request_id.encode("latin-1"))]
+            scope["headers"] = [*kept, (name, record.raw_request_id)]
         current_record.set(record)
         starlette_context_storage.set(record.context)
         self.id_plugin.open(record)

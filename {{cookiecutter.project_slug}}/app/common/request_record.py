@@ -13,11 +13,24 @@ class RequestRecord:
     Times are readings of `perf_counter()` in seconds, `started_at` is seconds since the epoch.
     """
 
-    __slots__ = ("bytes_sent", "context", "ended", "failed", "first_byte", "flags", "request_id", "scope", "started",
-                 "started_at", "status")  # fmt: skip
+    __slots__ = (
+        "bytes_sent",
+        "context",
+        "ended",
+        "failed",
+        "first_byte",
+        "flags",
+        "raw_request_id",
+        "request_id",
+        "scope",
+        "started",
+        "started_at",
+        "status",
+    )
 
     def __init__(self, request_id: str, scope: Scope) -> None:
         self.request_id: Final = request_id
+        self.raw_request_id: Final = request_id.encode("latin-1")
         self.scope: Final = scope
         self.started: Final = perf_counter()
         self.started_at: Final = time()
