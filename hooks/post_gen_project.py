@@ -1,20 +1,24 @@
-"""Makes the copied service the user's own: puts the names in, keeps the chosen licence, says what comes next.
+"""Makes the copied service the user's own: takes out what was refused, puts the names in, says what comes next.
 
 Cookiecutter has copied every file byte for byte; the few places that hold a name hold a valid one until now. Each step
-takes the project's folder and the answers and leaves the same result when it runs again. Options come as one more step,
-before the names: what a refused option owns leaves first.
+takes the project's folder and the answers, and leaves the same result when it runs again. Everything is in this one
+file, of the standard library, as cookiecutter hands a hook over alone.
 """
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
-Answers = Mapping[str, str]
+Answers = Mapping[str, Any]
+Features = Mapping[str, Mapping[str, Any]]
 
 # The only tag of this file; why no answer can leave this literal is said in pre_gen_project.py.
 ANSWERS = r"""
@@ -24,6 +28,16 @@ ANSWERS = r"""
 SPDX_OF_PROPRIETARY = "LicenseRef-Proprietary"
 ROOT_PACKAGE = re.compile(r'(?m)^name = "(?P<name>[^"]*)"(?=\nversion = "[^"]*"\nsource = \{ virtual = "\." \})')
 LOCKED_NAMES = re.compile(r'(?m)^\[\[package\]\]\nname = "([^"]*)"')
+LOCKED_NEEDS = re.compile(r'(?m)^ {4}\{ name = "([^"]*)"')
+# `# >>> celery saq` to `# <<< celery saq`, in Markdown within `<!-- -->`: stays with any of the options it names.
+FENCE = re.compile(
+    r"^[ \t]*(?:#|<!--) >>> (?P<names>\w+(?: \w+)*)(?: -->)?\n"
+    r"(?P<inside>(?:.*\n)*?)"
+    r"^[ \t]*(?:#|<!--) <<< (?P=names)(?: -->)?\n",
+    re.MULTILINE,
+)
+# Copied byte for byte, whatever is chosen; the lock has its own step.
+UNFENCED = {".py", ".json", ".lock"}
 # What Markdown reads as markup inside of a line, a `_` between two letters aside.
 MARKUP = re.compile(r"[\\`*\[\]<>&~#]|(?<![^\W_])_|_(?![^\W_])")
 
@@ -56,6 +70,92 @@ def set_value(table: str, key: str, value: str) -> str:
     if re.search(rf"^{key} = ", table, re.MULTILINE):
         return re.sub(rf"^{key} = .*$", lambda _: line, table, count=1, flags=re.MULTILINE)
     return re.sub(r"^description = .*$", lambda match: f"{match[0]}\n{line}", table, count=1, flags=re.MULTILINE)
+
+
+def owned(features: Features, chosen: Collection[str], what: str) -> set[str]:
+    """Give the paths or requirements of refused options that no chosen option owns as well."""
+    kept = {item for option in chosen for item in features[option][what]}
+    return {item for feature in features.values() for item in feature[what]} - kept
+
+
+def remove_paths(project: Path, paths: Collection[str]) -> None:
+    """Remove files and folders, and each folder that is left empty; what is gone already is fine."""
+    for path in (project / name for name in sorted(paths)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        for parent in path.parents:
+            if parent == project or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+def cut_fences(text: str, chosen: Collection[str]) -> str:
+    """Cut what stands between the fences of refused options, and every fence; fences may be nested."""
+
+    def keep(match: re.Match[str]) -> str:
+        return match["inside"] if any(name in chosen for name in match["names"].split()) else ""
+
+    count = 1
+    while count:
+        text, count = FENCE.subn(keep, text)
+    return text
+
+
+def cut_fences_of_files(project: Path, chosen: Collection[str]) -> None:
+    """Cut the fences in every text file but code; a file that is no text has none."""
+    for path in sorted(path for path in project.rglob("*") if path.is_file() and path.suffix not in UNFENCED):
+        try:
+            before = read(path)
+        except UnicodeDecodeError:
+            continue
+        if (after := cut_fences(before, chosen)) != before:
+            write(path, after)
+
+
+def drop_requirements(table: str, names: Collection[str]) -> str:
+    """Drop the lines of pyproject.toml that require one of `names`, extras and all; there is one a line."""
+    for name in names:
+        table = re.sub(rf'(?m)^ +"{re.escape(name)}(?![-\w.]).*\n', "", table)
+    return table
+
+
+def prune_lock(lock: str, names: Collection[str]) -> str:
+    """Take requirements out of uv.lock, and every package that nothing needs any more, as `uv lock` would.
+
+    Blocks of one name are one package in several versions: what any of them needs, all of them need.
+    """
+    header, *blocks = re.split(r"(?m)(?=^\[\[package\]\]$)", lock)
+    unwanted = re.compile(r'(?m)^ {4}\{ name = "(?:' + "|".join(map(re.escape, names)) + r')"[ ,].*\n')
+    blocks = [unwanted.sub("", block) if ROOT_PACKAGE.search(block) else block for block in blocks]
+    needs: dict[str, set[str]] = {}
+    for block in blocks:
+        needs.setdefault(LOCKED_NAMES.findall(block)[0], set()).update(LOCKED_NEEDS.findall(block))
+    reached: set[str] = set()
+    waiting = [match["name"] for block in blocks if (match := ROOT_PACKAGE.search(block))]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += needs.get(name, ())
+    kept = (block for block in blocks if LOCKED_NAMES.findall(block)[0] in reached)
+    return "".join([header, *kept]).rstrip("\n") + "\n"
+
+
+def choose_options(project: Path, answers: Answers) -> None:
+    """Take out what refused options own, as features.json says: paths, requirements, fenced lines."""
+    manifest = project / "features.json"
+    if not manifest.is_file():
+        return
+    features: Features = json.loads(read(manifest))
+    chosen = [option for option in features if answers[option]]
+    remove_paths(project, owned(features, chosen, "paths"))
+    if names := owned(features, chosen, "requirements"):
+        write(project / "pyproject.toml", drop_requirements(read(project / "pyproject.toml"), names))
+        write(project / "uv.lock", prune_lock(read(project / "uv.lock"), names))
+    cut_fences_of_files(project, chosen)
+    manifest.unlink()
 
 
 def name_project(project: Path, answers: Answers) -> None:
@@ -101,18 +201,111 @@ def choose_license(project: Path, answers: Answers) -> None:
         shutil.rmtree(texts)
 
 
-STEPS: tuple[Callable[[Path, Answers], None], ...] = (name_project, name_lock, name_readme, choose_license)
+STEPS: tuple[Callable[[Path, Answers], None], ...] = (
+    choose_options,
+    name_project,
+    name_lock,
+    name_readme,
+    choose_license,
+)
 
 
-def closing(project: Path, answers: Answers) -> str:
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder and give what it says; raises OSError or CalledProcessError, with its words in `stderr`."""
+    # Within a hook of git these name the repository of somebody else.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(  # noqa: S603 - words of ours
+        ["git", "-C", str(folder), *words],  # noqa: S607 - the user's git
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+        errors="replace",
+    ).stdout.strip()
+
+
+def template_folder(answers: Answers) -> Path:
+    """Give the folder of the template; one that the user wrote as a relative path counts from where they stood."""
+    starts = (os.environ.get("PWD", ""), answers.get("_output_dir", ""))
+    folders = [Path(start, answers["_repo_dir"]) for start in starts]
+    return next((folder for folder in folders if (folder / "cookiecutter.json").is_file()), folders[0]).resolve()
+
+
+def origin(repository: Path) -> str:
+    """Say where others find a checkout of the template at its commit: its remote without secrets, else its folder."""
+    if git(repository, "branch", "--remotes", "--contains", "HEAD"):
+        return re.sub(r"^(https?://)[^/@]*@", r"\1", git(repository, "remote", "get-url", "origin"))
+    return str(repository)
+
+
+def remember_template(project: Path, answers: Answers) -> str:
+    """Write .cruft.json, by which `cruft update` finds the template again, and say what came of it.
+
+    Without a commit that is just what was rendered there is nothing to come back to: an unpacked archive, changes that
+    nobody committed.
+    """
+    repository = template_folder(answers)
+    try:
+        is_top = Path(git(repository, "rev-parse", "--show-toplevel")).resolve() == repository
+        if not is_top or git(repository, "status", "--porcelain"):
+            return "no, as the template is not a commit of a git repository"
+        template, commit = origin(repository), git(repository, "rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return "no, as git or the template's repository is missing"
+    questions = {key: value for key, value in answers.items() if not key.startswith("_")}
+    questions |= {"_template": template, "_commit": commit}
+    state = {
+        "template": template,
+        "commit": commit,
+        "checkout": answers.get("_checkout"),
+        "context": {"cookiecutter": questions},
+        "directory": None,
+    }
+    write(project / ".cruft.json", json.dumps(state, indent=2) + "\n")
+    return f"cruft update, from {template} at {commit[:12]}"
+
+
+def start_repository(project: Path, answers: Answers) -> str:
+    """Make the project a git repository with a first commit, if asked, and say what came of it."""
+    if not answers.get("git_init"):
+        return "no, as you have not asked for it"
+    try:
+        return f"no, as the folder lies in the repository {git(project, 'rev-parse', '--show-toplevel')}"
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    try:
+        git(project, "init", "--quiet", "--initial-branch=main")
+        git(project, "add", "--all")
+        git(project, *identity(project, answers), "commit", "--quiet", "--message=The service as it was generated")
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"not finished, as git says: {(getattr(error, 'stderr', '') or str(error)).strip()}"
+    return "yes, with a first commit on main"
+
+
+def identity(project: Path, answers: Answers) -> list[str]:
+    """Give git the author of the answers where the user has not told git who they are."""
+    try:
+        git(project, "var", "GIT_AUTHOR_IDENT")
+    except subprocess.CalledProcessError:
+        return ["-c", f"user.name={answers['full_name']}", "-c", f"user.email={answers['email']}"]
+    return []
+
+
+def closing(project: Path, answers: Answers, updates: str, repository: str) -> str:
     """Say what was made, and the next three commands."""
+    options = {key: value for key, value in answers.items() if isinstance(value, bool) and key != "git_init"}
     return f"""
 {answers["project_name"]} is ready.
 
-  what     {answers["description"]}
-  package  {answers["project_slug"]}
-  author   {answers["full_name"]} <{answers["email"]}>
-  licence  {answers["license"]}, {answers["year"]}
+  what:     {answers["description"]}
+  package:  {answers["project_slug"]}
+  author:   {answers["full_name"]} <{answers["email"]}>
+  licence:  {answers["license"]}, {answers["year"]}
+  with:     {", ".join(key for key, value in options.items() if value) or "no option"}
+  without:  {", ".join(key for key, value in options.items() if not value) or "nothing: every option is on"}
+  git:      {repository}
+  updates:  {updates}
 
 Next:
 
@@ -124,13 +317,16 @@ Next:
 
 def main() -> None:
     """Take every step in the current folder, which is the new project, and close with a word to the user."""
-    answers = json.loads(ANSWERS)
+    project, answers = Path.cwd(), json.loads(ANSWERS)
     for step in STEPS:
-        step(Path.cwd(), answers)
+        step(project, answers)
+    if "_repo_dir" not in answers:
+        return  # cruft renders into folders that are gone a moment later, and keeps .cruft.json itself
+    updates = remember_template(project, answers)
+    repository = start_repository(project, answers)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a screen that lacks a letter is no reason to delete the project
-    if "_output_dir" in answers:  # an update of cruft renders into folders that are gone a moment later
-        print(closing(Path.cwd(), answers))
+    print(closing(project, answers, updates, repository))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ EMAIL = re.compile(r"[^\s@<>\"',;]+@[^\s@<>\"',;]+")
 YEAR = re.compile(r"[0-9]{4}")
 LICENSES = ("MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary")
 TEXTS = ("project_name", "description", "full_name", "email")
+# Every other question is about an option.
+QUESTIONS = (*TEXTS, "project_slug", "license", "year")
 DEVICES = ("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)))
 TAKEN = ("app", "gun", "tests", *DEVICES)
 # Control characters, line and paragraph separators, halves of a surrogate pair: none fits into one line of UTF-8 text.
@@ -86,12 +88,20 @@ def check_year(answers: Answers) -> Iterator[str]:
         yield f"The year {shown(year)} is not a year: write four digits, such as 2026."
 
 
+def check_options(answers: Answers) -> Iterator[str]:
+    """Check that every option is on or off: replayed and updated answers come from files that people edit."""
+    for key in answers:
+        if key not in QUESTIONS and not key.startswith("_") and not isinstance(answers[key], bool):
+            yield f"The answer to {key} is {shown(answer(answers, key))}: write true or false."
+
+
 CHECKS: tuple[Callable[[Answers], Iterator[str]], ...] = (
     check_texts,
     check_slug,
     check_email,
     check_license,
     check_year,
+    check_options,
 )
 
 

@@ -31,7 +31,7 @@ def settings_beside(output: Path) -> Path:
     return settings
 
 
-def bake(repository: Path, output: Path, **answers: str) -> Path:
+def bake(repository: Path, output: Path, **answers: str | bool | int) -> Path:
     """Bake within this process into `output`, and give the project's folder.
 
     Jinja in an answer is executed, as cookiecutter does with answers that are not typed; see `literal`.

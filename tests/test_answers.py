@@ -82,6 +82,16 @@ def test_unknown_license(repository: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "output").iterdir()) == []
 
 
+def test_option_that_is_neither_on_nor_off(repository: Path, tmp_path: Path) -> None:
+    """Cookiecutter itself refuses a word; our hook what an edited file of answers may hold."""
+    result = bake_by_command(repository, tmp_path / "output", "core_tests=maybe")
+    assert result.returncode == 1
+    assert "core_tests could not be converted to a boolean" in result.stderr
+    with pytest.raises(Exception, match="Hook script failed"):
+        bake(repository, tmp_path / "output", core_tests=7)
+    assert list((tmp_path / "output").iterdir()) == []
+
+
 def test_slug_of_a_needed_package(repository: Path, tmp_path: Path) -> None:
     """A service named as a package that it installs could not be locked."""
     result = bake_by_command(repository, tmp_path / "output", "project_slug=anyio")
@@ -137,7 +147,9 @@ def test_hostile_answers_survive(repository: Path, tmp_path: Path, value: str) -
 
 def test_typed_answers(repository: Path, tmp_path: Path) -> None:
     """Answers typed at the prompts, of which cookiecutter renders none; the empty ones take the default."""
-    lines = ["Fleet & {{ Co }}", "", 'Counts "ships" \\ {% boats %}', "Grace Hopper", "grace@example.com", "3", "1999"]
+    options = ["y", "", "no", ""]
+    names = ["Grace Hopper", "grace@example.com", "3", "1999"]
+    lines = ["Fleet & {{ Co }}", "", 'Counts "ships" \\ {% boats %}', *options, *names]
     result = must(bake_by_command(repository, tmp_path / "output", typed="\n".join(lines) + "\n"))
     project = tmp_path / "output" / "fleet-co"
     table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
@@ -145,6 +157,7 @@ def test_typed_answers(repository: Path, tmp_path: Path) -> None:
     assert table["license"] == "BSD-3-Clause"
     assert "Copyright (c) 1999, Grace Hopper" in (project / "LICENSE").read_text("utf-8")
     assert "Name of the service" in result.stdout
+    assert "with:     github_actions\n" in result.stdout
 
 
 @pytest.mark.parametrize("license_id", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
@@ -172,8 +185,8 @@ def test_screen(repository: Path, tmp_path: Path) -> None:
     result = must(bake_by_command(repository, tmp_path / "output", "full_name=Ada", "license=MIT", "year=2031"))
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     assert lines[0] == "Trail Service is ready."
-    assert "author   Ada <you@example.com>" in lines
-    assert "licence  MIT, 2031" in lines
+    assert "author:   Ada <you@example.com>" in lines
+    assert "licence:  MIT, 2031" in lines
     assert lines[-3:] == [f"cd {tmp_path / 'output' / 'trail-service'}", "make run", "make test"]
     assert result.stderr == ""
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from hooks import pre_gen_project as pre
 from scripts.snapshot import ROOT
 from tests.baking import NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
 
-GOOD = {
+OPTIONS = list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
+GOOD: dict[str, Any] = {
     "project_name": "Trail Service",
     "project_slug": "trail-service",
     "description": "Follows requests.",
@@ -22,15 +24,16 @@ GOOD = {
     "email": "ada@example.com",
     "license": "MIT",
     "year": "2026",
+    **dict.fromkeys(OPTIONS, True),
 }
 Capture = pytest.CaptureFixture[str]
-NAMED = ("pyproject.toml", "uv.lock", "README.md")
+CHANGED = ("pyproject.toml", "uv.lock", "README.md", "features.json")
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A project as it is before the last hook: the files that a hook changes."""
-    for name in NAMED:
+    for name in CHANGED:
         shutil.copy(TEMPLATE_DIR / name, tmp_path / name)
     shutil.copytree(TEMPLATE_DIR / "licenses", tmp_path / "licenses")
     return tmp_path
@@ -52,7 +55,7 @@ def test_good_emails(email: str) -> None:
 
 def test_no_answers() -> None:
     """Every answer that is not there is a fault of its own."""
-    assert len(pre.faults({})) == len(GOOD)
+    assert len(pre.faults({})) == len(GOOD) - len(OPTIONS)
 
 
 def test_the_answered_slug_counts() -> None:
@@ -139,7 +142,7 @@ def test_twice_is_once(copied: Path) -> None:
     for step in post.STEPS:
         step(copied, GOOD)
     once = contents(copied)
-    assert set(once) == {*NAMED, "LICENSE"}
+    assert set(once) == {*CHANGED, "LICENSE"} - {"features.json"}
     for step in post.STEPS:
         step(copied, GOOD)
     assert contents(copied) == once
@@ -148,7 +151,7 @@ def test_twice_is_once(copied: Path) -> None:
 def test_closing_quotes_the_folder(tmp_path: Path) -> None:
     """The command can be pasted also where the folder has a space."""
     folder = tmp_path / "my service"
-    assert f"cd '{folder}'" in post.closing(folder, GOOD)
+    assert f"cd '{folder}'" in post.closing(folder, GOOD, "", "")
 
 
 @pytest.mark.parametrize("hook", ["pre_gen_project.py", "post_gen_project.py"])
@@ -167,7 +170,7 @@ def test_old_and_new_python(copied: Path, version: str) -> None:
     python = interpreter(version)
     if python is None:
         pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
-    answers = json.dumps(GOOD | {"_output_dir": "."})
+    answers = json.dumps(GOOD | {"_output_dir": ".", "_repo_dir": "."})
     for hook in ("pre_gen_project.py", "post_gen_project.py"):
         script = copied.parent / hook
         script.write_text((ROOT / "hooks" / hook).read_text("utf-8").replace("{{ cookiecutter | tojson }}", answers))
@@ -177,8 +180,9 @@ def test_old_and_new_python(copied: Path, version: str) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_silent_in_an_update(copied: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """Only cookiecutter itself tells where the project comes to lie; cruft does not, and there is nothing to say."""
-    answers = GOOD | ({"_output_dir": str(copied.parent)} if number else {})
+    """Only cookiecutter itself tells where the template lies; cruft does not, and there is nothing to say."""
+    folders = {"_output_dir": str(copied.parent), "_repo_dir": str(copied.parent)}
+    answers = GOOD | (folders if number else {})
     monkeypatch.setattr(post, "ANSWERS", json.dumps(answers))
     monkeypatch.chdir(copied)
     post.main()
