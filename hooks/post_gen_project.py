@@ -19,6 +19,7 @@ from typing import Any
 
 Answers = Mapping[str, Any]
 Features = Mapping[str, Mapping[str, Any]]
+Need = tuple[str, str]  # a package and one of its extras, or ""
 
 # The only tag of this file; why no answer can leave this literal is said in pre_gen_project.py.
 ANSWERS = r"""
@@ -28,7 +29,9 @@ ANSWERS = r"""
 SPDX_OF_PROPRIETARY = "LicenseRef-Proprietary"
 ROOT_PACKAGE = re.compile(r'(?m)^name = "(?P<name>[^"]*)"(?=\nversion = "[^"]*"\nsource = \{ virtual = "\." \})')
 LOCKED_NAMES = re.compile(r'(?m)^\[\[package\]\]\nname = "([^"]*)"')
-LOCKED_NEEDS = re.compile(r'(?m)^ {4}\{ name = "([^"]*)"')
+LOCKED_NEEDS = re.compile(r'(?m)^ {4}\{ name = "(?P<name>[^"]*)"(?:.* extra = \[(?P<extras>[^\]]*)\])?')
+EXTRAS = "\n[package.optional-dependencies]\n"
+EXTRA = re.compile(r"(?m)^(?P<extra>\S+) = \[\n(?P<needs>(?: .*\n)*)\]\n")
 # `# >>> celery saq` to `# <<< celery saq`, in Markdown within `<!-- -->`: stays with any of the options it names.
 FENCE = re.compile(
     r"^[ \t]*(?:#|<!--) >>> (?P<names>\w+(?: \w+)*)(?: -->)?\n"
@@ -121,25 +124,49 @@ def drop_requirements(table: str, names: Collection[str]) -> str:
     return table
 
 
-def prune_lock(lock: str, names: Collection[str]) -> str:
-    """Take requirements out of uv.lock, and every package that nothing needs any more, as `uv lock` would.
+def needs(text: str) -> set[Need]:
+    """Give what lists of uv.lock ask for: packages, and their extras."""
+    found = list(LOCKED_NEEDS.finditer(text))
+    extras = {(match["name"], extra) for match in found for extra in re.findall(r'"([^"]*)"', match["extras"] or "")}
+    return {(match["name"], "") for match in found} | extras
+
+
+def reach(blocks: Collection[str]) -> set[Need]:
+    """Give what the root package needs, itself included, over any number of steps.
 
     Blocks of one name are one package in several versions: what any of them needs, all of them need.
     """
+    graph: dict[Need, set[Need]] = {}
+    for block in blocks:
+        package, _, extras = block.partition(EXTRAS)
+        name = LOCKED_NAMES.findall(block)[0]
+        graph.setdefault((name, ""), set()).update(needs(package))
+        for found in EXTRA.finditer(extras):
+            graph.setdefault((name, found["extra"]), set()).update(needs(found["needs"]))
+    reached: set[Need] = set()
+    waiting = {(match["name"], "") for block in blocks if (match := ROOT_PACKAGE.search(block))}
+    while waiting:
+        reached |= waiting
+        waiting = {need for known in waiting for need in graph.get(known, ())} - reached
+    return reached
+
+
+def without_extras(block: str, reached: set[Need]) -> str:
+    """Give a package's block with only those of its extras that something needs."""
+    package, _, extras = block.partition(EXTRAS)
+    name = LOCKED_NAMES.findall(block)[0]
+    kept = EXTRA.sub(lambda match: match[0] if (name, match["extra"]) in reached else "", extras)
+    return f"{package}{EXTRAS}{kept}" if kept.strip() else f"{package}\n"
+
+
+def prune_lock(lock: str, names: Collection[str]) -> str:
+    """Take requirements out of uv.lock, and everything that nothing needs any more, as `uv lock` would."""
     header, *blocks = re.split(r"(?m)(?=^\[\[package\]\]$)", lock)
     unwanted = re.compile(r'(?m)^ {4}\{ name = "(?:' + "|".join(map(re.escape, names)) + r')"[ ,].*\n')
     blocks = [unwanted.sub("", block) if ROOT_PACKAGE.search(block) else block for block in blocks]
-    needs: dict[str, set[str]] = {}
-    for block in blocks:
-        needs.setdefault(LOCKED_NAMES.findall(block)[0], set()).update(LOCKED_NEEDS.findall(block))
-    reached: set[str] = set()
-    waiting = [match["name"] for block in blocks if (match := ROOT_PACKAGE.search(block))]
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            waiting += needs.get(name, ())
-    kept = (block for block in blocks if LOCKED_NAMES.findall(block)[0] in reached)
+    reached = reach(blocks)
+    kept = [block for block in blocks if (LOCKED_NAMES.findall(block)[0], "") in reached]
+    kept = [without_extras(block, reached) if EXTRAS in block else block for block in kept]
     return "".join([header, *kept]).rstrip("\n") + "\n"
 
 

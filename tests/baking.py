@@ -57,6 +57,11 @@ def bake_by_command(repository: Path, output: Path, *answers: str, typed: str | 
     return run([*command, *([] if typed else ["--no-input"]), *answers], output, typed=typed)
 
 
+def named(answers: Mapping[str, bool]) -> str:
+    """Give a short name for a combination: what is on."""
+    return "+".join(option for option, chosen in answers.items() if chosen) or "nothing"
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Give an environment for commands of other projects, with this project's tools, uv among them, on PATH."""
     clean = {name: value for name, value in clean_environment().items() if not name.startswith(("PYTEST_", "COV_"))}

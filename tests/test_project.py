@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.baking import NO_INTERPRETER, UV, bake, environment, interpreter, literal, must, run
+from scripts.combinations import Row, options, pairwise
+from tests.baking import NO_INTERPRETER, UV, bake, environment, interpreter, literal, must, named, run
 
 VERSIONS = ["3.11", "3.12", "3.13"]
+ROWS = [row for row in pairwise(options(), each_alone=True) if not all(row.values())]
 
 
 @pytest.fixture
@@ -42,15 +44,38 @@ def test_a_wrong_lock_is_noticed(fresh: Path) -> None:
     assert run([UV, "lock", "--check", "--offline"], fresh).returncode != 0
 
 
+@pytest.fixture(scope="module")
+def whole(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with every option, to look at and not to change."""
+    return bake(repository, tmp_path_factory.mktemp("whole") / "output", **dict.fromkeys(options(), True))
+
+
 @pytest.mark.parametrize("version", VERSIONS)
-def test_make_test(fresh: Path, version: str) -> None:
-    """`make test` passes in a project that was generated a moment ago."""
+def test_make_test(whole: Path, tmp_path: Path, version: str) -> None:
+    """With every option, `make test` passes on every Python in a project that was generated a moment ago."""
     python = interpreter(version)
     if python is None:
         pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
+    fresh = Path(shutil.copytree(whole, tmp_path / whole.name))
     result = must(run(["make", "test"], fresh, environment(UV_PYTHON=str(python))))
     assert "passed" in result.stdout
     assert (fresh / ".venv" / "bin" / f"python{version}").exists()
+
+
+@pytest.fixture(scope="module")
+def warm(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Every package that any combination needs is in uv's cache."""
+    folder = shutil.copytree(whole, tmp_path_factory.mktemp("warm") / whole.name)
+    must(run([UV, "sync", "--quiet", "--locked"], Path(folder)))
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_make_test_of_combinations(repository: Path, tmp_path: Path, row: Row) -> None:
+    """Any two options with and without each other, each alone, none: installed without a network, and as sound."""
+    fresh = bake(repository, tmp_path / "output", **row)
+    result = must(run(["make", "test"], fresh, environment(UV_OFFLINE="true")))
+    assert "passed" in result.stdout
 
 
 def test_versions_are_the_promised_ones(fresh: Path) -> None:

@@ -1,0 +1,189 @@
+"""Every combination of options: what is refused leaves no trace, and what is left is whole."""
+
+import ast
+import json
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hooks import post_gen_project as post
+from scripts.combinations import Row, every, pairwise
+from scripts.snapshot import ROOT, TEMPLATE
+from tests.baking import TEMPLATE_DIR, UV, bake, files_below, must, named, run
+from tests.test_hooks import GOOD
+
+FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
+OPTIONS = list(FEATURES)
+QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
+MARK = re.compile(r"^\s*(?:#|<!--) (>>>|<<<) (.+?)(?: -->)?$", re.MULTILINE)
+# More than this and each combination of all would take minutes: then each pair of options, and each option alone.
+MOST = 8
+
+
+def combinations() -> list[Row]:
+    """Give every combination, or, of many options, those that any two can make, and each alone."""
+    return list(every(OPTIONS)) if len(OPTIONS) <= MOST else pairwise(OPTIONS, each_alone=True)
+
+
+def make(repository: Path, answers: Row, target: Path) -> Path:
+    """Make a project as cookiecutter does with files that it only copies: copy them, run the hook's steps."""
+    shutil.copytree(repository / TEMPLATE, target)
+    for step in post.STEPS:
+        step(target, GOOD | answers)
+    return target
+
+
+@pytest.fixture(scope="module", params=combinations(), ids=named)
+def answers(request: pytest.FixtureRequest) -> Row:
+    """One combination of options."""
+    row: Row = request.param
+    return row
+
+
+@pytest.fixture(scope="module")
+def made(answers: Row, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project of this combination, to look at and not to change."""
+    return make(repository, answers, tmp_path_factory.mktemp("made") / "trail-service")
+
+
+def text_files(project: Path) -> dict[str, str]:
+    """Give the text of every file, by its path in the project."""
+    return {name: (project / name).read_text("utf-8") for name in files_below(project)}
+
+
+def refused(answers: Row) -> list[str]:
+    return [option for option in OPTIONS if not answers[option]]
+
+
+def is_below(name: str, paths: set[str]) -> bool:
+    """Whether a file is one of the paths, or lies in one of them."""
+    return any(name == path or name.startswith(f"{path}/") for path in paths)
+
+
+def test_exact_files(made: Path, repository: Path, answers: Row) -> None:
+    """Everything that git knows, without what refused options own; one licence takes the place of all."""
+    gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "paths")
+    gone |= {"features.json", "licenses"}
+    kept = {name for name in files_below(repository / TEMPLATE) if not is_below(name, gone)}
+    assert files_below(made) == kept | {"LICENSE"}
+    assert [path for path in made.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+
+
+def test_no_trace(made: Path, answers: Row) -> None:
+    """No file speaks of a refused option, of its packages, or of what it brings; the lock is checked on its own."""
+    texts = {name: text.lower() for name, text in text_files(made).items() if name not in {"uv.lock", "LICENSE"}}
+    for option in refused(answers):
+        spellings = {option, option.replace("_", "-"), option.replace("_", " "), option.replace("_", "")}
+        for word in spellings | set(FEATURES[option]["words"]) | set(FEATURES[option]["requirements"]):
+            found = [name for name, text in texts.items() if word.lower() in f"{name}\n{text}"]
+            assert found == [], f"{word!r} is left of {option}"
+
+
+def test_code_is_copied(made: Path, repository: Path) -> None:
+    """Whatever is chosen: every line of code is byte for byte the one that was tested in place."""
+    names = [name for name in files_below(made) if name.endswith((".py", ".json"))]
+    assert len(names) > 40
+    template = repository / TEMPLATE
+    assert [name for name in names if (made / name).read_bytes() != (template / name).read_bytes()] == []
+
+
+def test_parses(made: Path) -> None:
+    """Every file that has a grammar keeps to it, ends with LF, and holds neither fence nor tag nor placeholder."""
+    toml, yml = tomllib.loads, yaml.safe_load
+    readers: dict[str, Callable[[str], object]] = {".py": ast.parse, ".json": json.loads, ".toml": toml, ".lock": toml}
+    for name, text in text_files(made).items():
+        (readers | {".yaml": yml, ".yml": yml}).get(Path(name).suffix, str)(text)
+        assert not text or text.endswith("\n"), name
+        assert not text.endswith("\n\n"), name
+        assert "\r" not in text, name
+        assert "cookiecutter" not in text.replace("cookiecutter=", ""), name
+        assert not MARK.search(text), name
+        if not name.endswith(".py"):
+            assert not re.search(r"(?<!\$)\{\{|\{%|\{#|<year>|<holder>", text), name
+
+
+def test_no_gap_where_a_fence_was(made: Path) -> None:
+    """Whoever reads a document does not see that something was cut."""
+    for name, text in text_files(made).items():
+        if not name.endswith((".py", ".lock")) and name != "LICENSE":
+            assert "\n\n\n" not in text, name
+
+
+def test_lock_is_what_uv_writes(made: Path) -> None:
+    """The lock holds without a network, and uv would not change a byte of it."""
+    before = (made / "uv.lock").read_bytes()
+    must(run([UV, "lock", "--check", "--offline"], made))
+    must(run([UV, "lock", "--offline"], made))
+    assert (made / "uv.lock").read_bytes() == before
+
+
+def test_lock_has_nothing_of_the_refused(made: Path, answers: Row) -> None:
+    """The service asks for no package of a refused option, in any group."""
+    gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "requirements")
+    packages = tomllib.loads((made / "uv.lock").read_text("utf-8"))["package"]
+    (root,) = [package for package in packages if package["source"] == {"virtual": "."}]
+    groups = [root["dependencies"], *root["dev-dependencies"].values(), *root["metadata"]["requires-dev"].values()]
+    assert not gone & {need["name"] for group in [*groups, root["metadata"]["requires-dist"]] for need in group}
+
+
+def test_nothing_to_reformat(made: Path) -> None:
+    """The formatter would change no file, and the rules hold."""
+    ruff = Path(sys.executable).with_name("ruff")
+    must(run([ruff, "format", "--check", "--no-cache"], made))
+    must(run([ruff, "check", "--no-cache"], made))
+
+
+@pytest.mark.parametrize("row", pairwise(OPTIONS), ids=named)
+def test_same_as_cookiecutter(repository: Path, tmp_path: Path, row: Row) -> None:
+    """What these tests look at is what the command makes, and makes again."""
+    expected = make(repository, row, tmp_path / "made")
+    for name in ("first", "second"):
+        project = bake(repository, tmp_path / name, **{**GOOD, **row})
+        assert files_below(project) == files_below(expected)
+        changed = [file for file in files_below(project) if not same(project / file, expected / file)]
+        assert changed == []
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes and rights."""
+    return one.read_bytes() == other.read_bytes() and one.stat().st_mode == other.stat().st_mode
+
+
+def test_manifest_is_complete() -> None:
+    """Each option is asked for, is described, and owns something that is there."""
+    asked = [key for key, default in QUESTIONS.items() if isinstance(default, bool) and key != "git_init"]
+    assert asked == OPTIONS
+    for option, feature in FEATURES.items():
+        assert set(feature) == {"about", "paths", "requirements", "words"}, option
+        assert [path for path in feature["paths"] if not (TEMPLATE_DIR / path).exists()] == []
+        assert feature["paths"] == sorted(feature["paths"])
+        assert QUESTIONS["__prompts__"][option] == feature["about"]
+
+
+def test_requirements_stand_alone() -> None:
+    """Each requirement is a line of its own, or the hook would not find it."""
+    lines = (TEMPLATE_DIR / "pyproject.toml").read_text("utf-8").splitlines()
+    for name in {name for feature in FEATURES.values() for name in feature["requirements"]}:
+        assert sum(bool(re.match(rf'    "{re.escape(name)}[\[><=~ ].*",$', line)) for line in lines) == 1, name
+
+
+def test_fences_are_balanced(repository: Path) -> None:
+    """Each fence names options, is closed, and stands in no file that the hook leaves alone."""
+    for name, text in text_files(repository / TEMPLATE).items():
+        open_fences: list[str] = []
+        for kind, names in MARK.findall(text):
+            assert Path(name).suffix not in post.UNFENCED, name
+            assert set(names.split()) <= set(OPTIONS), f"{name}: {names}"
+            if kind == ">>>":
+                open_fences.append(names)
+            else:
+                assert open_fences, f"{name}: {names} was never opened"
+                assert open_fences.pop() == names, name
+        assert open_fences == [], name
