@@ -1,6 +1,7 @@
 """The hooks' functions, without a template around them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -131,6 +132,128 @@ def test_no_root_package(copied: Path) -> None:
 def test_name_of_a_needed_package(copied: Path) -> None:
     with pytest.raises(SystemExit, match="'fastapi' is the name of a package the service needs"):
         post.name_lock(copied, GOOD | {"project_slug": "fastapi"})
+
+
+FENCED = """\
+all: 1
+# >>> nats
+nats: 1
+# <<< nats
+services:
+  # >>> celery saq
+  redis: 1
+  # >>> celery
+  worker: 1
+  # <<< celery
+  # <<< celery saq
+end: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kept"),
+    [
+        ([], "all services end"),
+        (["nats"], "all nats services end"),
+        (["saq"], "all services redis end"),
+        (["celery"], "all services redis worker end"),
+        (["celery", "saq", "nats"], "all nats services redis worker end"),
+    ],
+)
+def test_fences(chosen: list[str], kept: str) -> None:
+    """The lines of a fence stay with any option that it names; fences in fences are cut as well."""
+    cut = post.cut_fences(FENCED, chosen)
+    assert [line.split(":")[0].strip() for line in cut.splitlines()] == kept.split()
+
+
+def test_fences_in_markdown() -> None:
+    text = "one\n\n<!-- >>> saq -->\ntwo\n\n<!-- <<< saq -->\nthree\n"
+    assert post.cut_fences(text, ["saq"]) == "one\n\ntwo\n\nthree\n"
+    assert post.cut_fences(text, []) == "one\n\nthree\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["# >>> saq\none\n", "one\n# <<< saq\n", "# >>> saq\none\n# <<< nats\n", "a # >>> b\n"]
+)
+def test_what_is_no_fence(text: str) -> None:
+    """Nothing is lost by a fence that nobody closed; that there is none in the template, another test shows."""
+    assert post.cut_fences(text, []) == text
+
+
+def test_fences_leave_code_and_pictures_alone(tmp_path: Path) -> None:
+    """Code is byte for byte what was tested; what is no text is not read as one."""
+    fence = b"# >>> saq\n# <<< saq\n"
+    for name, raw in {"a.py": fence, "a.json": fence, "a.png": b"\xff\xfe" + fence, "a.yaml": fence}.items():
+        (tmp_path / name).write_bytes(raw)
+    post.cut_fences_of_files(tmp_path, [])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "a.py": fence,
+        "a.json": fence,
+        "a.png": b"\xff\xfe" + fence,
+        "a.yaml": b"",
+    }
+
+
+def test_remove_paths(tmp_path: Path) -> None:
+    """Files and folders go, with the folders that they leave empty; what is gone already is no reason to fail."""
+    for name in ("deploy/k8s/a.yaml", "deploy/nginx/b.conf", "tests/test_a.py", "c"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    post.remove_paths(tmp_path, ["deploy/k8s", "tests/test_a.py", "gone", "gone/as/well"])
+    assert files_below(tmp_path) == {"deploy/nginx/b.conf", "c"}
+    assert not (tmp_path / "tests").exists()
+    post.remove_paths(tmp_path, ["deploy/nginx/b.conf", "c"])
+    assert list(tmp_path.iterdir()) == []
+    assert tmp_path.exists()
+
+
+def test_shared_by_two_options() -> None:
+    """What two options own goes only with the second of them."""
+    features = {"saq": {"paths": ["a", "shared"]}, "celery": {"paths": ["b", "shared"]}}
+    assert post.owned(features, ["saq"], "paths") == {"b"}
+    assert post.owned(features, [], "paths") == {"a", "b", "shared"}
+    assert post.owned(features, ["saq", "celery"], "paths") == set()
+
+
+@pytest.mark.parametrize("value", ["yes", "", 1, None, ["on"]])
+def test_options_are_on_or_off(value: object) -> None:
+    (fault,) = pre.faults(GOOD | {OPTIONS[0]: value})
+    assert fault == f"The answer to {OPTIONS[0]} is {str(value)!r}: write true or false."
+
+
+def test_names_that_every_system_can_hold() -> None:
+    """No file of the template has a name that Windows refuses, or two names that are one there; none is a link."""
+    paths = [path for path in files_below(TEMPLATE_DIR) if "__pycache__" not in path]
+    for path in paths:
+        for part in Path(path).parts:
+            assert not set(part) & set('<>:"|?*\\'), path
+            assert part == part.rstrip(". "), path
+            assert part.split(".")[0].lower() not in pre.DEVICES, path
+    assert len({path.lower() for path in paths}) == len(paths)
+    assert [path for path in paths if (TEMPLATE_DIR / path).is_symlink()] == []
+
+
+def test_hooks_ask_no_shell() -> None:
+    """What a hook does works on a system that has no shell, and a name in an answer never reaches one."""
+    for hook in ("pre_gen_project.py", "post_gen_project.py"):
+        text = (ROOT / "hooks" / hook).read_text("utf-8")
+        assert not re.search(r"shell=|os\.system|os\.popen|symlink|chmod|import (pwd|fcntl|grp)", text)
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "found"),
+    [("templates/trail", "PWD", True), ("templates/trail", "_output_dir", True), ("nowhere", "PWD", False)],
+)
+def test_template_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, start: str, found: bool) -> None:
+    """A relative path counts from where the user stood, or from where the project is put."""
+    folder = tmp_path / "templates" / "trail"
+    folder.mkdir(parents=True)
+    (folder / "cookiecutter.json").touch()
+    starts = {"PWD": str(tmp_path / "elsewhere"), "_output_dir": str(tmp_path / "out")} | {start: str(tmp_path)}
+    monkeypatch.setenv("PWD", starts["PWD"])
+    answers = {"_repo_dir": given, "_output_dir": starts["_output_dir"]}
+    assert (post.template_folder(answers) == folder.resolve()) is found
+    assert post.template_folder(answers | {"_repo_dir": str(folder)}) == folder.resolve()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
