@@ -41,6 +41,14 @@ FENCE = re.compile(
 )
 # Copied byte for byte, whatever is chosen; the lock has its own step.
 UNFENCED = {".py", ".json", ".lock"}
+# Folders that may lie in a project over which a new one is generated, and are no part of it.
+NOT_OURS = {".git", ".uv", ".venv"}
+# Variables that say who the user is, to git.
+WHO_COMMITS = ("GIT_AUTHOR_", "GIT_COMMITTER_", "GIT_CONFIG")
+# What is rendered; the tag in the name of the service's folder would be one of this file.
+RENDERED = ("cookiecutter.json", "hooks", "*cookiecutter.project_slug*")
+# What Jinja reads as a tag, written so that it is none here.
+TAG = re.compile(r"\{(?:\{|%|#)")
 # What Markdown reads as markup inside of a line, a `_` between two letters aside.
 MARKUP = re.compile(r"[\\`*\[\]<>&~#]|(?<![^\W_])_|_(?![^\W_])")
 
@@ -109,6 +117,8 @@ def cut_fences(text: str, chosen: Collection[str]) -> str:
 def cut_fences_of_files(project: Path, chosen: Collection[str]) -> None:
     """Cut the fences in every text file but code; a file that is no text has none."""
     for path in sorted(path for path in project.rglob("*") if path.is_file() and path.suffix not in UNFENCED):
+        if path.relative_to(project).parts[0] in NOT_OURS:
+            continue
         try:
             before = read(path)
         except UnicodeDecodeError:
@@ -198,8 +208,10 @@ def name_project(project: Path, answers: Answers) -> None:
 
 
 def name_lock(project: Path, answers: Answers) -> None:
-    """Give the root package of uv.lock its new name, so that the lock still holds.
+    """Give the root package of uv.lock its new name, and the place that uv gives to this name.
 
+    uv would accept it in any place, and move it with the first requirement that the owner adds: a change of half of the
+    lock, with which every later update would be in conflict.
     Raises SystemExit with a sentence when the service would have the name of a package that it needs.
     """
     slug, lock = answers["project_slug"], read(project / "uv.lock")
@@ -208,7 +220,10 @@ def name_lock(project: Path, answers: Answers) -> None:
         sys.exit("The uv.lock of the template has no root package: the template is broken, not your answers.")
     if slug != root["name"] and slug in LOCKED_NAMES.findall(lock):
         sys.exit(f"The project_slug {slug!r} is the name of a package the service needs: choose another one.")
-    write(project / "uv.lock", f'{lock[: root.start()]}name = "{slug}"{lock[root.end() :]}')
+    renamed = f'{lock[: root.start()]}name = "{slug}"{lock[root.end() :]}'
+    header, *blocks = re.split(r"(?m)(?=^\[\[package\]\]$)", renamed)
+    blocks = sorted((block.rstrip("\n") for block in blocks), key=lambda block: LOCKED_NAMES.findall(block)[0])
+    write(project / "uv.lock", header + "\n\n".join(blocks) + "\n")
 
 
 def name_readme(project: Path, answers: Answers) -> None:
@@ -239,8 +254,9 @@ STEPS: tuple[Callable[[Path, Answers], None], ...] = (
 
 def git(folder: Path, *words: str) -> str:
     """Run git in a folder and give what it says; raises OSError or CalledProcessError, with its words in `stderr`."""
-    # Within a hook of git these name the repository of somebody else.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Within a hook of git most of these name the repository of somebody else; who commits is the same person.
+    strange = {name for name in os.environ if name.startswith("GIT_") and not name.startswith(WHO_COMMITS)}
+    environment = {name: value for name, value in os.environ.items() if name not in strange}
     return subprocess.run(  # noqa: S603 - words of ours
         ["git", "-C", str(folder), *words],  # noqa: S607 - the user's git
         env=environment,
@@ -259,10 +275,21 @@ def template_folder(answers: Answers) -> Path:
     return next((folder for folder in folders if (folder / "cookiecutter.json").is_file()), folders[0]).resolve()
 
 
-def origin(repository: Path) -> str:
-    """Say where others find a checkout of the template at its commit: its remote without secrets, else its folder."""
-    if git(repository, "branch", "--remotes", "--contains", "HEAD"):
-        return re.sub(r"^(https?://)[^/@]*@", r"\1", git(repository, "remote", "get-url", "origin"))
+def without_secrets(url: str) -> str:
+    """Take the password out of the address of a repository, and from the web's the user as well."""
+    url = re.sub(r"^(https?://)[^/]*@", r"\1", url)
+    return re.sub(r"^(\w+://[^/:@]*):[^/]*@", r"\1@", url)
+
+
+def origin(repository: Path, answers: Answers) -> str:
+    """Say where others find the template at its commit: a remote that has it, without secrets, else its folder."""
+    remotes = sorted(git(repository, "remote").splitlines(), key=lambda name: name != "origin")
+    held = git(repository, "branch", "--remotes", "--contains", "HEAD", "--format=%(refname:lstrip=2)").splitlines()
+    # What cookiecutter has cloned a moment ago is all of the remote's, a tag beside its branches too.
+    cloned = ":" in answers.get("_template", "") and answers["_template"] != answers["_repo_dir"]
+    for remote in remotes:
+        if cloned or any(branch.startswith(f"{remote}/") for branch in held):
+            return without_secrets(git(repository, "remote", "get-url", remote))
     return str(repository)
 
 
@@ -273,14 +300,16 @@ def remember_template(project: Path, answers: Answers) -> str:
     nobody committed.
     """
     repository = template_folder(answers)
+    questions = {key: value for key, value in answers.items() if not key.startswith("_")}
+    if any(TAG.search(str(value)) for value in questions.values()):
+        return "no, as cruft would take the braces in your answers for tags of a template"
     try:
         is_top = Path(git(repository, "rev-parse", "--show-toplevel")).resolve() == repository
-        if not is_top or git(repository, "status", "--porcelain"):
+        if not is_top or git(repository, "status", "--porcelain", "--untracked-files=all", "--", *RENDERED):
             return "no, as the template is not a commit of a git repository"
-        template, commit = origin(repository), git(repository, "rev-parse", "HEAD")
+        template, commit = origin(repository, answers), git(repository, "rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return "no, as git or the template's repository is missing"
-    questions = {key: value for key, value in answers.items() if not key.startswith("_")}
     questions |= {"_template": template, "_commit": commit}
     state = {
         "template": template,
@@ -313,7 +342,9 @@ def start_repository(project: Path, answers: Answers) -> str:
 def identity(project: Path, answers: Answers) -> list[str]:
     """Give git the author of the answers where the user has not told git who they are."""
     try:
-        git(project, "var", "GIT_AUTHOR_IDENT")
+        for role in ("AUTHOR", "COMMITTER"):
+            # Without this setting git may guess: root@the-machine.
+            git(project, "-c", "user.useConfigOnly=true", "var", f"GIT_{role}_IDENT")
     except subprocess.CalledProcessError:
         return ["-c", f"user.name={answers['full_name']}", "-c", f"user.email={answers['email']}"]
     return []

@@ -115,12 +115,14 @@ def test_only_the_project_table_is_named(copied: Path) -> None:
     assert after == before | {"project": before["project"] | added | author}
 
 
-def test_only_one_name_changes_in_the_lock(copied: Path) -> None:
-    before = (copied / "uv.lock").read_text("utf-8").splitlines()
+def test_only_the_root_package_changes_in_the_lock(copied: Path) -> None:
+    """It has its new name, and the place that belongs to this name."""
+    before = (copied / "uv.lock").read_text("utf-8").rstrip("\n").split("\n\n[[package]]\n")
     post.name_lock(copied, GOOD)
-    after = (copied / "uv.lock").read_text("utf-8").splitlines()
-    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
-    assert changed == [('name = "service"', 'name = "trail-service"')]
+    after = (copied / "uv.lock").read_text("utf-8").rstrip("\n").split("\n\n[[package]]\n")
+    renamed = [block.replace('name = "service"\nversion', 'name = "trail-service"\nversion') for block in before]
+    assert after == [renamed[0], *sorted(renamed[1:])]
+    assert after != renamed
 
 
 def test_no_root_package(copied: Path) -> None:
