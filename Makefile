@@ -4,12 +4,12 @@
 UV_VERSION := 0.13.8
 OWN_UV := .uv/$(UV_VERSION)/bin/uv
 UV := $(or $(shell command -v uv 2>/dev/null),$(OWN_UV))
-# Arguments for pytest, as in: make test ARGS="-k hooks"
+# Arguments for pytest or the check of drift, as in: make test ARGS="-k hooks", make drift ARGS="--only 1"
 ARGS :=
 # When set, pytest's exit code is written to this file, and make itself says nothing of it.
 STATUS :=
 
-.PHONY: run test lint format lock
+.PHONY: run test lint format lock drift
 .SILENT:
 # An activated environment of something else is not ours to fill.
 unexport VIRTUAL_ENV
@@ -39,6 +39,10 @@ format: $(filter $(OWN_UV),$(UV))
 lock: $(filter $(OWN_UV),$(UV))
 	"$(UV)" lock --upgrade
 	"$(UV)" lock --upgrade --project "{{cookiecutter.project_slug}}"
+
+# Generates services with several sets of options, with the newest packages, and checks that they work.
+drift: $(filter $(OWN_UV),$(UV))
+	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.drift "$(UV)" $(ARGS)
 
 $(OWN_UV):
 	echo "uv is not on PATH: putting uv $(UV_VERSION) into .uv" >&2

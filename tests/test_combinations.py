@@ -1,0 +1,81 @@
+"""The rows of options that deep tests and `make drift` generate with: few, and no pair of values is left out."""
+
+import json
+from itertools import combinations, product
+
+import pytest
+
+from scripts.combinations import Row, alone, every, options, pairwise
+from tests.baking import TEMPLATE_DIR
+
+
+def names(number: int) -> list[str]:
+    """Give names for some options, in an order that is not the alphabet's."""
+    return [f"option_{position:02}" for position in reversed(range(number))]
+
+
+def ways(rows: list[Row], first: str, second: str) -> set[tuple[bool, bool]]:
+    """Give the pairs of values that two options have in the rows."""
+    return {(row[first], row[second]) for row in rows}
+
+
+@pytest.mark.parametrize("number", range(2, 40))
+def test_every_pair_is_covered(number: int) -> None:
+    """Any two options meet in each of the four ways, and each row answers for each option."""
+    rows = pairwise(names(number))
+    assert all(list(row) == names(number) for row in rows)
+    for first, second in combinations(names(number), 2):
+        assert ways(rows, first, second) == set(product((False, True), repeat=2))
+
+
+@pytest.mark.parametrize(
+    ("number", "size"), [(0, 1), (1, 2), (2, 4), (3, 5), (4, 6), (5, 6), (8, 7), (10, 7), (20, 8), (35, 9)]
+)
+def test_few_rows(number: int, size: int) -> None:
+    """All off and all on come first, no row twice, and there are few."""
+    rows = pairwise(names(number))
+    assert rows[0] == dict.fromkeys(names(number), False)
+    assert rows[-1 if size == 1 else 1] == dict.fromkeys(names(number), True)
+    assert len(rows) == size
+    assert all(rows.count(row) == 1 for row in rows)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_fewer_do_not_suffice(number: int) -> None:
+    """No smaller set with all off and all on covers every pair: all of them are tried."""
+    off, *between, on = every(names(number))
+    for chosen in combinations(between, len(pairwise(names(number))) - 3):
+        rows = [off, on, *chosen]
+        assert any(len(ways(rows, *two)) < 4 for two in combinations(names(number), 2))
+
+
+def test_same_each_time() -> None:
+    """A row that fails keeps its number, and names do not matter but for their order."""
+    assert pairwise(names(7)) == pairwise(names(7))
+    assert [list(row.values()) for row in pairwise(names(7))] == [
+        list(row.values()) for row in pairwise([name.upper() for name in names(7)])
+    ]
+
+
+def test_every() -> None:
+    """Every combination once."""
+    rows = list(every(names(3)))
+    assert len(rows) == 8
+    assert all(rows.count(row) == 1 for row in rows)
+    assert list(every([])) == [{}]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5])
+def test_each_alone(number: int) -> None:
+    """Each option is also on by itself, when that is asked for, and the rows of before stay where they were."""
+    with_alone = pairwise(names(number), each_alone=True)
+    assert with_alone[: len(pairwise(names(number)))] == pairwise(names(number))
+    assert [row for row in alone(names(number)) if row not in with_alone] == []
+    assert all(with_alone.count(row) == 1 for row in with_alone)
+
+
+def test_options_are_those_of_the_manifest() -> None:
+    """What is combined is what the hook takes out, and each option is a question that is answered by yes or no."""
+    questions = json.loads((TEMPLATE_DIR.parent / "cookiecutter.json").read_text("utf-8"))
+    assert options() == list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
+    assert [name for name in options() if not isinstance(questions[name], bool)] == []

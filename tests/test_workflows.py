@@ -1,0 +1,300 @@
+"""What runs on GitHub, before a commit and in a container: valid, least privilege, and run here for real."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.combinations import options
+from scripts.snapshot import ROOT
+from tests.baking import TEMPLATE_DIR, TOOLS, UV, Result, bake, environment, must, run
+from tests.test_project import VERSIONS
+
+BOTH = pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository", "service"])
+WORKFLOWS = [path for folder in (ROOT, TEMPLATE_DIR) for path in sorted(folder.glob(".github/workflows/*.yml"))]
+PINNED = re.compile(r"uses: (?P<action>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # v\d+\.\d+\.\d+")
+MANIFESTS = {"uv": "uv.lock", "docker": "Dockerfile"}
+ZIZMOR = [
+    str(TOOLS / "zizmor"),
+    "--offline",
+    "--no-progress",
+    "--persona=auditor",
+    "--collect=all",
+    "--strict-collection",
+]
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return content
+
+
+def named(path: Path) -> str:
+    return f"{'service' if TEMPLATE_DIR in path.parents else 'repository'}-{path.stem}"
+
+
+EACH_WORKFLOW = pytest.mark.parametrize("workflow", WORKFLOWS, ids=named)
+
+
+def test_workflows_are_these() -> None:
+    assert [named(path) for path in WORKFLOWS] == ["repository-ci", "repository-drift", "service-ci"]
+
+
+@BOTH
+def test_schemas(folder: Path) -> None:
+    """Workflows and the bot's settings are what GitHub reads."""
+    for schema, pattern in {"github-workflows": "workflows/*.yml", "dependabot": "dependabot.yml"}.items():
+        files = sorted((folder / ".github").glob(pattern))
+        must(run([TOOLS / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files], ROOT))
+
+
+@BOTH
+def test_no_findings(folder: Path, tmp_path: Path) -> None:
+    """The strictest audit finds nothing, and would find something."""
+    hooks = folder.glob(".pre-commit-config.yaml")
+    must(run([*ZIZMOR, folder / ".github", *hooks], ROOT))
+    pinned = (folder / ".github/workflows/ci.yml").read_text("utf-8")
+    (tmp_path / "ci.yml").write_text(re.sub(r"@[0-9a-f]{40} # v", "@v", pinned), "utf-8")
+    found = run([*ZIZMOR, tmp_path / "ci.yml"], ROOT)
+    assert found.returncode != 0
+    assert "unpinned-uses" in found.stdout
+
+
+def test_actions_are_pinned() -> None:
+    """Each action is named by its commit, with the version beside it, and is the same one everywhere."""
+    lines = [line.strip(" -") for path in WORKFLOWS for line in path.read_text("utf-8").splitlines() if "uses:" in line]
+    pinned = [match for line in lines if (match := PINNED.fullmatch(line))]
+    assert len(pinned) == len(lines) > 0
+    commits = {(match["action"], match["commit"]) for match in pinned}
+    assert len(commits) == len({action for action, _ in commits})
+
+
+@EACH_WORKFLOW
+def test_least_privilege(workflow: Path) -> None:
+    """Nothing is allowed but to read the code, and to write the one issue; no job hangs for hours."""
+    content = loaded(workflow)
+    assert content["permissions"] == {}
+    assert content["concurrency"]
+    for name, job in content["jobs"].items():
+        reads = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+        assert job["permissions"] == (
+            {"issues": "write"} if name == "report" else {"contents": "read"} if reads else {}
+        )
+        assert all(step["with"] == {"persist-credentials": False} for step in reads)
+        assert job["timeout-minutes"] <= 60
+        assert not job["runs-on"].endswith("latest")
+
+
+@BOTH
+def test_bot(folder: Path) -> None:
+    """The bot waits a week, groups what it asks for, and looks where something is; where nothing is, its run fails."""
+    looks = []
+    for entry in loaded(folder / ".github/dependabot.yml")["updates"]:
+        assert entry["cooldown"]["default-days"] >= 7
+        assert entry["groups"]
+        for name in entry.get("directories") or [entry["directory"]]:
+            kind, place = entry["package-ecosystem"], folder / name.strip("/")
+            workflows = place / ".github/workflows" if name == "/" else place
+            assert (place / MANIFESTS[kind]).is_file() if kind in MANIFESTS else list(workflows.glob("*.yml"))
+            looks.append((kind, place))
+    for kind, manifest in MANIFESTS.items():
+        for place in {folder, TEMPLATE_DIR}:
+            assert not (place / manifest).is_file() or (kind, place) in looks, f"Nobody looks after {place / manifest}."
+
+
+@pytest.fixture(scope="module")
+def service(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service with a workflow and hooks, in a git repository of its own, nothing installed yet."""
+    answers = {name: name in {"github_actions", "pre_commit"} for name in options()}
+    project = bake(repository, tmp_path_factory.mktemp("workflows") / "output", **answers)
+    for words in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"]):
+        must(run(["git", *words], project))
+    return project
+
+
+def run_step(step: dict[str, Any], folder: Path, values: dict[str, str], **variables: str) -> Result:
+    """Run a step of a job as the runner would, with these values for the expressions in its environment."""
+    for name, text in step.get("env", {}).items():
+        variables[name] = re.sub(r"\$\{\{ (.+?) \}\}", lambda match: values[match[1]], text)
+    return run(["bash", "-e", "-c", step["run"]], folder, environment(**variables))
+
+
+def holds(step: dict[str, Any], folder: Path) -> bool:
+    """Whether a step is to be run: it has no condition, or the file is there that its condition asks for."""
+    asks = re.fullmatch(r"hashFiles\('(.+)'\) != ''", step["if"]) if "if" in step else None
+    assert asks or "if" not in step
+    return not asks or (folder / asks[1]).is_file()
+
+
+def test_jobs_of_the_service(service: Path) -> None:
+    """Every step of every job, in order, on this Python, but for the image: here is nothing to build it from."""
+    jobs = loaded(service / ".github/workflows/ci.yml")["jobs"]
+    assert jobs["test"]["strategy"]["matrix"] == {"python": VERSIONS}
+    assert set(jobs["passed"]["needs"]) == set(jobs) - {"passed"}
+    here = "{}.{}".format(*sys.version_info)
+    values = {
+        "matrix.python": here if here in VERSIONS else VERSIONS[0],
+        "join(needs.*.result, ' ')": "success success",
+    }
+    steps = [step for job in jobs.values() for step in job["steps"] if "run" in step]
+    wanted = [step for step in steps if "docker" not in step["run"] and holds(step, service)]
+    done = [run_step(step, service, values, TMPDIR=str(service.parent)) for step in wanted]
+    assert len(done) == 2
+    assert "passed in" in must(done[0]).stdout
+    must(done[1])
+    assert not any(holds(step, service) for step in steps if "docker" in step["run"])
+    must(run(["git", "diff", "--exit-code"], service))
+
+
+@pytest.mark.parametrize("results", ["failure success", "success cancelled", "skipped success"])
+def test_last_job_of_the_service(results: str) -> None:
+    """The check for branch protection fails with whatever did not succeed."""
+    (step,) = loaded(TEMPLATE_DIR / ".github/workflows/ci.yml")["jobs"]["passed"]["steps"]
+    assert run_step(step, ROOT, {"join(needs.*.result, ' ')": results}).returncode == 1
+
+
+def test_jobs_of_the_repository(tmp_path: Path) -> None:
+    """Here the Pythons of the machine come on PATH, and the rest is `.ci/run`."""
+    pythons = [tmp_path / f"Python/{version}.9/x64/bin" for version in ["3.10", *VERSIONS, "3.14"]]
+    for folder in pythons:
+        folder.mkdir(parents=True)
+    _, find, everything = loaded(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
+    must(run_step(find, ROOT, {}, RUNNER_TOOL_CACHE=str(tmp_path), GITHUB_PATH=str(tmp_path / "path")))
+    assert (tmp_path / "path").read_text().splitlines() == [str(folder) for folder in pythons[1:-1]]
+    assert os.access(ROOT / everything["run"], os.X_OK)
+
+
+GH = """#!/bin/sh
+for word; do printf '<%s>' "$word" >> {said}; done
+echo >> {said}
+[ "$2" = list ] && echo {number}
+exit 0
+"""
+
+
+@pytest.mark.parametrize(("number", "does"), [("", "<create><--title>"), ("42", "<comment><42>")])
+def test_report_of_drift(tmp_path: Path, number: str, does: str) -> None:
+    """A first failure opens an issue, the next one comments on it; gh itself is played here, as it needs GitHub."""
+    said = tmp_path / "said"
+    (tmp_path / "gh").write_text(GH.format(said=said, number=number))
+    (tmp_path / "gh").chmod(0o755)
+    jobs = loaded(ROOT / ".github/workflows/drift.yml")["jobs"]
+    assert jobs["drift"]["steps"][-1]["run"] == "make drift"
+    (step,) = jobs["report"]["steps"]
+    needed = re.findall(r"\$\{\{ (.+?) \}\}", " ".join(step["env"].values()))
+    must(run_step(step, tmp_path, dict.fromkeys(needed, "value"), PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    asked, done = said.read_text().splitlines()
+    title = step["env"]["TITLE"]
+    assert f'in:title "{title}"' in asked
+    assert done.startswith(f"<issue>{does}")
+    assert "value/value/actions/runs/value" in done
+
+
+def test_container() -> None:
+    """A newcomer's container: a Python that is promised, and a command and a port that exist."""
+    path = ".devcontainer/devcontainer.json"
+    assert (ROOT / path).read_bytes() == (TEMPLATE_DIR / path).read_bytes()
+    content = json.loads((ROOT / path).read_text("utf-8"))
+    image = re.fullmatch(r"mcr\.microsoft\.com/devcontainers/python:\d+-(3\.\d+)-[a-z]+", content["image"])
+    assert image
+    assert image[1] in VERSIONS
+    for folder in (ROOT, TEMPLATE_DIR):
+        assert f"\n{content['postCreateCommand'].removeprefix('make ')}:" in (folder / "Makefile").read_text("utf-8")
+    example = (TEMPLATE_DIR / ".env.example").read_text("utf-8")
+    assert [f"PORT={port}" in example for port in content["forwardPorts"]] == [True]
+    assert set(content["remoteEnv"]) - set(re.findall(r"^#? ?([A-Z_]+)=", example, re.MULTILINE)) == {"UV_LINK_MODE"}
+
+
+@pytest.fixture(scope="module")
+def guarded(service: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service with its hooks in place, and a first commit that they have let through."""
+    without = shutil.ignore_patterns(".venv")  # its scripts know the folder in which it was made
+    project = Path(shutil.copytree(service, tmp_path_factory.mktemp("guarded") / service.name, ignore=without))
+    must(run([UV, "sync", "--quiet", "--locked"], project))
+    must(run([".venv/bin/pre-commit", "install"], project))
+    must(commit(project))
+    return project
+
+
+def commit(project: Path, **variables: str) -> Result:
+    """Commit everything as a user does, without a network, without an activated environment."""
+    must(run(["git", "add", "--all"], project))
+    author = ["-c", "user.name=Nobody", "-c", "user.email=nobody@example.com"]
+    here = environment(PRE_COMMIT_HOME=str(project.parent / "pre-commit"), UV_OFFLINE="true", **variables)
+    return run(["git", *author, "commit", "--quiet", "--message", "A change"], project, here)
+
+
+def failed(result: Result) -> list[str]:
+    """Give the hooks that refused."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    return re.findall(r"^- hook id: (\S+)$", result.stdout + result.stderr, re.MULTILINE)
+
+
+@pytest.fixture
+def clean(guarded: Path) -> Iterator[Path]:
+    """The same, and whatever a test changes is gone afterwards."""
+    yield guarded
+    for words in (["reset", "--quiet", "--hard"], ["clean", "--quiet", "--force", "-d"]):
+        must(run(["git", *words], guarded))
+
+
+def test_hooks_pass_on_a_new_service(clean: Path) -> None:
+    """They find nothing to mend, also when they are started by hand."""
+    here = environment(PRE_COMMIT_HOME=str(clean.parent / "pre-commit"), UV_OFFLINE="true")
+    result = must(run([UV, "run", "pre-commit", "run", "--all-files"], clean, here))
+    assert result.stdout.count("Passed") == len(loaded(clean / ".pre-commit-config.yaml")["repos"][0]["hooks"]) - 1
+    assert "no leftovers of an update" in result.stdout
+    must(run(["git", "diff", "--exit-code"], clean))
+
+
+BAD = {
+    "app/services/untyped.py": ('"""Adds."""\n\nTOTAL: int = "1" + "2"\n', ["mypy"]),
+    "app/services/unused.py": ('"""Imports."""\n\nNOTHING = unknown\n', ["ruff-check", "mypy"]),
+    "app/services/borders.py": (
+        '"""Crosses a border."""\n\nfrom fastapi import FastAPI\n\nSERVICE = FastAPI\n',
+        ["lint-imports"],
+    ),
+    "README.md": ("<<<<<<< ours\n", ["conflicts"]),
+    "gun.py.rej": ("-a\n+b\n", ["rejects"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_commits_are_refused(clean: Path, name: str) -> None:
+    """Types, rules, borders between parts, what a merge has left."""
+    text, hooks = BAD[name]
+    (clean / name).write_text(text, "utf-8")
+    assert failed(commit(clean)) == hooks
+
+
+def test_bad_format_is_mended(clean: Path) -> None:
+    """A commit that is badly formatted is refused, and what was mended passes the next time."""
+    (clean / "app/services/ragged.py").write_text('"""Ragged."""\n\nONE  =  [ 1 ]\n', "utf-8")
+    assert failed(commit(clean)) == ["ruff-format"]
+    assert (clean / "app/services/ragged.py").read_text("utf-8") == '"""Ragged."""\n\nONE = [1]\n'
+    must(commit(clean))
+
+
+def test_a_wrong_lock_is_refused(clean: Path, tmp_path: Path) -> None:
+    """Nothing else is looked at then; and the uv that the Makefile has put in does, where there is none on PATH."""
+    pyproject = (clean / "pyproject.toml").read_text("utf-8")
+    (clean / "pyproject.toml").write_text(pyproject.replace('"fastapi>=', '"colorama",\n    "fastapi>='), "utf-8")
+    assert failed(commit(clean)) == ["environment"]
+    for program in ("bash", "env", "git", "head", "ls", "sh"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    assert shutil.which("uv", path=tmp_path) is None
+    (clean / ".uv/1.2.3/bin").mkdir(parents=True)
+    (clean / ".uv/1.2.3/bin/uv").symlink_to(UV)
+    refused = commit(clean, PATH=str(tmp_path))
+    assert failed(refused) == ["environment"]
+    assert "lock" in refused.stdout + refused.stderr
+    must(run(["git", "checkout", "--quiet", "HEAD", "--", "pyproject.toml"], clean))
+    (clean / "CHANGES.md").write_text("# Changes\n", "utf-8")
+    must(commit(clean, PATH=str(tmp_path)))
