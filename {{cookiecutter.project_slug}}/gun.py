@@ -5,6 +5,7 @@ import os
 import socket
 
 from app.common.log_handler import logging_config, prepare_log_folder
+from app.integrations.server_hooks import with_hooks_of_integrations
 from app.settings import get_settings, hold, project_metadata
 
 get_settings.cache_clear()  # SIGHUP runs this file again, and `.env` may have changed
@@ -46,8 +47,8 @@ control_socket_disable = True
 # The starter would return at once, and a container stop with it.
 daemon = False
 # The application is imported by each worker, so that no thread is lost in a fork. SIGHUP brings new code of app/api,
-# app/services and app/main.py; of what this file and the worker import (app/common, app/settings.py), and of packages,
-# only a restart does, or SIGUSR2.
+# app/services, app/integrations/<name> and app/main.py; of what this file and the worker import (app/common,
+# app/settings.py, app/integrations/*.py), and of packages, only a restart does, or SIGUSR2.
 preload_app = False
 
 errorlog = "-"
@@ -77,3 +78,7 @@ def on_starting(_server: object) -> None:
                 f"The service cannot listen on {bind}: {reason}. Stop the other program, or set HOST and PORT to an "
                 "address of this machine that is free."
             ) from None
+
+
+# The last word: what the integrations' server.py do at these moments follows what is done here.
+globals().update(with_hooks_of_integrations(on_starting=on_starting, when_ready=when_ready))

@@ -16,6 +16,7 @@ from app.common.openapi import describe
 from app.common.refusal import refuse
 from app.common.request_id import RequestIdPlugin
 from app.common.request_time import RequestTimePlugin
+from app.integrations import install_integrations, lifespan_of, load_integrations
 from app.settings import Settings, get_settings, project_metadata
 
 
@@ -26,6 +27,7 @@ class Application(FastAPI):
         self.settings = settings
         super().__init__(**options)
         self.state.debug = settings.debug
+        self.state.readiness_checks = {}
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return the way of a request: door, CORS, body limit, then FastAPI with what `add_middleware` has added."""
@@ -66,6 +68,7 @@ def create_app(settings: Settings | None = None) -> Application:
     settings = settings or get_settings()
     configure_logging(settings)
     project = project_metadata()
+    integrations = load_integrations()
     app = Application(
         settings,
         title=project.get("name", "service"),
@@ -74,10 +77,13 @@ def create_app(settings: Settings | None = None) -> Application:
         docs_url="/api/docs" if settings.debug else None,
         redoc_url=None,
         openapi_url="/api/openapi.json" if settings.debug else None,
+        lifespan=lifespan_of(integrations),
     )
     install_error_handlers(app)
     app.include_router(health.router)
     app.include_router(demo.router, prefix="/api")
+    # Last, so that nothing which an integration mounts, at "/" perhaps, stands before a route of ours.
+    install_integrations(app, settings, integrations)
     return app
 
 

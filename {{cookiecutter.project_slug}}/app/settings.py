@@ -7,9 +7,9 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -41,16 +41,25 @@ _HOST_ENTRY = re.compile(r"(\*?\.)?([^\s/@:*\[\]?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{
 
 PREFIXES_WITH_A_MEANING = ("access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-")
 
-Words = Annotated[tuple[str, ...], NoDecode]
+
+def _split(value: object) -> object:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A comma-separated list in the environment."""
 
 
-class Settings(BaseSettings):
-    """Everything that the environment may decide, with a default that is sound in production."""
+class EnvironmentSettings(BaseSettings):
+    """Read from the environment and, in development, from `.env`; an integration's have its name as `env_prefix`."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
     )
+
+
+class Settings(EnvironmentSettings):
+    """Everything that the environment may decide, with a default that is sound in production."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address that gunicorn binds")
     port: int = Field(8000, ge=1, le=65535, description="port that gunicorn binds")
@@ -98,13 +107,6 @@ class Settings(BaseSettings):
     graceful_timeout: int = Field(30, ge=2, description="seconds for requests in flight when a worker stops")
     keepalive: int = Field(65, ge=1, description="seconds an idle connection stays open")
     max_requests: int = Field(0, ge=0, description="requests until a worker is replaced; 0: never")
-
-    @field_validator(
-        "access_log_exclude", "masked_query", "forwarded_allow_ips", "cors_origins", "outbound_hosts", mode="before"
-    )
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -156,30 +158,51 @@ class Settings(BaseSettings):
         return self
 
 
-def explain(error: ValidationError) -> str:
-    """Return one full sentence for each fault: the variable, what is wrong with it, and what it may be."""
+AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+
+
+def variable_of(kind: type[BaseSettings], name: str) -> str:
+    """Return the environment variable that a field is read from."""
+    return f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def explain(error: ValidationError, kind: type[BaseSettings] = Settings) -> str:
+    """Return one full sentence for each fault: the variable, what is wrong with it, and what it may be.
+
+    What a field with `repr=False` holds is a secret, and is not shown.
+    """
     sentences = []
     for fault in error.errors():
-        name = ".".join(str(part) for part in fault["loc"]).upper()
         reason = fault["msg"].removeprefix("Value error, ")
-        if not name:
+        if not fault["loc"]:
             sentences.append(f"{reason}.")
             continue
-        field = Settings.model_fields.get(name.lower())
+        field = kind.model_fields.get(str(fault["loc"][0]))
+        name = variable_of(kind, ".".join(str(part) for part in fault["loc"]))
+        value = f"{fault['input']!r:.80}" if field is None or field.repr else "not what it should be"
         about = f" {name} is: {field.description}." if field and field.description else ""
-        sentences.append(f"The environment variable {name} is {fault['input']!r:.80}: {reason}.{about}")
+        sentences.append(
+            f"The environment variable {name} is missing.{about}"
+            if fault["type"] == "missing"
+            else f"The environment variable {name} is {value}: {reason}.{about}"
+        )
     return "\n".join(sentences)
 
 
-def load_settings() -> Settings:
+def read_settings(kind: type[AnySettings]) -> AnySettings:
     """Read the environment and `.env`.
 
     Raises SystemExit with one sentence for each bad value; the process then ends with status 1.
     """
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
-        raise SystemExit(explain(error)) from None
+        raise SystemExit(explain(error, kind)) from None
+
+
+def load_settings() -> Settings:
+    """Read the settings of the service itself."""
+    return read_settings(Settings)
 
 
 _in_force: list[Settings] = []

@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from app import settings
 from app.common.access_fields import policy
-from app.settings import Settings, get_settings
+from app.integrations import names
+from app.settings import EnvironmentSettings, Settings, get_settings
 from tests.support import Logs, connect
 
 # Before the application is imported, which reads them: what a developer has exported or keeps in `.env` stays out.
-Settings.model_config["env_file"] = None
-for exported in [name for name in os.environ if name.lower() in Settings.model_fields]:
-    del os.environ[exported]
+for kind in (EnvironmentSettings, Settings):
+    kind.model_config["env_file"] = None
+prefixes = tuple(f"{name}_" for name in names())
+for exported in list(os.environ):
+    if exported.lower() in Settings.model_fields or exported.lower().startswith(prefixes):
+        del os.environ[exported]
 
 from app.main import Application, create_app  # noqa: E402
 
@@ -23,6 +28,7 @@ from app.main import Application, create_app  # noqa: E402
 def reset() -> None:
     """Forget the settings and every set-up of logging; only the root logger keeps what pytest has put there."""
     get_settings.cache_clear()
+    settings._in_force.clear()
     policy.configure((), ())
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     for logger in (logging.root, *known):

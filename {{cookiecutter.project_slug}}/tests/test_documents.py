@@ -1,47 +1,72 @@
-"""README.md and .env.example say what the settings are; this compares them with the code."""
+"""docs/settings.md and .env.example say what the settings are; this compares them with the code."""
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.settings import PROJECT_ROOT, Settings
+from app.settings import PROJECT_ROOT, EnvironmentSettings, variable_of
+from tests import documents
 
-
-def shown_default(name: str) -> str:
-    """Return the default as it would be written in the environment; empty where there is none to write."""
-    field = Settings.model_fields[name]
-    default = None if field.default_factory else field.default
-    if isinstance(default, tuple):
-        return ",".join(default)
-    if isinstance(default, bool):
-        return str(default).lower()
-    if default is None:
-        return ""
-    return f"{default:g}" if isinstance(default, float) else str(default)
+KINDS = documents.kinds()
+FIELDS = [(kind, name) for kind in KINDS.values() for name in kind.model_fields]
 
 
-def text_of(name: str) -> str:
-    return (PROJECT_ROOT / Path(name)).read_text("utf-8")
+@pytest.mark.parametrize(("path", "text"), documents.documents().items(), ids=lambda value: Path(value).name)
+def test_documents_are_what_make_docs_writes(path: Path, text: str) -> None:
+    assert path.read_text("utf-8") == text
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_readme_has_the_setting(name: str) -> None:
-    default = f"`{shown_default(name)}`" if shown_default(name) else "empty"
-    if name == "workers":
-        default = "the processors it may use"
-    row = f"| `{name.upper()}` | {default} | {Settings.model_fields[name].description} |"
-    assert row in text_of("README.md")
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_example_environment_has_the_setting(name: str) -> None:
-    lines = f"# {Settings.model_fields[name].description}\n# {name.upper()}={shown_default(name)}\n"
-    assert lines in text_of(".env.example")
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+def test_every_setting_is_documented(kind: type[BaseSettings], name: str) -> None:
+    assert kind.model_fields[name].description
+    assert documents.row(kind, name) in (PROJECT_ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert documents.lines(kind, name) in (PROJECT_ROOT / ".env.example").read_text("utf-8")
 
 
 def test_no_document_has_a_setting_that_is_gone() -> None:
-    names = {name.upper() for name in Settings.model_fields}
-    example = {line[2:].partition("=")[0] for line in text_of(".env.example").splitlines() if "=" in line}
-    table = {line.split("`")[1] for line in text_of("README.md").splitlines() if line.startswith("| `") and "_" in line}
-    assert example == names
-    assert {name for name in table if name.isupper()} <= names
+    names = {variable_of(kind, name) for kind, name in FIELDS}
+    table = (PROJECT_ROOT / "docs" / "settings.md").read_text("utf-8")
+    example = (PROJECT_ROOT / ".env.example").read_text("utf-8")
+    assert set(re.findall(r"(?m)^\| `([A-Z0-9_]+)` \|", table)) == names
+    assert set(re.findall(r"(?m)^# ([A-Z0-9_]+)=", example)) == names
+
+
+class Nats(EnvironmentSettings):
+    model_config = SettingsConfigDict(env_prefix="NATS_")
+
+    url: str = Field("nats://localhost", description="where it is")
+    retries: int = Field(3, description="how often")
+
+
+def test_a_table_is_written_anew() -> None:
+    """What is written by hand, before and after, stays."""
+    page = "# Settings\n\n## nats\n\nBy hand.\n\n| old |\n| rows |\n\n## other\n\n| stays |\n"
+    body = documents.TABLE + "".join(documents.row(Nats, name) for name in Nats.model_fields)
+    assert documents.renew(page, "nats", documents.ROWS, body) == (
+        "# Settings\n\n## nats\n\nBy hand.\n\n| name | default | what |\n|---|---|---|\n"
+        "| `NATS_URL` | `nats://localhost` | where it is |\n| `NATS_RETRIES` | `3` | how often |\n"
+        "\n## other\n\n| stays |\n"
+    )
+
+
+def test_an_example_is_written_anew() -> None:
+    page = "# === nats ===\n\n# old\n# NATS_OLD=1\n\n# older\n# NATS_OLDER=\n\n# === other ===\n\n# stays\n# OTHER=1\n"
+    body = "".join(documents.lines(Nats, name) for name in Nats.model_fields)
+    assert documents.renew(page, "nats", documents.LINES, body) == (
+        "# === nats ===\n\n# where it is\n# NATS_URL=nats://localhost\n\n# how often\n# NATS_RETRIES=3\n"
+        "\n# === other ===\n\n# stays\n# OTHER=1\n"
+    )
+
+
+def test_a_heading_that_is_missing_is_told() -> None:
+    with pytest.raises(ValueError, match="0 parts of the text are headed 'nats'"):
+        documents.renew("# Settings\n", "nats", documents.ROWS, "")
+
+
+def test_settings_of_integrations_begin_with_their_names() -> None:
+    for integration in KINDS.keys() - {"service"}:
+        assert KINDS[integration].model_config["env_prefix"] == f"{integration.upper()}_"
+        assert KINDS[integration].model_config["frozen"]

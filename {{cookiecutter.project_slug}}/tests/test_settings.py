@@ -4,16 +4,31 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
+from pydantic_settings import SettingsConfigDict
 
 from app.settings import (
     PROJECT_ROOT,
+    EnvironmentSettings,
     Settings,
+    Words,
     available_processors,
     get_settings,
     load_settings,
     project_metadata,
+    read_settings,
 )
+
+
+class QueueSettings(EnvironmentSettings):
+    """What an integration may have."""
+
+    model_config = SettingsConfigDict(env_prefix="QUEUE_")
+
+    size: int = Field(1, ge=1, description="how many")
+    names: Words = Field(("default",), description="which ones")
+    password: str = Field("12345678", min_length=8, repr=False, description="a secret")
+    url: str = Field(description="where it is")
 
 
 @pytest.fixture(autouse=True)
@@ -155,8 +170,27 @@ def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monke
     assert (settings.port, settings.workers) == (9000, 4)
 
 
-def test_every_setting_says_what_it_is() -> None:
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+def test_settings_of_an_integration_have_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("SIZE=9\nQUEUE_SIZE=2\nQUEUE_NAMES=a, b\nQUEUE_URL=redis://host\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(QueueSettings.model_config, "env_file", ".env")
+    settings = read_settings(QueueSettings)
+    assert (settings.size, settings.names, settings.url) == (2, ("a", "b"), "redis://host")
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.size = 1  # type: ignore[misc]
+
+
+def test_bad_values_of_an_integration_are_told_under_their_real_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUE_SIZE", "none")
+    monkeypatch.setenv("QUEUE_PASSWORD", "hunter2")
+    with pytest.raises(SystemExit) as stopped:
+        read_settings(QueueSettings)
+    size, password, url = str(stopped.value).splitlines()
+    assert size.startswith("The environment variable QUEUE_SIZE is 'none': Input should be a valid integer")
+    assert size.endswith(" QUEUE_SIZE is: how many.")
+    assert password.startswith("The environment variable QUEUE_PASSWORD is not what it should be: String should have")
+    assert url == "The environment variable QUEUE_URL is missing. QUEUE_URL is: where it is."
+    assert "hunter2" not in str(stopped.value)
 
 
 def test_the_project_s_name_and_version_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

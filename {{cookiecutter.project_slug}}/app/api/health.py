@@ -1,8 +1,12 @@
 """Is the process alive, and is it ready for work? Left out of the access log unless something is wrong."""
 
-from fastapi import APIRouter
+from http import HTTPStatus
 
-from app.common.response import Response
+from fastapi import APIRouter, Request
+
+from app.common.exceptions import NotReady
+from app.common.response import ErrorResponse, Response
+from app.services import health
 
 router = APIRouter(tags=["health"])
 
@@ -13,7 +17,18 @@ async def livez() -> Response[str]:
     return Response(result="alive")
 
 
-@router.get("/readyz")
-async def readyz() -> Response[str]:
-    """Tell that the service may be sent requests."""
+@router.get(
+    "/readyz",
+    responses={
+        HTTPStatus.SERVICE_UNAVAILABLE: {
+            "model": ErrorResponse,
+            "description": "Something that the service needs is not ready; `cause` says what, and why.",
+        }
+    },
+)
+async def readyz(request: Request) -> Response[str]:
+    """Tell that the service may be sent requests: everything that it needs is ready as well."""
+    checks = request.app.state.readiness_checks
+    if checks and (causes := await health.ask(checks)):
+        raise NotReady(" ".join(causes))
     return Response(result="ready")

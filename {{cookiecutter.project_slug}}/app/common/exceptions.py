@@ -16,3 +16,14 @@ class ServiceError(Exception):
         self.cause = cause
         self.status = int(status)
         self.code = self.status if code is None else code
+
+
+class NotReady(ServiceError):  # noqa: N818 - a state, not an error
+    """What the service needs does not answer; `cause` says so in a sentence for the caller, without secrets."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause, status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class AlreadyLoggedError(RuntimeError):
+    """Ends what cannot go on; the log says why already, and no server need say it again."""

@@ -3,6 +3,7 @@
 import logging
 
 from app.common.constants import ERROR_LOGGER
+from app.common.exceptions import AlreadyLoggedError
 from app.common.request_record import current_record
 
 _REPETITIONS = frozenset(
@@ -19,6 +20,9 @@ _REPETITIONS = frozenset(
 
 _NO_HANDSHAKE = "ASGI callable returned without completing handshake."
 """uvicorn takes a websocket that was refused with an answer of its own for one that was forgotten."""
+
+_LOGGED_BEFORE = f"\n{AlreadyLoggedError.__module__}.{AlreadyLoggedError.__name__}: "
+"""Stands in the traceback, handed over as text, of a lifespan that has failed with it."""
 
 
 _MARK = "app_has_dealt_with_it"
@@ -40,6 +44,8 @@ class RepetitionFilter(logging.Filter):
         request = current_record.get()
         if record.name.startswith("uvicorn") and isinstance(record.msg, str):
             if record.msg in _REPETITIONS:
+                return False
+            if _LOGGED_BEFORE in record.msg:
                 return False
             if record.msg == _NO_HANDSHAKE:
                 return request is None or not request.status

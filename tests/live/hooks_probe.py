@@ -1,0 +1,55 @@
+"""The server.py of an integration for the live tests: it leaves marks in gunicorn's processes, and one hook is broken.
+
+It is copied into the baked project as `app/integrations/marks/server.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.workers.base import Worker
+
+
+def _mark(name: str) -> None:
+    folder = Path(os.environ["BROKER_FOLDER"])
+    (folder / f"{name}.{os.getpid()}").touch()
+    if name == "when_ready" and {"app.main", "app.integrations.broker", "app.integrations.marks"} & sys.modules.keys():
+        (folder / "master_knows_too_much").touch()
+
+
+def on_starting(_server: Arbiter) -> None:
+    """Tell of the master's start."""
+    if os.environ.get("FAIL_ON_STARTING"):
+        raise OSError("no room for marks")
+    _mark("on_starting")
+
+
+def when_ready(_server: Arbiter) -> None:
+    """Tell that the master listens."""
+    _mark("when_ready")
+
+
+def post_fork(_server: Arbiter, _worker: Worker) -> None:
+    """Tell of a worker's start."""
+    _mark("post_fork")
+
+
+def worker_exit(_server: Arbiter, _worker: Worker) -> None:
+    """Tell of a worker's end, in the worker."""
+    _mark("worker_exit")
+
+
+def child_exit(_server: Arbiter, worker: Worker) -> None:
+    """Tell of a worker's end, in the master, and fail as hooks do that were written for another server."""
+    (Path(os.environ["BROKER_FOLDER"]) / f"child_exit.{worker.pid}").touch()
+    raise TypeError("child_exit is broken")
+
+
+def on_exit(_server: Arbiter) -> None:
+    """Tell of the master's end."""
+    _mark("on_exit")

@@ -1,0 +1,212 @@
+"""Integrations under gunicorn: they start, get ready, fail and stop, and the service says so and goes on, or ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from signal import SIGHUP, SIGKILL
+
+import pytest
+
+from .client import new_id
+from .faults_tools import Load, new_workers
+from .harness import LiveService
+from .logs import wait_for
+
+HERE = Path(__file__).parent
+NOT_READY = "broker: The broker at broker:5672 does not answer."
+
+
+@pytest.fixture(scope="module")
+def integrated(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the service, in the environment that it has, and give it two integrations."""
+    copy = tmp_path_factory.mktemp("integrated") / "project"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+    (copy / ".venv").symlink_to(project / ".venv")
+    for name, files in {"broker": {"__init__": "broker"}, "marks": {"server": "hooks"}}.items():
+        folder = copy / "app" / "integrations" / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("def install(app, settings): pass\n")
+        for file, probe in files.items():
+            shutil.copy(HERE / f"{probe}_probe.py", folder / f"{file}.py")
+    return copy
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Path:
+    """Make the folder that stands for the broker; it answers."""
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    (folder / "up").touch()
+    return folder
+
+
+def serve(project: Path, broker: Path, workers: int = 2, *, wait: bool = True, **env: str) -> LiveService:
+    """Return the service itself; not started yet."""
+    env = {"BROKER_FOLDER": str(broker), **env}
+    return LiveService(project, broker.parent, app="app.main:app", env=env, workers=workers, wait=wait)
+
+
+def marks(broker: Path, name: str) -> set[int]:
+    """Return the processes that have left a mark of this name."""
+    return {int(path.suffix[1:]) for path in broker.glob(f"{name}.*")}
+
+
+def failure(service: LiveService) -> int:
+    """Wait until the start has failed, and return the exit code; no worker was started twice."""
+    code = service.process.wait(20)
+    assert service.app_text().count("Booting worker") <= 2, "a storm of restarts"
+    return code
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_ready_and_not_ready(integrated: Path, broker: Path, log_format: str) -> None:
+    """/readyz follows the broker, with the ID in each place, while all other requests are served as ever."""
+    with serve(integrated, broker, LOG_FORMAT=log_format) as service, Load(service) as load:
+
+        def ask(status: int, cause: str) -> None:
+            request_id = new_id("ready")
+            began = time.monotonic()
+            answer = service.request("GET", "/readyz", request_id=request_id)
+            assert time.monotonic() - began < 2
+            body = answer.json()
+            assert (answer.status, answer.one(), body["request_id"]) == (status, request_id, request_id)
+            assert (body["cause"], body["result"]) == (cause, None if cause else "ready")
+            told = [record.message for record in service.app_lines(request_id, 2 if cause else 1)]
+            assert told[0] == "asking the broker"
+            assert told[1:][-1:] == ([f"Not ready: {cause}"] if cause else [])
+            if cause:
+                assert service.access_line(request_id).status == status
+            else:
+                assert service.access_records(request_id) == []
+
+        ask(200, "")
+        (broker / "up").unlink()
+        for _ in range(4):  # both workers
+            ask(503, NOT_READY)
+        (broker / "up").touch()
+        (broker / "hangs").touch()
+        ask(503, "broker: It did not answer within 0.9 seconds.")
+        (broker / "hangs").unlink()
+        (broker / "crashes").touch()
+        ask(503, "broker: Its check failed; the log says how.")
+        (broker / "crashes").unlink()
+        ask(200, "")
+        assert service.request("GET", "/livez").status == 200
+        load.more(50)
+        assert load.failures == []
+
+
+def test_start_and_stop(integrated: Path, broker: Path) -> None:
+    """Each worker says which are on, connects and disconnects; every hook ran in its process; the exit is clean."""
+    with serve(integrated, broker, BROKER_SIZE="7") as service:
+        workers = set(wait_for(lambda: service.workers() if len(service.workers()) == 2 else []))
+        wait_for(lambda: marks(broker, "connected") == workers, 10, "two workers that are connected")
+        request_id = new_id("broker")
+        assert service.request("GET", "/broker", request_id=request_id).json()["result"] == 7
+        assert [record.message for record in service.app_lines(request_id)] == ["asked for the size"]
+        assert service.stop() == 0
+        assert service.app_text().count("Integrations: broker, marks.") == 2
+    master = {service.process.pid}
+    assert {name: marks(broker, name) for name in ("on_starting", "when_ready", "on_exit")} == {
+        "on_starting": master,
+        "when_ready": master,
+        "on_exit": master,
+    }
+    for name in ("disconnected", "post_fork", "worker_exit", "child_exit"):
+        assert marks(broker, name) == workers, name
+    assert not (broker / "master_knows_too_much").exists()
+
+
+def test_broken_hook(integrated: Path, broker: Path) -> None:
+    """A child_exit that fails is told for each worker that ends, and neither a new one nor a reload is in danger."""
+    with serve(integrated, broker) as service:
+        with Load(service, clients=2) as load:
+            victim = service.workers()[0]
+            os.kill(victim, SIGKILL)
+            new_workers(service, [victim], 2)
+            wait_for(lambda: "The integration marks failed in child_exit" in service.app_text())
+            load.more(50)
+            old = service.workers()
+            service.signal(SIGHUP)
+            new_workers(service, old, 2)
+            load.more(50)
+        assert len(load.failures) <= 2, load.failures
+        assert service.stop() == 0
+        text = service.app_text()
+    assert text.count("The integration marks failed in child_exit") == text.count("    TypeError: child_exit is broken")
+    assert text.count("The integration marks failed in child_exit") == len(marks(broker, "child_exit")) == 5
+    assert "Unhandled exception in main loop" not in text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failing_lifespan(integrated: Path, broker: Path, workers: int) -> None:
+    """A broker that refuses ends the start: each worker says why, once and readable, and the master ends."""
+    (broker / "refuses").touch()
+    with serve(integrated, broker, workers, wait=False) as service:
+        # With two that fail at the same moment, gunicorn's halt is itself halted: 1 and a traceback of its own.
+        assert failure(service) in ({3} if workers == 1 else {1, 3})
+        text = service.app_text()
+    told = text.count("The integration broker did not start")
+    assert 1 <= told <= workers
+    assert text.count("    ConnectionError: nobody answers at broker:5672") == told
+    assert text.count("nobody answers") == 2 * told, "the line of the source, and the error; no repetition"
+    assert "Reason: Worker failed to boot." in text or workers == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("LACK=1", "The integration broker does not start. It needs package_that_nobody_has, which is not installed"),
+        ("BROKER_SIZE=0", "The environment variable BROKER_SIZE is '0': Input should be greater than or equal to 1"),
+        ("BROKER_FOLDER=", "The environment variable BROKER_FOLDER is missing. BROKER_FOLDER is: where the broker is."),
+    ],
+)
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_refused_start(integrated: Path, broker: Path, server: str, variable: str, told: str) -> None:
+    """What an integration lacks is told in one sentence, without a traceback, and the server ends."""
+    shutil.copytree(integrated, project := broker.parent / "project", symlinks=True)
+    shutil.rmtree(project / "app" / "integrations" / "marks")
+    env = {"BROKER_FOLDER": str(broker), **dict([variable.split("=")])}
+    work = broker.parent
+    with LiveService(project, work, server=server, app="app.main:app", env=env, workers=1, wait=False) as service:
+        assert failure(service) == 3
+        assert service.app_text().count(told) == 1
+        assert "Traceback" not in service.output()
+
+
+def test_failing_preparation(integrated: Path, broker: Path) -> None:
+    """An on_starting that fails ends the start before anything listens."""
+    with serve(integrated, broker, wait=False, FAIL_ON_STARTING="1") as service:
+        assert failure(service) == 3
+        text = service.app_text()
+    assert text.count("The integration marks failed in on_starting") == 1
+    assert "    OSError: no room for marks" in text
+    assert "Listening" not in text
+
+
+def test_unknown_hook(integrated: Path, broker: Path) -> None:
+    """A function in server.py that gunicorn would never call ends the start with a sentence."""
+    shutil.copytree(integrated, project := broker.parent / "project", symlinks=True)
+    hooks = project / "app" / "integrations" / "marks" / "server.py"
+    hooks.write_text("def on_start(server):\n    pass\n")
+    with serve(project, broker, wait=False) as service:
+        assert failure(service) == 1
+        text = service.app_text()
+    assert text.startswith("app/integrations/marks/server.py has a function on_start, and gunicorn would never call it")
+    assert text.count("\n") == 1
+
+
+def test_removed(integrated: Path, broker: Path) -> None:
+    """Without the folders the service is as it was."""
+    shutil.copytree(integrated, project := broker.parent / "project", symlinks=True)
+    for name in ("broker", "marks"):
+        shutil.rmtree(project / "app" / "integrations" / name)
+    with serve(project, broker, 1) as service:
+        assert service.request("GET", "/readyz").json()["result"] == "ready"
+        assert service.request("GET", "/broker").status == 404
+        assert service.app_text().count("Integrations: none.") == 1
+        assert service.stop() == 0
+    assert {path.name for path in broker.iterdir()} == {"up"}

@@ -1,0 +1,48 @@
+"""Whether what the service needs is ready: all are asked at once, and none is waited for longer than the others."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from app.common.exceptions import ServiceError
+
+Check = Callable[[], Awaitable[None]]
+"""Returns when all is well, raises NotReady with a sentence otherwise."""
+
+# Below the one second that Kubernetes gives a probe unless told otherwise: it shall get the answer with the cause.
+CHECK_SECONDS = 0.9
+
+log = logging.getLogger(__name__)
+
+
+async def ask(checks: Mapping[str, Check]) -> list[str]:
+    """Return a sentence for each that is not ready, its name in front; none: all are."""
+    tasks = {name: asyncio.create_task(_ask(name, check)) for name, check in checks.items()}
+    try:
+        # Not a timeout around each, which would wait for a check that does not heed its cancellation.
+        await asyncio.wait(tasks.values(), timeout=CHECK_SECONDS)
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    causes = {name: _cause(task) for name, task in tasks.items()}
+    found = [f"{name}: {cause}" for name, cause in causes.items() if cause]
+    if found:
+        log.warning("Not ready: %s", " ".join(found))
+    return found
+
+
+async def _ask(name: str, check: Check) -> str:
+    try:
+        await check()
+    except ServiceError as error:
+        return error.cause
+    except Exception:
+        log.exception("The readiness check of %s failed", name)
+        return "Its check failed; the log says how."
+    return ""
+
+
+def _cause(task: asyncio.Task[str]) -> str:
+    if task.done() and not task.cancelled():
+        return task.result()
+    return f"It did not answer within {CHECK_SECONDS:g} seconds."
