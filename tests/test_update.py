@@ -360,7 +360,7 @@ def test_deleted_stays_deleted(moving: Path, owned: Path) -> None:
     shutil.rmtree(owned / "app" / "api")
     (owned / "tests" / "test_gun.py").unlink()
     commit(owned)
-    for path in ("app/api/__init__.py", "tests/test_gun.py"):
+    for path in ("app/api/__init__.py", "tests/test_health.py"):
         insert(moving / TEMPLATE / path, -1, "# changed")
     (moving / TEMPLATE / "app" / "api" / "new.py").touch()
     move_on(moving)
@@ -402,7 +402,7 @@ def test_all_options_in_one_environment(template: Path, tmp_path: Path) -> None:
         update(project, **dict.fromkeys(OPTIONS, chosen))
         must(run([UV, "sync", "--locked", "--quiet", "--python", sys.executable], project))
         assert (project / ".venv" / "bin" / "pre-commit").exists() == chosen
-        tests = [project / "tests" / "test_api_demo.py", *sorted(project.glob("tests/common/test_request*.py"))]
+        tests = [project / "tests" / "test_api_demo.py", *sorted(project.glob("tests/core/test_request*.py"))]
         assert (len(tests) > 1) == chosen
         must(run([".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], project))
         commit(project)

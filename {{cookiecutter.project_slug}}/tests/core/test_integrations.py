@@ -33,7 +33,7 @@ events: list[object] = []
 INSTALL = """
 from contextlib import asynccontextmanager
 from app.common.exceptions import NotReady
-from tests.test_integrations import events
+from tests.core.test_integrations import events
 
 def install(app, settings):
     events.append(f"install {__name__.rpartition('.')[2]}")
@@ -143,7 +143,7 @@ def test_what_makes_the_handlers_may_still_be_wrapped(add: Add, monkeypatch: pyt
         "alpha",
         """
 import fastapi.routing
-from tests.test_integrations import events
+from tests.core.test_integrations import events
 
 def install(app, settings):
     original = fastapi.routing.get_request_handler
@@ -403,7 +403,7 @@ def hooks(**own: Hook) -> Mapping[str, Hook]:
     return with_hooks_of_integrations(**own)
 
 
-RECORD = "from tests.test_integrations import events\n"
+RECORD = "from tests.core.test_integrations import events\n"
 
 
 def test_hooks_follow_those_of_gun_py_in_the_order_of_names(add: Add) -> None:
