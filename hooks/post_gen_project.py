@@ -319,7 +319,7 @@ def remember_template(project: Path, answers: Answers) -> str:
         "directory": None,
     }
     write(project / ".cruft.json", json.dumps(state, indent=2) + "\n")
-    return f"cruft update, from {template} at {commit[:12]}"
+    return f"uvx cruft update --skip-apply-ask, from {template} at {commit[:12]}"
 
 
 def start_repository(project: Path, answers: Answers) -> str:

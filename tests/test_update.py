@@ -123,7 +123,8 @@ def test_relative_path(moving: Path, tmp_path: Path) -> None:
     command = [str(TOOLS / "cookiecutter"), moving.name, "--no-input", "-o", "output"]
     result = must(run(command, tmp_path, environment_of(tmp_path)))
     assert state(tmp_path / "output" / "trail-service")["template"] == str(moving)
-    assert said(result.stdout, "updates") == f"cruft update, from {moving} at {git(moving, 'rev-parse', 'HEAD')[:12]}"
+    origin = f"{moving} at {git(moving, 'rev-parse', 'HEAD')[:12]}"
+    assert said(result.stdout, "updates") == f"uvx cruft update --skip-apply-ask, from {origin}"
 
 
 def make_archive(template: Path) -> Path:

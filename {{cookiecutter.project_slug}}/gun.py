@@ -62,6 +62,11 @@ def when_ready(_server: object) -> None:
     hold(settings)
 
 
+def on_reload(_server: object) -> None:
+    """Remember what works since this SIGHUP."""
+    hold(settings)
+
+
 def on_starting(_server: object) -> None:
     """Say what is wrong with the address, where gunicorn would try five times and give up."""
     if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
@@ -81,4 +86,4 @@ def on_starting(_server: object) -> None:
 
 
 # The last word: what the integrations' server.py do at these moments follows what is done here.
-globals().update(with_hooks_of_integrations(on_starting=on_starting, when_ready=when_ready))
+globals().update(with_hooks_of_integrations(on_starting=on_starting, when_ready=when_ready, on_reload=on_reload))

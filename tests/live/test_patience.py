@@ -79,17 +79,21 @@ def test_upgrade_behind_an_unfinished_request(target: LiveService) -> None:
 
 
 def test_reload_with_a_bad_value(project: Path, tmp_path: Path) -> None:
-    """A value that has become bad does not end a running service: it is told, and the settings stay."""
+    """A value that has become bad does not end a running service: it is told, and the settings stay, the newest."""
     environment = project / ".env"
     with serve(project, tmp_path, log_path=tmp_path / "log") as service:
-        old = service.workers()
-        environment.write_text("KEEPALIVE=abc\n", "utf-8")
         try:
-            service.signal(SIGHUP)
-            wait_serving(service, new_workers(service, old, 2))
+            for content in ("LOG_FORMAT=json\n", "LOG_FORMAT=text\nKEEPALIVE=abc\n"):
+                old = service.workers()
+                environment.write_text(content, "utf-8")
+                service.signal(SIGHUP)
+                wait_serving(service, new_workers(service, old, 2))
         finally:
             environment.unlink()
-        assert service.request("GET", "/api/demo").status == 200
+        request_id = new_id("after")
+        assert service.request("GET", "/api/demo", request_id=request_id).status == 200
+        (line,) = wait_for(lambda: [row for row in service.access_text().splitlines() if request_id in row], 8)
+        assert line.startswith("{")
         told = (tmp_path / "log" / "error.log").read_text("utf-8")
         assert "The settings stay as they were. The environment variable KEEPALIVE is 'abc'" in told
         assert service.stop() == 0

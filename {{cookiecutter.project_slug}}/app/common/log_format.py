@@ -18,6 +18,8 @@ _HOSTILE = re.compile(
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+# uvicorn's message once more, for terminals, and the mark of app/common/log_filters.py.
+NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file"})
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -138,6 +140,6 @@ class JsonFormatter(logging.Formatter):
         if details is not None:
             content["exception"] = details
         for key, value in vars(record).items():
-            if key not in STANDARD_ATTRIBUTES and key not in content:
+            if key not in STANDARD_ATTRIBUTES and key not in NOT_FOR_READERS and key not in content:
                 content[key] = value
         return dump_json(content)

@@ -115,8 +115,12 @@ def test_a_traceback_that_was_formatted_elsewhere_is_kept() -> None:
     assert parse(JsonFormatter().format(record))["exception"] == "Traceback\n  formatted elsewhere"
 
 
+# What uvicorn and our own filter put into a record for others than its readers.
+INTERNAL = {"color_message": "\033[1mhello\033[0m", "has_own_file": True}
+
+
 def test_the_fields_of_a_json_line() -> None:
-    content = parse(JsonFormatter().format(record_of("hello %s", "you", exc_info=failure(), user="u-1")))
+    content = parse(JsonFormatter().format(record_of("hello %s", "you", exc_info=failure(), user="u-1", **INTERNAL)))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}", content.pop("timestamp"))
     assert content.pop("exception").startswith("Traceback (most recent call last):\n")
     assert content.pop("pid") > 0
