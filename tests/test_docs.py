@@ -1,4 +1,4 @@
-"""What the documents say of files, options and sizes, and whether their pictures can be drawn; see test_readme.py."""
+"""What the documents say of files, options and sizes, and whether their pictures can be drawn; test_commands.py runs the commands."""
 
 import json
 import re
