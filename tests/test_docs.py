@@ -1,4 +1,4 @@
-"""What the documents say of files, options and sizes, and whether their pictures can be drawn; test_commands.py runs the commands."""
+"""What the documents say of files, options and sizes, and whether their pictures can be drawn."""
 
 import json
 import re
