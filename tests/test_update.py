@@ -359,7 +359,7 @@ def lock_again(project: Path) -> None:
 def test_deleted_stays_deleted(moving: Path, owned: Path) -> None:
     """A folder and a file that the owner does not want do not come back when the template changes them."""
     shutil.rmtree(owned / "app" / "api")
-    (owned / "tests" / "test_gun.py").unlink()
+    (owned / "tests" / "test_health.py").unlink()
     commit(owned)
     for path in ("app/api/__init__.py", "tests/test_health.py"):
         insert(moving / TEMPLATE / path, -1, "# changed")
@@ -367,7 +367,7 @@ def test_deleted_stays_deleted(moving: Path, owned: Path) -> None:
     move_on(moving)
     update(owned)
     assert not (owned / "app" / "api").exists()
-    assert not (owned / "tests" / "test_gun.py").exists()
+    assert not (owned / "tests" / "test_health.py").exists()
     assert (owned / "app" / "services" / "later.py").exists()
 
 
