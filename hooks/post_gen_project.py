@@ -53,12 +53,6 @@ TAG = re.compile(r"\{(?:\{|%|#)")
 MARKUP = re.compile(r"[\\`*\[\]<>&~#]|(?<![^\W_])_|_(?![^\W_])")
 
 
-def read(path: Path) -> str:
-    """Read a text file; its line ends stay as they are."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return file.read()
-
-
 def write(path: Path, text: str) -> None:
     """Write a text file with the line ends that `text` has, on every system."""
     path.write_bytes(text.encode())
@@ -102,28 +96,30 @@ def remove_paths(project: Path, paths: Collection[str]) -> None:
             parent.rmdir()
 
 
-def cut_fences(text: str, chosen: Collection[str]) -> str:
-    """Cut what stands between the fences of refused options, and every fence; fences may be nested."""
+def cut_fences(text: str, options: Collection[str], chosen: Collection[str]) -> str:
+    """Cut what stands between the fences of refused options, and their fences, nested ones too; others are not ours."""
 
     def keep(match: re.Match[str]) -> str:
-        return match["inside"] if any(name in chosen for name in match["names"].split()) else ""
+        names = set(match["names"].split())
+        if not names <= set(options):
+            return match[0]
+        return match["inside"] if names & set(chosen) else ""
 
-    count = 1
-    while count:
-        text, count = FENCE.subn(keep, text)
+    while (cut := FENCE.sub(keep, text)) != text:
+        text = cut
     return text
 
 
-def cut_fences_of_files(project: Path, chosen: Collection[str]) -> None:
+def cut_fences_of_files(project: Path, options: Collection[str], chosen: Collection[str]) -> None:
     """Cut the fences in every text file but code; a file that is no text has none."""
     for path in sorted(path for path in project.rglob("*") if path.is_file() and path.suffix not in UNFENCED):
         if path.relative_to(project).parts[0] in NOT_OURS:
             continue
         try:
-            before = read(path)
+            before = path.read_text("utf-8")
         except UnicodeDecodeError:
             continue
-        if (after := cut_fences(before, chosen)) != before:
+        if (after := cut_fences(before, options, chosen)) != before:
             write(path, after)
 
 
@@ -185,13 +181,13 @@ def choose_options(project: Path, answers: Answers) -> None:
     manifest = project / "features.json"
     if not manifest.is_file():
         return
-    features: Features = json.loads(read(manifest))
+    features: Features = json.loads(manifest.read_text("utf-8"))
     chosen = [option for option in features if answers[option]]
     remove_paths(project, owned(features, chosen, "paths"))
     if names := owned(features, chosen, "requirements"):
-        write(project / "pyproject.toml", drop_requirements(read(project / "pyproject.toml"), names))
-        write(project / "uv.lock", prune_lock(read(project / "uv.lock"), names))
-    cut_fences_of_files(project, chosen)
+        write(project / "pyproject.toml", drop_requirements((project / "pyproject.toml").read_text("utf-8"), names))
+        write(project / "uv.lock", prune_lock((project / "uv.lock").read_text("utf-8"), names))
+    cut_fences_of_files(project, features, chosen)
     manifest.unlink()
 
 
@@ -199,12 +195,19 @@ def name_project(project: Path, answers: Answers) -> None:
     """Put name, description, authors and licence into the [project] table of pyproject.toml."""
     author = f"name = {toml_string(answers['full_name'])}, email = {toml_string(answers['email'])}"
     license_id = SPDX_OF_PROPRIETARY if answers["license"] == "Proprietary" else answers["license"]
-    table, *others = re.split(r"(?m)(?=^\[)", read(project / "pyproject.toml").removeprefix("[project]"))
+    table, *others = re.split(r"(?m)(?=^\[)", (project / "pyproject.toml").read_text("utf-8").removeprefix("[project]"))
     table = set_value(table, "name", toml_string(answers["project_slug"]))
     table = set_value(table, "description", toml_string(answers["description"]))
     table = set_value(table, "license", toml_string(license_id))
     table = set_value(table, "authors", "[{ " + author + " }]")
     write(project / "pyproject.toml", "".join(["[project]", table, *others]))
+
+
+def refuse_needed(slug: str, lock: str) -> None:
+    """Raise SystemExit with a sentence when the service would have the name of a package that it needs."""
+    root = ROOT_PACKAGE.search(lock)
+    if (root is None or slug != root["name"]) and slug in LOCKED_NAMES.findall(lock):
+        sys.exit(f"The project_slug {slug!r} is the name of a package the service needs: choose another one.")
 
 
 def name_lock(project: Path, answers: Answers) -> None:
@@ -214,12 +217,11 @@ def name_lock(project: Path, answers: Answers) -> None:
     lock, with which every later update would be in conflict.
     Raises SystemExit with a sentence when the service would have the name of a package that it needs.
     """
-    slug, lock = answers["project_slug"], read(project / "uv.lock")
+    slug, lock = answers["project_slug"], (project / "uv.lock").read_text("utf-8")
     root = ROOT_PACKAGE.search(lock)
     if root is None:
         sys.exit("The uv.lock of the template has no root package: the template is broken, not your answers.")
-    if slug != root["name"] and slug in LOCKED_NAMES.findall(lock):
-        sys.exit(f"The project_slug {slug!r} is the name of a package the service needs: choose another one.")
+    refuse_needed(slug, lock)
     renamed = f'{lock[: root.start()]}name = "{slug}"{lock[root.end() :]}'
     header, *blocks = re.split(r"(?m)(?=^\[\[package\]\]$)", renamed)
     blocks = sorted((block.rstrip("\n") for block in blocks), key=lambda block: LOCKED_NAMES.findall(block)[0])
@@ -228,7 +230,7 @@ def name_lock(project: Path, answers: Answers) -> None:
 
 def name_readme(project: Path, answers: Answers) -> None:
     """Put name and description into the heading and the first paragraph of README.md, its lines 1 and 3."""
-    lines = read(project / "README.md").split("\n")
+    lines = (project / "README.md").read_text("utf-8").split("\n")
     lines[0] = f"# {markdown_text(answers['project_name'])}"
     lines[2] = f"**{answers['project_slug']}**: {markdown_text(answers['description'])}"
     write(project / "README.md", "\n".join(lines))
@@ -238,7 +240,7 @@ def choose_license(project: Path, answers: Answers) -> None:
     """Make the text of the chosen licence LICENSE, with year and holder, and remove the others."""
     texts = project / "licenses"
     if texts.is_dir():
-        text = read(texts / f"{answers['license']}.txt")
+        text = (texts / f"{answers['license']}.txt").read_text("utf-8")
         write(project / "LICENSE", text.replace("<year>", answers["year"]).replace("<holder>", answers["full_name"]))
         shutil.rmtree(texts)
 
@@ -266,6 +268,13 @@ def git(folder: Path, *words: str) -> str:
         encoding="utf-8",
         errors="replace",
     ).stdout.strip()
+
+
+def words_of(error: OSError | subprocess.CalledProcessError) -> str:
+    """Give the last line of what git said, or why it could not be asked."""
+    if isinstance(error, OSError):
+        return f"it cannot be run ({error.strerror})"
+    return (str(error.stderr).strip() or str(error)).splitlines()[-1]
 
 
 def template_folder(answers: Answers) -> Path:
@@ -308,8 +317,8 @@ def remember_template(project: Path, answers: Answers) -> str:
         if not is_top or git(repository, "status", "--porcelain", "--untracked-files=all", "--", *RENDERED):
             return "no, as the template is not a commit of a git repository"
         template, commit = origin(repository, answers), git(repository, "rev-parse", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return "no, as git or the template's repository is missing"
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no, as git says: {words_of(error)}"
     questions |= {"_template": template, "_commit": commit}
     state = {
         "template": template,
@@ -322,20 +331,27 @@ def remember_template(project: Path, answers: Answers) -> str:
     return f"uvx cruft update --skip-apply-ask, from {template} at {commit[:12]}"
 
 
+def repository_of(folder: Path) -> Path | None:
+    """Give the top folder of the repository that a folder lies in; none when there is none, or no git."""
+    try:
+        return Path(git(folder, "rev-parse", "--show-toplevel")).resolve()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def start_repository(project: Path, answers: Answers) -> str:
     """Make the project a git repository with a first commit, if asked, and say what came of it."""
     if not answers.get("git_init"):
         return "no, as you have not asked for it"
-    try:
-        return f"no, as the folder lies in the repository {git(project, 'rev-parse', '--show-toplevel')}"
-    except (OSError, subprocess.CalledProcessError):
-        pass
+    if (repository := repository_of(project)) is not None:
+        is_own = repository == project.resolve()
+        return "it is a repository already" if is_own else f"no, as the folder lies in the repository {repository}"
     try:
         git(project, "init", "--quiet", "--initial-branch=main")
         git(project, "add", "--all")
         git(project, *identity(project, answers), "commit", "--quiet", "--message=The service as it was generated")
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"not finished, as git says: {(getattr(error, 'stderr', '') or str(error)).strip()}"
+        return f"not finished, as git says: {words_of(error)}"
     return "yes, with a first commit on main"
 
 
@@ -376,6 +392,8 @@ Next:
 def main() -> None:
     """Take every step in the current folder, which is the new project, and close with a word to the user."""
     project, answers = Path.cwd(), json.loads(ANSWERS)
+    if "_repo_dir" in answers:  # at birth no option's package may be in the way: its day may come
+        refuse_needed(answers["project_slug"], (project / "uv.lock").read_text("utf-8"))
     for step in STEPS:
         step(project, answers)
     if "_repo_dir" not in answers:

@@ -16,17 +16,20 @@ ANSWERS = r"""
 
 LONGEST = 200
 LONGEST_SLUG = 63
+REPLACEMENT = "refused-project-slug"
 SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 EMAIL = re.compile(r"[^\s@<>\"',;]+@[^\s@<>\"',;]+")
 YEAR = re.compile(r"[0-9]{4}")
 LICENSES = ("MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary")
 TEXTS = ("project_name", "description", "full_name", "email")
-# Every other question is about an option.
+# Every other question is taken for one about an option: a new question for words belongs here.
 QUESTIONS = (*TEXTS, "project_slug", "license", "year")
 DEVICES = ("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)))
 TAKEN = ("app", "gun", "tests", *DEVICES)
 # Control characters, line and paragraph separators, halves of a surrogate pair: none fits into one line of UTF-8 text.
 UNPRINTABLE = ("Cc", "Zl", "Zp", "Cs")
+# Marks that turn the direction of what follows: a name could look like another one (CVE-2021-42574).
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def answer(answers: Answers, key: str) -> str:
@@ -39,6 +42,11 @@ def shown(value: str) -> str:
     return ascii(value if len(value) <= LONGEST_SLUG else value[:LONGEST_SLUG] + "...")
 
 
+def is_unprintable(character: str) -> bool:
+    """Whether a character would break a line of text, or mislead its reader."""
+    return unicodedata.category(character) in UNPRINTABLE or unicodedata.bidirectional(character) in TURNING
+
+
 def check_texts(answers: Answers) -> Iterator[str]:
     """Check that names and sentences are one line each, not empty, not endless."""
     for key in TEXTS:
@@ -47,7 +55,7 @@ def check_texts(answers: Answers) -> Iterator[str]:
             yield f"The answer to {key} is empty: write at least one visible character."
         elif len(value) > LONGEST:
             yield f"The answer to {key} has {len(value)} characters: write at most {LONGEST}."
-        elif any(unicodedata.category(character) in UNPRINTABLE for character in value):
+        elif any(map(is_unprintable, value)):
             yield f"The answer to {key}, {shown(value)}, holds a control character or a line break: leave it out."
 
 
@@ -57,7 +65,9 @@ def check_slug(answers: Answers) -> Iterator[str]:
     cookiecutter makes the folder before it runs this hook. `cookiecutter.json` therefore puts a harmless folder in the
     place of a slug that is none, and keeps what was answered under `__project_slug`.
     """
-    slug = answer(answers, "__project_slug" if "__project_slug" in answers else "project_slug")
+    slug = answer(answers, "project_slug")
+    if slug == REPLACEMENT:
+        slug = answer(answers, "__project_slug")
     if not SLUG.fullmatch(slug) or len(slug) > LONGEST_SLUG:
         yield (
             f"The project_slug {shown(slug)} cannot name a folder and a package: write 1 to {LONGEST_SLUG} lower-case "
@@ -88,10 +98,12 @@ def check_year(answers: Answers) -> Iterator[str]:
         yield f"The year {shown(year)} is not a year: write four digits, such as 2026."
 
 
-def check_options(answers: Answers) -> Iterator[str]:
-    """Check that every option is on or off: replayed and updated answers come from files that people edit."""
+def check_kinds(answers: Answers) -> Iterator[str]:
+    """Check that options are on or off, and the rest is text: replayed answers come from files that people edit."""
     for key in answers:
-        if key not in QUESTIONS and not key.startswith("_") and not isinstance(answers[key], bool):
+        if key in QUESTIONS and not isinstance(answers[key], str):
+            yield f"The answer to {key} is {shown(answer(answers, key))}, and no text: write it in quotation marks."
+        elif key not in QUESTIONS and not key.startswith("_") and not isinstance(answers[key], bool):
             yield f"The answer to {key} is {shown(answer(answers, key))}: write true or false."
 
 
@@ -101,7 +113,7 @@ CHECKS: tuple[Callable[[Answers], Iterator[str]], ...] = (
     check_email,
     check_license,
     check_year,
-    check_options,
+    check_kinds,
 )
 
 

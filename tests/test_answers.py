@@ -1,5 +1,6 @@
 """Good answers, impossible ones, hostile ones."""
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.baking import bake, bake_by_command, files_below, literal, must
+from scripts.combinations import options
+from tests.baking import TOOLS, bake, bake_by_command, files_below, literal, must, run
 
 SENTENCES = {
     "project_name": ("The answer to project_name", ["   ", "x" * 201, "two\nlines", "bell\a", "separator\u2028"]),
@@ -92,6 +94,40 @@ def test_option_that_is_neither_on_nor_off(repository: Path, tmp_path: Path) -> 
     assert list((tmp_path / "output").iterdir()) == []
 
 
+@pytest.mark.parametrize("edit", [{"project_slug": "../outside"}, {"year": 2026}, {"core_tests": "yes"}], ids=str)
+def test_edited_replay(repository: Path, tmp_path: Path, edit: dict[str, object]) -> None:
+    """Answers that were changed in the file of a replay are checked as if they had been typed."""
+    must(bake_by_command(repository, tmp_path / "output"))
+    replay = tmp_path / "replay_dir" / f"{repository.name}.json"
+    answers = json.loads(replay.read_text("utf-8"))
+    answers["cookiecutter"] |= edit
+    replay.write_text(json.dumps(answers), "utf-8")
+    before = files_below(tmp_path)
+    result = run(
+        [
+            TOOLS / "cookiecutter",
+            repository,
+            "--config-file",
+            tmp_path / "cookiecutter.yaml",
+            "-o",
+            tmp_path / "deep" / "output",
+            "--replay",
+        ],
+        tmp_path,
+    )
+    assert result.returncode == 1
+    assert f"The {'' if 'project_slug' in edit else 'answer to '}{next(iter(edit))}" in result.stderr
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("slug", ["pre-commit", "identify"])
+def test_slug_of_a_package_of_an_option(repository: Path, tmp_path: Path, slug: str) -> None:
+    """Nor could the option be switched on later."""
+    result = bake_by_command(repository, tmp_path / "output", f"project_slug={slug}", "pre_commit=no")
+    assert result.returncode == 1
+    assert f"'{slug}' is the name of a package the service needs" in result.stderr
+
+
 def test_slug_of_a_needed_package(repository: Path, tmp_path: Path) -> None:
     """A service named as a package that it installs could not be locked."""
     result = bake_by_command(repository, tmp_path / "output", "project_slug=anyio")
@@ -126,7 +162,7 @@ HOSTILE = [
 
 def plain_text(markdown: str) -> list[str]:
     """Give what a reader sees of each block of a Markdown text, as far as it is text or code."""
-    blocks = (token for token in MarkdownIt().parse(markdown) if token.type == "inline")
+    blocks = (token for token in MarkdownIt().enable("strikethrough").parse(markdown) if token.type == "inline")
     return ["".join(child.content for child in block.children or ()) for block in blocks]
 
 
@@ -147,9 +183,9 @@ def test_hostile_answers_survive(repository: Path, tmp_path: Path, value: str) -
 
 def test_typed_answers(repository: Path, tmp_path: Path) -> None:
     """Answers typed at the prompts, of which cookiecutter renders none; the empty ones take the default."""
-    options = ["y", "", "no", ""]
+    answers = ["y", *[""] * (len(options()) - 2), "no", ""]
     names = ["Grace Hopper", "grace@example.com", "3", "1999"]
-    lines = ["Fleet & {{ Co }}", "", 'Counts "ships" \\ {% boats %}', *options, *names]
+    lines = ["Fleet & {{ Co }}", "", 'Counts "ships" \\ {% boats %}', *answers, *names]
     result = must(bake_by_command(repository, tmp_path / "output", typed="\n".join(lines) + "\n"))
     project = tmp_path / "output" / "fleet-co"
     table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
@@ -157,7 +193,8 @@ def test_typed_answers(repository: Path, tmp_path: Path) -> None:
     assert table["license"] == "BSD-3-Clause"
     assert "Copyright (c) 1999, Grace Hopper" in (project / "LICENSE").read_text("utf-8")
     assert "Name of the service" in result.stdout
-    assert "with:     github_actions\n" in result.stdout
+    assert f"with:     {options()[0]}\n" in result.stdout
+    assert f"without:  {', '.join(sorted(options()[1:]))}\n" in result.stdout
 
 
 @pytest.mark.parametrize("license_id", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
@@ -187,6 +224,8 @@ def test_screen(repository: Path, tmp_path: Path) -> None:
     assert lines[0] == "Trail Service is ready."
     assert "author:   Ada <you@example.com>" in lines
     assert "licence:  MIT, 2031" in lines
+    assert "with:     no option" in lines
+    assert f"without:  {', '.join(sorted(options()))}" in lines
     assert lines[-3:] == [f"cd {tmp_path / 'output' / 'trail-service'}", "make run", "make test"]
     assert result.stderr == ""
 

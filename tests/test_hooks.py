@@ -13,7 +13,7 @@ import pytest
 
 from hooks import post_gen_project as post
 from hooks import pre_gen_project as pre
-from scripts.snapshot import ROOT
+from scripts.snapshot import ROOT, TEMPLATE, known_files
 from tests.baking import NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
 
 OPTIONS = list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
@@ -60,12 +60,17 @@ def test_no_answers() -> None:
 
 
 def test_the_answered_slug_counts() -> None:
-    """Not the harmless one that cookiecutter has put in its place."""
-    (fault,) = pre.faults(GOOD | {"project_slug": "refused-project-slug", "__project_slug": "../up"})
+    """Not the harmless one that cookiecutter has put in its place; and what is edited in a file counts as well."""
+    (fault,) = pre.faults(GOOD | {"project_slug": pre.REPLACEMENT, "__project_slug": "../up"})
     assert "'../up'" in fault
+    (fault,) = pre.faults(GOOD | {"project_slug": "../up", "__project_slug": "fine"})
+    assert "'../up'" in fault
+    assert pre.REPLACEMENT in (ROOT / "cookiecutter.json").read_text("utf-8")
 
 
-@pytest.mark.parametrize("character", ["\n", "\r", "\0", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\udc80"])
+@pytest.mark.parametrize(
+    "character", ["\n", "\r", "\0", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\udc80", "\u202e", "\u2066"]
+)
 def test_unprintable(character: str) -> None:
     """The sentence shows the character, and cannot do harm to the terminal."""
     (fault,) = pre.faults(GOOD | {"full_name": f"Ada{character}"})
@@ -164,22 +169,29 @@ end: 1
 )
 def test_fences(chosen: list[str], kept: str) -> None:
     """The lines of a fence stay with any option that it names; fences in fences are cut as well."""
-    cut = post.cut_fences(FENCED, chosen)
+    cut = post.cut_fences(FENCED, ["celery", "nats", "saq"], chosen)
     assert [line.split(":")[0].strip() for line in cut.splitlines()] == kept.split()
 
 
 def test_fences_in_markdown() -> None:
     text = "one\n\n<!-- >>> saq -->\ntwo\n\n<!-- <<< saq -->\nthree\n"
-    assert post.cut_fences(text, ["saq"]) == "one\n\ntwo\n\nthree\n"
-    assert post.cut_fences(text, []) == "one\n\nthree\n"
+    assert post.cut_fences(text, ["saq"], ["saq"]) == "one\n\ntwo\n\nthree\n"
+    assert post.cut_fences(text, ["saq"], []) == "one\n\nthree\n"
 
 
 @pytest.mark.parametrize(
-    "text", ["# >>> saq\none\n", "one\n# <<< saq\n", "# >>> saq\none\n# <<< nats\n", "a # >>> b\n"]
+    "text",
+    [
+        "# >>> saq\none\n",
+        "one\n# <<< saq\n",
+        "# >>> saq\none\n# <<< nats\n",
+        "a # >>> saq\n",
+        "# >>> x\none\n# <<< x\n",
+    ],
 )
 def test_what_is_no_fence(text: str) -> None:
-    """Nothing is lost by a fence that nobody closed; that there is none in the template, another test shows."""
-    assert post.cut_fences(text, []) == text
+    """Nothing is lost by a fence that nobody closed, or that names no option but is the owner's own."""
+    assert post.cut_fences(text, ["saq"], []) == text
 
 
 def test_fences_leave_code_and_pictures_alone(tmp_path: Path) -> None:
@@ -187,7 +199,7 @@ def test_fences_leave_code_and_pictures_alone(tmp_path: Path) -> None:
     fence = b"# >>> saq\n# <<< saq\n"
     for name, raw in {"a.py": fence, "a.json": fence, "a.png": b"\xff\xfe" + fence, "a.yaml": fence}.items():
         (tmp_path / name).write_bytes(raw)
-    post.cut_fences_of_files(tmp_path, [])
+    post.cut_fences_of_files(tmp_path, ["saq"], [])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "a.py": fence,
         "a.json": fence,
@@ -223,9 +235,16 @@ def test_options_are_on_or_off(value: object) -> None:
     assert fault == f"The answer to {OPTIONS[0]} is {str(value)!r}: write true or false."
 
 
+@pytest.mark.parametrize("key", ["year", "full_name", "project_slug"])
+def test_other_answers_are_text(key: str) -> None:
+    """A number in an edited file of answers is told, though it would look the same in a sentence."""
+    assert f"The answer to {key} is '2026', and no text: write it in quotation marks." in pre.faults(GOOD | {key: 2026})
+
+
 def test_names_that_every_system_can_hold() -> None:
     """No file of the template has a name that Windows refuses, or two names that are one there; none is a link."""
-    paths = [path for path in files_below(TEMPLATE_DIR) if "__pycache__" not in path]
+    paths = [path.relative_to(TEMPLATE).as_posix() for path in known_files() if path.parts[0] == TEMPLATE]
+    assert paths
     for path in paths:
         for part in Path(path).parts:
             assert not set(part) & set('<>:"|?*\\'), path

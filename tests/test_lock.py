@@ -1,5 +1,6 @@
 """Whatever is refused, the hook leaves the lock that uv would write: tried with options as large as they come."""
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,11 +42,14 @@ FORKED = """
 CUTOFF = 'exclude-newer = "2026-11-20T00:00:00Z"'
 
 
-def make(folder: Path, needed: str = NEEDED) -> Path:
-    """Write a project that needs what the service needs, and this as well, and lock it."""
-    text = (TEMPLATE_DIR / "pyproject.toml").read_text("utf-8")
+def make(folder: Path, needed: str = NEEDED, for_development: str = "time-machine>=2.16") -> Path:
+    """Write a project that needs what the service without options needs, and this as well, and lock it."""
+    options = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
+    bare = post.owned(options, [], "requirements") | {name for names in REQUIREMENTS.values() for name in names}
+    text = post.drop_requirements((TEMPLATE_DIR / "pyproject.toml").read_text("utf-8"), bare)
     text = text.replace("dependencies = [\n", f"dependencies = [{needed}", 1)
-    text = text.replace("dev = [\n", 'dev = [\n    "time-machine>=2.16",\n', 1)
+    if for_development:
+        text = text.replace("dev = [\n", f'dev = [\n    "{for_development}",\n', 1)
     (folder / "pyproject.toml").write_text(text.replace("[tool.uv]\n", f"[tool.uv]\n{CUTOFF}\n"), "utf-8")
     (folder / "README.md").write_text("# Service\n", "utf-8")
     must(run([UV, "lock"], folder))
@@ -63,8 +67,10 @@ def without(project: Path, names: Iterable[str], target: Path) -> Path:
     unwanted = set(names)
     target.mkdir()
     (target / "README.md").write_text("# Service\n", "utf-8")
-    post.write(target / "pyproject.toml", post.drop_requirements(post.read(project / "pyproject.toml"), unwanted))
-    lock = post.read(project / "uv.lock")
+    post.write(
+        target / "pyproject.toml", post.drop_requirements((project / "pyproject.toml").read_text("utf-8"), unwanted)
+    )
+    lock = (project / "uv.lock").read_text("utf-8")
     post.write(target / "uv.lock", post.prune_lock(lock, unwanted) if unwanted else lock)
     return target
 
@@ -77,7 +83,7 @@ def check(project: Path) -> None:
 
 
 def packages(project: Path) -> set[str]:
-    return set(post.LOCKED_NAMES.findall(post.read(project / "uv.lock")))
+    return set(post.LOCKED_NAMES.findall((project / "uv.lock").read_text("utf-8")))
 
 
 @pytest.mark.parametrize("row", pairwise(list(REQUIREMENTS), each_alone=True), ids=named)
@@ -89,7 +95,7 @@ def test_combinations(everything: Path, tmp_path: Path, row: Row) -> None:
 
 def test_nothing_refused(everything: Path, tmp_path: Path) -> None:
     """A lock from which nothing is taken stays as it is, also when it is read and written."""
-    lock = post.read(everything / "uv.lock")
+    lock = (everything / "uv.lock").read_text("utf-8")
     assert post.prune_lock(lock, ["no-such-package"]) == lock
     check(without(everything, [], tmp_path / "same"))
 
@@ -103,7 +109,19 @@ def test_what_leaves_and_what_stays(everything: Path, tmp_path: Path) -> None:
     assert not {"celery", "kombu", "billiard", "nats-py", "time-machine"} & one
     none = packages(without(everything, post.owned(FEATURES, [], "requirements"), tmp_path / "none"))
     assert not {"saq", "redis"} & none
-    assert none == set(post.LOCKED_NAMES.findall((TEMPLATE_DIR / "uv.lock").read_text("utf-8")))
+    (tmp_path / "bare").mkdir()
+    assert none == packages(make(tmp_path / "bare", "\n", ""))
+
+
+def test_versions_are_one_package() -> None:
+    """Of a package that is locked twice, each version may need what the other does not: all of that stays."""
+    root = '[[package]]\nname = "service"\nversion = "0"\nsource = { virtual = "." }\n'
+    blocks = [
+        root + 'dependencies = [\n    { name = "two" },\n]\n',
+        '[[package]]\nname = "two"\nversion = "1"\ndependencies = [\n    { name = "old" },\n]\n',
+        '[[package]]\nname = "two"\nversion = "2"\ndependencies = [\n    { name = "new" },\n]\n',
+    ]
+    assert {name for name, _ in post.reach(blocks)} == {"service", "two", "old", "new"}
 
 
 def test_a_package_in_two_versions(tmp_path: Path) -> None:
@@ -111,7 +129,7 @@ def test_a_package_in_two_versions(tmp_path: Path) -> None:
     forked = tmp_path / "forked"
     forked.mkdir()
     make(forked, NEEDED + FORKED)
-    assert post.read(forked / "uv.lock").count('[[package]]\nname = "numpy"') > 1
+    assert (forked / "uv.lock").read_text("utf-8").count('[[package]]\nname = "numpy"') > 1
     check(without(forked, ["celery", "saq", "redis"], tmp_path / "kept"))
     gone = without(forked, ["numpy"], tmp_path / "gone")
     assert "numpy" not in packages(gone)
@@ -120,12 +138,18 @@ def test_a_package_in_two_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["redis", "sentry", "fast", "prometheus", "opentelemetry", "celery.redis"])
 def test_only_whole_names(everything: Path, name: str) -> None:
     """A name that is the beginning of others, or a pattern, takes only itself."""
-    table, lock = post.read(everything / "pyproject.toml"), post.read(everything / "uv.lock")
+    table, lock = (everything / "pyproject.toml").read_text("utf-8"), (everything / "uv.lock").read_text("utf-8")
     lines = table.splitlines()
     dropped = set(lines) - set(post.drop_requirements(table, [name]).splitlines())
     assert all(re.match(rf' +"{re.escape(name)}[\[>]', line) for line in dropped)
     kept = set(post.LOCKED_NAMES.findall(post.prune_lock(lock, [name])))
     assert packages(everything) - kept <= {name}
+
+
+def test_names_with_a_dot() -> None:
+    """`zope` is not `zope.interface`."""
+    table = 'dependencies = [\n    "zope.interface>=7",\n    "zope>=1",\n]\n'
+    assert post.drop_requirements(table, ["zope"]) == 'dependencies = [\n    "zope.interface>=7",\n]\n'
 
 
 def test_the_check_can_fail(everything: Path, tmp_path: Path) -> None:

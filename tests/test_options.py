@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ OPTIONS = list(FEATURES)
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
 MARK = re.compile(r"^\s*(?:#|<!--) (>>>|<<<) (.+?)(?: -->)?$", re.MULTILINE)
 # More than this and each combination of all would take minutes: then each pair of options, and each option alone.
-MOST = 8
+MOST = 5
+# What the smallest service may be at most, and what an option may add to it, its tests aside.
+MOST_FILES, MOST_LINES = 62, 3900
+MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
 
 
 def combinations() -> list[Row]:
@@ -58,8 +61,10 @@ def text_files(project: Path) -> dict[str, str]:
     return {name: (project / name).read_text("utf-8") for name in files_below(project)}
 
 
-def refused(answers: Row) -> list[str]:
-    return [option for option in OPTIONS if not answers[option]]
+def words_of(option: str) -> set[str]:
+    """Give what a service without the option does not contain, unless another option brings it."""
+    spellings = {option, option.replace("_", "-"), option.replace("_", " "), option.replace("_", "")}
+    return spellings | set(FEATURES[option]["words"]) | set(FEATURES[option]["requirements"])
 
 
 def is_below(name: str, paths: set[str]) -> bool:
@@ -79,9 +84,9 @@ def test_exact_files(made: Path, repository: Path, answers: Row) -> None:
 def test_no_trace(made: Path, answers: Row) -> None:
     """No file speaks of a refused option, of its packages, or of what it brings; the lock is checked on its own."""
     texts = {name: text.lower() for name, text in text_files(made).items() if name not in {"uv.lock", "LICENSE"}}
-    for option in refused(answers):
-        spellings = {option, option.replace("_", "-"), option.replace("_", " "), option.replace("_", "")}
-        for word in spellings | set(FEATURES[option]["words"]) | set(FEATURES[option]["requirements"]):
+    kept = {word for option in OPTIONS if answers[option] for word in words_of(option)}
+    for option in (option for option in OPTIONS if not answers[option]):
+        for word in words_of(option) - kept:
             found = [name for name, text in texts.items() if word.lower() in f"{name}\n{text}"]
             assert found == [], f"{word!r} is left of {option}"
 
@@ -154,6 +159,29 @@ def test_same_as_cookiecutter(repository: Path, tmp_path: Path, row: Row) -> Non
 def same(one: Path, other: Path) -> bool:
     """Whether two files have the same bytes and rights."""
     return one.read_bytes() == other.read_bytes() and one.stat().st_mode == other.stat().st_mode
+
+
+def lines_of_code(files: Collection[Path]) -> int:
+    """Count the lines of all modules."""
+    return sum(len(file.read_text("utf-8").splitlines()) for file in files if file.suffix == ".py")
+
+
+def test_the_smallest_service_stays_small(repository: Path, tmp_path: Path) -> None:
+    """What everybody gets does not grow unseen; docs/decisions.md says why it is as large as it is."""
+    made = make(repository, dict.fromkeys(OPTIONS, False), tmp_path / "smallest")
+    files = [made / name for name in files_below(made)]
+    assert len(files) <= MOST_FILES
+    assert lines_of_code(files) <= MOST_LINES
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option != "core_tests"])
+def test_options_stay_small(repository: Path, option: str) -> None:
+    """An option is a handful of files that are read in a few minutes; its tests may be longer."""
+    owned = {path for path in FEATURES[option]["paths"] if not path.startswith("tests/")}
+    template = repository / TEMPLATE
+    files = [template / name for name in files_below(template) if is_below(name, owned)]
+    assert len(files) <= MOST_FILES_OF_OPTION
+    assert lines_of_code(files) <= MOST_LINES_OF_OPTION
 
 
 def test_manifest_is_complete() -> None:

@@ -172,7 +172,7 @@ def test_without_git(template: Path, plain: Path, tmp_path: Path, capfd: Capture
     assert contents(project) == contents(plain)
     assert not (project / ".cruft.json").exists()
     screen = capfd.readouterr().out
-    assert said(screen, "updates") == "no, as git or the template's repository is missing"
+    assert said(screen, "updates") == "no, as git says: it cannot be run (No such file or directory)"
     assert said(screen, "git").startswith("not finished, as git says: ")
 
 
