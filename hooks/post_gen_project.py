@@ -271,10 +271,10 @@ def git(folder: Path, *words: str) -> str:
 
 
 def words_of(error: OSError | subprocess.CalledProcessError) -> str:
-    """Give the last line of what git said, or why it could not be asked."""
+    """Give what git said, in one line, or why it could not be asked."""
     if isinstance(error, OSError):
         return f"it cannot be run ({error.strerror})"
-    return (str(error.stderr).strip() or str(error)).splitlines()[-1]
+    return " ".join((str(error.stderr) or str(error)).split())
 
 
 def template_folder(answers: Answers) -> Path:

@@ -208,6 +208,16 @@ def test_fences_leave_code_and_pictures_alone(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("folder", [".git", ".uv", ".venv"])
+def test_fences_of_tools_stay(tmp_path: Path, folder: str) -> None:
+    """Generated once more over a project that is in use, what git and uv keep there is not read."""
+    path = tmp_path / folder / "deep" / "description"
+    path.parent.mkdir(parents=True)
+    path.write_text("# >>> saq\n# <<< saq\n")
+    post.cut_fences_of_files(tmp_path, ["saq"], [])
+    assert path.read_text() == "# >>> saq\n# <<< saq\n"
+
+
 def test_remove_paths(tmp_path: Path) -> None:
     """Files and folders go, with the folders that they leave empty; what is gone already is no reason to fail."""
     for name in ("deploy/k8s/a.yaml", "deploy/nginx/b.conf", "tests/test_a.py", "c"):
@@ -282,7 +292,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_twice_is_once(copied: Path) -> None:
-    """An update runs the hooks again; what was done stays as it is."""
+    """A project may be generated once more where it is; what was done stays as it is."""
     for step in post.STEPS:
         step(copied, GOOD)
     once = contents(copied)

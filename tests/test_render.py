@@ -33,6 +33,13 @@ def test_no_caches(project: Path) -> None:
     assert {path for path in project.rglob("*") if path.name in LEFT_BEHIND} == set()
 
 
+def test_what_tools_leave_behind_is_ignored(template: Path) -> None:
+    """Nobody commits an environment, a cache or a uv, in the template or in a service."""
+    for folder in (ROOT, template):
+        ignored = (folder / ".gitignore").read_text("utf-8").splitlines()
+        assert {f"{name}/" for name in LEFT_BEHIND} <= set(ignored)
+
+
 def test_prompts() -> None:
     """Every question is asked in words, every default is one that a hook accepts."""
     questions = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))

@@ -142,6 +142,16 @@ def make_dirty_by_a_new_file(template: Path) -> Path:
     return template
 
 
+def make_dirty_by_a_hook(template: Path) -> Path:
+    insert(template / "hooks" / "post_gen_project.py", -1, "# Nobody has committed this.")
+    return template
+
+
+def make_dirty_by_a_question(template: Path) -> Path:
+    insert(template / "cookiecutter.json", -1, "")
+    return template
+
+
 def make_subfolder(template: Path) -> Path:
     inner = template / "inner"
     shutil.copytree(template, inner, ignore=shutil.ignore_patterns(".git"))
@@ -156,7 +166,16 @@ def make_without_commit(template: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "make", [make_archive, make_dirty, make_dirty_by_a_new_file, make_subfolder, make_without_commit]
+    "make",
+    [
+        make_archive,
+        make_dirty,
+        make_dirty_by_a_new_file,
+        make_dirty_by_a_hook,
+        make_dirty_by_a_question,
+        make_subfolder,
+        make_without_commit,
+    ],
 )
 def test_nothing_to_come_back_to(moving: Path, tmp_path: Path, capfd: Capture, make: Callable[[Path], Path]) -> None:
     """What was rendered is no commit of the template: nothing is remembered, and the screen says so."""
@@ -523,6 +542,23 @@ def test_git_init_with_identity_of_the_environment(
         monkeypatch.setenv(f"GIT_{role}_NAME", "Eve Environment")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "eve@example.com")
     assert commits(make_repository(template, tmp_path / "output")) == ["Eve Environment <eve@example.com>"]
+
+
+def test_git_init_with_settings_elsewhere(template: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    """Some keep the settings of git in a place that only a variable names."""
+    another_home(tmp_path / "home", monkeypatch, "")
+    (tmp_path / "settings").write_text("[user]\nname = Elsa Elsewhere\nemail = elsa@example.com\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "settings"))
+    assert commits(make_repository(template, tmp_path / "output")) == ["Elsa Elsewhere <elsa@example.com>"]
+
+
+def test_git_init_again(template: Path, tmp_path: Path, capfd: Capture) -> None:
+    """Generated once more, a repository stays what it is."""
+    project = make_repository(template, tmp_path / "output")
+    bake_again = {"git_init": "yes", "full_name": "Ada Answer", "email": "ada@example.com", "year": YEAR}
+    must(cookiecutter(template, tmp_path / "output", "-f", *(f"{key}={value}" for key, value in bake_again.items())))
+    assert len(commits(project)) == 1
+    capfd.readouterr()
 
 
 def test_git_init_within_a_repository(template: Path, tmp_path: Path, capfd: Capture) -> None:

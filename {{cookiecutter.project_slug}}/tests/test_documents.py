@@ -34,36 +34,36 @@ def test_no_document_has_a_setting_that_is_gone() -> None:
     assert set(re.findall(r"(?m)^# ([A-Z0-9_]+)=", example)) == names
 
 
-class Nats(EnvironmentSettings):
-    model_config = SettingsConfigDict(env_prefix="NATS_")
+class Parcel(EnvironmentSettings):
+    model_config = SettingsConfigDict(env_prefix="PARCEL_")
 
-    url: str = Field("nats://localhost", description="where it is")
+    url: str = Field("tcp://localhost", description="where it is")
     retries: int = Field(3, description="how often")
 
 
 def test_a_table_is_written_anew() -> None:
     """What is written by hand, before and after, stays."""
-    page = "# Settings\n\n## nats\n\nBy hand.\n\n| old |\n| rows |\n\n## other\n\n| stays |\n"
-    body = documents.TABLE + "".join(documents.row(Nats, name) for name in Nats.model_fields)
-    assert documents.renew(page, "nats", documents.ROWS, body) == (
-        "# Settings\n\n## nats\n\nBy hand.\n\n| name | default | what |\n|---|---|---|\n"
-        "| `NATS_URL` | `nats://localhost` | where it is |\n| `NATS_RETRIES` | `3` | how often |\n"
+    page = "# Settings\n\n## parcel\n\nBy hand.\n\n| old |\n| rows |\n\n## other\n\n| stays |\n"
+    body = documents.TABLE + "".join(documents.row(Parcel, name) for name in Parcel.model_fields)
+    assert documents.renew(page, "parcel", documents.ROWS, body) == (
+        "# Settings\n\n## parcel\n\nBy hand.\n\n| name | default | what |\n|---|---|---|\n"
+        "| `PARCEL_URL` | `tcp://localhost` | where it is |\n| `PARCEL_RETRIES` | `3` | how often |\n"
         "\n## other\n\n| stays |\n"
     )
 
 
 def test_an_example_is_written_anew() -> None:
-    page = "# === nats ===\n\n# old\n# NATS_OLD=1\n\n# older\n# NATS_OLDER=\n\n# === other ===\n\n# stays\n# OTHER=1\n"
-    body = "".join(documents.lines(Nats, name) for name in Nats.model_fields)
-    assert documents.renew(page, "nats", documents.LINES, body) == (
-        "# === nats ===\n\n# where it is\n# NATS_URL=nats://localhost\n\n# how often\n# NATS_RETRIES=3\n"
+    page = "# === parcel ===\n\n# old\n# PARCEL_OLD=1\n\n# older\n# PARCEL_OLDER=\n\n# === other ===\n\n# stays\n# OTHER=1\n"
+    body = "".join(documents.lines(Parcel, name) for name in Parcel.model_fields)
+    assert documents.renew(page, "parcel", documents.LINES, body) == (
+        "# === parcel ===\n\n# where it is\n# PARCEL_URL=tcp://localhost\n\n# how often\n# PARCEL_RETRIES=3\n"
         "\n# === other ===\n\n# stays\n# OTHER=1\n"
     )
 
 
 def test_a_heading_that_is_missing_is_told() -> None:
-    with pytest.raises(ValueError, match="0 parts of the text are headed 'nats'"):
-        documents.renew("# Settings\n", "nats", documents.ROWS, "")
+    with pytest.raises(ValueError, match="0 parts of the text are headed 'parcel'"):
+        documents.renew("# Settings\n", "parcel", documents.ROWS, "")
 
 
 def test_settings_of_integrations_begin_with_their_names() -> None:
