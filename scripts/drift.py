@@ -81,6 +81,7 @@ def generate(template: Path, work: Path, uv: Path, row: Row) -> Path:
 
 def update(project: Path, uv: Path, versions: dict[str, set[str]]) -> None:
     """Move every package up as far as pyproject.toml allows, install it, and note what moved and what could not."""
+    run(project, uv, uv, "lock", "--check")  # a service is handed over with this lock, and the next line would mend it
     said = run(project, uv, uv, "lock", "--upgrade")
     versions[MOVED].update(re.findall(r"^(?:Added|Removed|Updated) (.+)$", said, re.MULTILINE))
     tree = run(project, uv, uv, "tree", "--locked", "--outdated", "--depth=1")

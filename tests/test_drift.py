@@ -11,7 +11,7 @@ import pytest
 from scripts.drift import fault_of
 from scripts.snapshot import ROOT, TEMPLATE
 from scripts.trail import Step, Trail
-from tests.baking import UV, Result, environment, run
+from tests.baking import UV, Result, environment, must, run
 
 ID = "order-4711"
 GOOD = Trail(Step("an answer", "/there", given=ID), 200, request_id=ID, header=ID, body=ID, log=ID, access=ID)
@@ -40,6 +40,11 @@ def passes_its_tests(service: Path) -> None:
     (service / "Makefile").write_text("test:\n\ttrue\n", "utf-8")
 
 
+def lock_is_stale(service: Path) -> None:
+    """Ask for something that uv.lock does not know; `uv lock --upgrade` would mend that."""
+    replace(service / "pyproject.toml", r'"httptools>=[^"]*",', r'\g<0> "colorama",')
+
+
 def has_a_fault_in_code(service: Path) -> None:
     (service / "gun.py").write_text("import os\n", "utf-8")
 
@@ -62,18 +67,21 @@ def does_not_start(service: Path) -> None:
 
 def test_one_row(template: Path) -> None:
     """A combination works; what is held back by our own ranges is told, and is no failure."""
-    replace(template / TEMPLATE / "pyproject.toml", '"types-pyyaml[^"]*"', '"types-pyyaml<6.0.12.20260101"')
+    service, older = template / TEMPLATE, "25.3.0.20260408"
+    replace(service / "pyproject.toml", '"types-gunicorn[^"]*"', '"types-gunicorn>=25,<26"')
+    must(run([UV, "lock", "--quiet", "--upgrade-package", f"types-gunicorn=={older}"], service, environment()))
     result = drift("--only", "1", "--template", template)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"^ +1 +\d+ s  no option: works$", result.stdout, re.MULTILINE)
     moved, held = result.stdout.split("Moved up:")[1].split("Newer than pyproject.toml allows:")
-    assert re.search(r"^  types-pyyaml v\S+ -> v6\.0\.12\.2025\d+$", moved, re.MULTILINE)
-    assert re.search(r"^  types-pyyaml v6\.0\.12\.2025\d+ -> v6\.\S+$", held, re.MULTILINE)
+    assert re.search(rf"^  types-gunicorn v{older} -> v25\.\S+$", moved, re.MULTILINE)
+    assert re.search(r"^  types-gunicorn v25\.\S+ -> v(?!25)\S+$", held, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("breaks", "sentence", "said"),
     [
+        (lock_is_stale, f"`{UV} lock --check` ends with 1", "The lockfile"),
         (has_a_fault_in_code, "`make test` ends with 2", "F401"),
         (drops_the_id, "GET /api/demo (an answer) lacks its ID in: body", '"GET /api/demo HTTP/1.1"'),
         (fails_always, "GET /api/demo (an answer) is answered with 500, not with 200", "Traceback"),

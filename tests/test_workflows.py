@@ -93,6 +93,39 @@ def test_least_privilege(workflow: Path) -> None:
 
 
 @BOTH
+def test_each_commit_is_checked(folder: Path) -> None:
+    """A newer push ends the run for an older state of a pull request, and of nothing else: each has its own group."""
+    group = "${{ github.workflow }}-${{ github.event_name == 'pull_request' && github.ref || github.sha }}"
+    ends = "${{ github.event_name == 'pull_request' }}"
+    wanted = {"group": group, "cancel-in-progress": ends}
+    assert loaded(folder / ".github/workflows/ci.yml")["concurrency"] == wanted
+
+
+def test_conditions_of_jobs() -> None:
+    """A job without `always()` is skipped when one that it needs fails, and these two are for that very moment."""
+    asked = {
+        f"{named(path)}-{name}": job["if"]
+        for path in WORKFLOWS
+        for name, job in loaded(path)["jobs"].items()
+        if "if" in job
+    }
+    assert asked == {
+        "service-ci-passed": "always()",
+        "repository-drift-report": ("always() && needs.drift.result != 'success' && github.event_name == 'schedule'"),
+    }
+
+
+@BOTH
+def test_bot_leaves(folder: Path) -> None:
+    """A new major version comes alone; uv, which both Makefiles and the lock's tests pin, moves by hand."""
+    entries = {entry["package-ecosystem"]: entry for entry in loaded(folder / ".github/dependabot.yml")["updates"]}
+    (group,) = entries["uv"]["groups"].values()
+    assert group == {"patterns": ["*"], "update-types": ["minor", "patch"]}
+    assert entries["uv"].get("ignore") == ([{"dependency-name": "uv"}] if folder == ROOT else None)
+    assert "ignore" not in entries["github-actions"]
+
+
+@BOTH
 def test_bot(folder: Path) -> None:
     """The bot waits a week, groups what it asks for, and looks where something is; where nothing is, its run fails."""
     looks = []
@@ -192,7 +225,7 @@ def test_report_of_drift(tmp_path: Path, number: str, does: str) -> None:
     must(run_step(step, tmp_path, dict.fromkeys(needed, "value"), PATH=f"{tmp_path}:{os.environ['PATH']}"))
     asked, done = said.read_text().splitlines()
     title = step["env"]["TITLE"]
-    assert f'in:title "{title}"' in asked
+    assert f'<--search><in:title "{title}" author:app/github-actions>' in asked  # nobody else's issue is written to
     assert done.startswith(f"<issue>{does}")
     assert "value/value/actions/runs/value" in done
 

@@ -24,6 +24,8 @@ _NO_HANDSHAKE = "ASGI callable returned without completing handshake."
 _LOGGED_BEFORE = f"\n{AlreadyLoggedError.__module__}.{AlreadyLoggedError.__name__}: "
 """Stands in the traceback, handed over as text, of a lifespan that has failed with it."""
 
+_SERVERS = frozenset({"uvicorn", "gunicorn", "_granian"})
+"""Whose loggers may tell that; Hypercorn lets the process end with it."""
 
 _MARK = "app_has_dealt_with_it"
 
@@ -41,17 +43,26 @@ class RepetitionFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a record pass unless it is such a repetition."""
+        if _ends_with_what_is_logged(record):
+            return False
         request = current_record.get()
         if record.name.startswith("uvicorn") and isinstance(record.msg, str):
             if record.msg in _REPETITIONS:
-                return False
-            if _LOGGED_BEFORE in record.msg:
                 return False
             if record.msg == _NO_HANDSHAKE:
                 return request is None or not request.status
         if request is None or not request.failed or record.name == ERROR_LOGGER:
             return True
         return not _repeats_a_traceback(record)
+
+
+def _ends_with_what_is_logged(record: logging.LogRecord) -> bool:
+    """Tell whether a server says why its lifespan has failed: in its words, in what they are about, or as an error."""
+    if record.levelno < logging.ERROR or record.name.partition(".")[0] not in _SERVERS:
+        return False
+    if record.exc_info and isinstance(record.exc_info[1], AlreadyLoggedError):
+        return True
+    return any(_LOGGED_BEFORE in str(part) for part in (record.msg, *(record.args or ())))
 
 
 def _repeats_a_traceback(record: logging.LogRecord) -> bool:

@@ -11,7 +11,7 @@ from starlette_context.plugins import Plugin
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_ID_HEADER
 from app.common.request_record import RequestRecord, current_record
 
-# UUID, ULID, 32 hexadecimal digits and traceparent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
+# UUID, ULID, 32 hex digits and traceparent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
 # takes a trailing newline. Eight characters at least, since shorter ones are no use for finding anything.
 _ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
 

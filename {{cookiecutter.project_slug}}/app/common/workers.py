@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
@@ -22,6 +23,9 @@ from app.settings import get_settings
 
 HEARTBEAT = 1
 """Seconds between two signs of life to the master."""
+
+PAUSE = 2
+"""Seconds until a worker that could not start is tried again, where others may serve."""
 
 
 class DrainingServer(Server):
@@ -64,22 +68,55 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     }
 
     server: Server
+    first: ClassVar[int] = 0
+    """How many workers the master has started with; whoever is younger is a replacement, or one more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
         super().__init__(*args, **kwargs)
+        if self.age == 1:  # here, in the master: a reload may bring another number, and the ages go on
+            type(self).first = self.cfg.workers
         # The base class makes uvicorn share gunicorn's very lists of handlers, in the master; a reload empties both.
         for name in ("uvicorn.error", "uvicorn.access"):
             shared = logging.getLogger(name)
             shared.handlers = list(shared.handlers)
 
     def init_process(self) -> None:
+        """Set up what belongs to this process and serve; what keeps it from that may be gone at the next try."""
+        try:
+            self._set_up()
+            super().init_process()
+        except SystemExit as error:
+            if error.code == Arbiter.WORKER_BOOT_ERROR:
+                self.give_up()
+            raise
+        except Exception:  # such as a syntax error; gunicorn would log it, and end
+            if not self.booted and self.age > self.first:
+                self.log.exception("Exception in worker process")
+                self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """End a worker that cannot start so that gunicorn tries again, not so that it ends as well; raise SystemExit.
+
+        A worker of the first start returns: there gunicorn shall end, at once.
+        """
+        if self.age <= self.first:
+            return
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, lambda *_: sys.exit(0))
+        self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)
+        for _ in range(PAUSE):
+            self.notify()
+            time.sleep(1)
+        sys.exit(1)
+
+    def _set_up(self) -> None:
         """Set up what belongs to this process; the master must stay as it is."""
         wire_handlers()
         self.config.loop = get_settings().loop
         self.config.timeout_notify = HEARTBEAT
         # Below gunicorn's, so that a request which takes too long is cancelled, answered and logged before SIGKILL.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
-        super().init_process()
 
     def init_signals(self) -> None:
         """Leave by SystemExit, which uvicorn raises again after it has drained: atexit and worker_exit then run."""

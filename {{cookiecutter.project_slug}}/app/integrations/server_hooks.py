@@ -3,10 +3,13 @@
 A server.py is run without the package around it, so that gunicorn's master never imports what only workers need.
 """
 
+import inspect
 import logging
+import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib.util import module_from_spec, spec_from_file_location
+from inspect import Parameter, Signature
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
@@ -14,7 +17,8 @@ from typing import Any, Final
 from gunicorn.util import get_arity
 
 import app.integrations as package
-from app.integrations import BOOT_ERROR, names, starting
+from app import settings
+from app.integrations import BOOT_ERROR, CannotStart, names, starting
 
 Hook = Callable[..., None]
 
@@ -38,14 +42,29 @@ MUST_WORK: Final = frozenset({"on_starting", "when_ready", "post_fork", "post_wo
 
 log = logging.getLogger("gunicorn.error")
 
+_last_good: list[dict[str, dict[str, Hook]]] = []
+"""The hooks of each integration, as they were loaded last without a fault."""
+
 
 def with_hooks_of_integrations(**own: Hook) -> dict[str, Hook]:
     """Return gunicorn's server hooks: `own` first, then those of the integrations in their order."""
     calls = {name: [hook] for name, hook in own.items()}
-    for integration in names():
-        for name, hook in _hooks_of(integration).items():
+    for integration, hooks in _load().items():
+        for name, hook in hooks.items():
             calls.setdefault(name, []).append(_guarded(integration, name, hook))
-    return {name: _in_turn(hooks) for name, hooks in calls.items()}
+    return {name: _in_turn(name, hooks) for name, hooks in calls.items()}
+
+
+def _load() -> dict[str, dict[str, Hook]]:
+    """Return the hooks of each integration; where a server runs already (SIGHUP), a fault is told, and they stay."""
+    try:
+        _last_good[:] = [{integration: _hooks_of(integration) for integration in names()}]
+    except SystemExit as error:
+        if not (settings._in_force and _last_good):  # noqa: SLF001 - held since the server runs
+            raise
+        reason = "" if isinstance(error, CannotStart) else f" {error}"  # the log has it already
+        log.error("The hooks of the integrations stay as they were.%s", reason)  # noqa: TRY400
+    return _last_good[0]
 
 
 def _hooks_of(integration: str) -> dict[str, Hook]:
@@ -55,12 +74,13 @@ def _hooks_of(integration: str) -> dict[str, Hook]:
         spec = spec_from_file_location(f"server_hooks_of_{integration}", path)
         if path.is_file() and spec and spec.loader:
             module = module_from_spec(spec)
+            sys.modules[spec.name] = module  # a dataclass looks for its module there
             with starting(integration):
                 spec.loader.exec_module(module)
             found = vars(module)
     hooks = {name: value for name, value in found.items() if name in HOOKS or _is_public_function(name, value, found)}
     for name, hook in hooks.items():
-        _check(integration, name, hook)
+        _check(f"app/integrations/{integration}/server.py", name, hook)
     return hooks
 
 
@@ -69,16 +89,22 @@ def _is_public_function(name: str, value: object, found: dict[str, Any]) -> bool
     return is_its_own and not name.startswith("_")
 
 
-def _check(integration: str, name: str, hook: Hook) -> None:
+def _check(where: str, name: str, hook: Hook) -> None:
     """Raise SystemExit for a function that gunicorn would never call, or not like that."""
-    where = f"app/integrations/{integration}/server.py"
     if name not in HOOKS:
         raise SystemExit(
             f"{where} has a function {name}, and gunicorn would never call it: it knows {', '.join(HOOKS)}. If it is a "
             "helper, begin its name with an underscore."
         )
-    if get_arity(hook) != HOOKS[name]:
-        raise SystemExit(f"In {where}, {name} takes {get_arity(hook)} arguments, and gunicorn gives it {HOOKS[name]}.")
+    if not callable(hook):
+        raise SystemExit(f"In {where}, {name} is no function, and gunicorn would call it.")
+    if inspect.iscoroutinefunction(hook):
+        raise SystemExit(f"In {where}, {name} is an `async def`, and gunicorn would not await it: write `def {name}`.")
+    try:
+        inspect.signature(hook).bind(*range(HOOKS[name]))
+    except TypeError:
+        takes = f"{name} takes {get_arity(hook)} arguments"
+        raise SystemExit(f"In {where}, {takes}, and gunicorn gives it {HOOKS[name]}.") from None
 
 
 def _guarded(integration: str, name: str, hook: Hook) -> Hook:
@@ -88,18 +114,29 @@ def _guarded(integration: str, name: str, hook: Hook) -> Hook:
     def call(*arguments: object) -> None:
         try:
             hook(*arguments)
-        except (Exception, SystemExit):  # gunicorn's main loop would end with either
+        except (Exception, SystemExit) as error:  # gunicorn's main loop would end with either
+            if isinstance(error, SystemExit) and not error.code:
+                raise  # a worker that was told to leave in the midst of its hook
             log.exception("The integration %s failed in %s", integration, name)
             if name in MUST_WORK:
-                raise SystemExit(BOOT_ERROR) from None
+                _give_up(arguments[-1])
 
     return call
 
 
-def _in_turn(hooks: list[Hook]) -> Hook:
-    @wraps(hooks[0])  # gunicorn looks at the number of arguments
+def _give_up(server_or_worker: object) -> None:
+    """End the start: of the service, or of a worker that only replaces another (app/common/workers.py)."""
+    if hasattr(server_or_worker, "give_up"):
+        server_or_worker.give_up()
+    raise SystemExit(BOOT_ERROR) from None
+
+
+def _in_turn(name: str, hooks: list[Hook]) -> Hook:
     def call(*arguments: object) -> None:
         for hook in hooks:
             hook(*arguments)
 
+    # gunicorn looks at the number of arguments.
+    parameters = [Parameter(f"argument_{number}", Parameter.POSITIONAL_ONLY) for number in range(HOOKS[name])]
+    call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return call
