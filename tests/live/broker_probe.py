@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if os.environ.get("LACK"):
     import package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
@@ -36,25 +39,47 @@ class SETTINGS(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="BROKER_")
 
     size: int = Field(1, ge=1, description="connections to the broker")
-    folder: Path = Field(description="where the broker is")
+    folder: Path | None = Field(None, description="where the broker is")
+    ports: list[int] = Field([], repr=False, description="where it listens")
 
 
-settings = read_settings(SETTINGS) if os.environ.get("BROKER_FOLDER") else None
+settings = read_settings(SETTINGS)
+answers: Counter[str] = Counter()
 
 
 def state(name: str) -> Path:
     """Return a file that stands for a state of the broker, or a mark of ours."""
-    assert settings is not None
-    return settings.folder / name
+    return (settings.folder or Path("/nowhere")) / name
 
 
 def install(app: FastAPI, _settings: Settings) -> None:
     """Add a route that tells how the broker is."""
+    if state("slow").exists():
+        state(f"installing.{os.getpid()}").touch()
+        time.sleep(4)
 
     @app.get("/broker")
     async def broker() -> Response[int]:
         log.info("asked for the size")
-        return Response(result=0 if settings is None else settings.size)
+        return Response(result=settings.size)
+
+    @app.get("/answers")
+    async def seen() -> Response[dict[str, int]]:
+        return Response(result=dict(answers))
+
+
+def wrap(app: ASGIApp, _settings: Settings) -> ASGIApp:
+    """Count the answers by what they answer."""
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answers[f"{scope['method']} {message['status']}"] += 1
+            await send(message)
+
+        await app(scope, receive, counted)
+
+    return around
 
 
 @asynccontextmanager
@@ -62,17 +87,33 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Connect and disconnect."""
     if state("refuses").exists():
         raise ConnectionError("nobody answers at broker:5672")
-    state(f"connected.{os.getpid()}").touch()
-    yield
-    state(f"disconnected.{os.getpid()}").touch()
+    if settings.folder is not None:
+        state(f"connected.{os.getpid()}").touch()
+    async with asyncio.TaskGroup() as group:
+        consumer = group.create_task(consume())
+        yield
+        consumer.cancel()
+    if state("hangs_on").exists():
+        await asyncio.sleep(60)
+    if settings.folder is not None:
+        state(f"disconnected.{os.getpid()}").touch()
+
+
+async def consume() -> None:
+    """Do what the broker brings, until it breaks."""
+    while not state("breaks").exists():  # noqa: ASYNC110 - it is a file
+        await asyncio.sleep(0.05)
+    raise ConnectionError("broker:5672 is gone")
 
 
 async def ready() -> None:
     """Look whether the broker answers."""
+    if settings.folder is None:
+        raise NotReady("BROKER_FOLDER is not set.")
     log.info("asking the broker")
     if state("hangs").exists():
         await asyncio.sleep(30)
     if state("crashes").exists():
-        raise OSError("amqp://user:hunter2@broker:5672")
+        raise OSError("broker://user:hunter2@broker:5672")
     if not state("up").exists():
         raise NotReady("The broker at broker:5672 does not answer.")

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from signal import SIGHUP, SIGKILL
+from signal import SIGHUP, SIGKILL, SIGTERM, Signals
 
 import pytest
 
@@ -47,6 +47,13 @@ def serve(project: Path, broker: Path, workers: int = 2, *, wait: bool = True, *
     """Return the service itself; not started yet."""
     env = {"BROKER_FOLDER": str(broker), **env}
     return LiveService(project, broker.parent, app="app.main:app", env=env, workers=workers, wait=wait)
+
+
+def without_marks(integrated: Path, broker: Path) -> Path:
+    """Return a copy of the service that has the broker only."""
+    shutil.copytree(integrated, project := broker.parent / "project", symlinks=True)
+    shutil.rmtree(project / "app" / "integrations" / "marks")
+    return project
 
 
 def marks(broker: Path, name: str) -> set[int]:
@@ -161,20 +168,88 @@ def test_failing_lifespan(integrated: Path, broker: Path, workers: int) -> None:
     [
         ("LACK=1", "The integration broker does not start. It needs package_that_nobody_has, which is not installed"),
         ("BROKER_SIZE=0", "The environment variable BROKER_SIZE is '0': Input should be greater than or equal to 1"),
-        ("BROKER_FOLDER=", "The environment variable BROKER_FOLDER is missing. BROKER_FOLDER is: where the broker is."),
+        ("BROKER_PORTS=1,2", "The environment variable BROKER_PORTS is not written in JSON, such as [1, 2]. BROKER_"),
     ],
 )
 @pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
 def test_refused_start(integrated: Path, broker: Path, server: str, variable: str, told: str) -> None:
     """What an integration lacks is told in one sentence, without a traceback, and the server ends."""
-    shutil.copytree(integrated, project := broker.parent / "project", symlinks=True)
-    shutil.rmtree(project / "app" / "integrations" / "marks")
+    project = without_marks(integrated, broker)
     env = {"BROKER_FOLDER": str(broker), **dict([variable.split("=")])}
     work = broker.parent
     with LiveService(project, work, server=server, app="app.main:app", env=env, workers=1, wait=False) as service:
         assert failure(service) == 3
         assert service.app_text().count(told) == 1
         assert "Traceback" not in service.output()
+
+
+def test_needs_nothing_to_start(integrated: Path, broker: Path) -> None:
+    """What an integration cannot run without is told by /readyz, and the service starts."""
+    with serve(without_marks(integrated, broker), broker, 1, BROKER_FOLDER="") as service:
+        answer = service.request("GET", "/readyz")
+        assert (answer.status, answer.json()["cause"]) == (503, "broker: BROKER_FOLDER is not set.")
+        assert service.stop() == 0
+
+
+def test_wrap(integrated: Path, broker: Path) -> None:
+    """What is around the application sees what no route has answered, and what was refused at the door."""
+    preflight = [("Origin", "https://example.org"), ("Access-Control-Request-Method", "GET")]
+    with serve(integrated, broker, 1, CORS_ORIGINS="https://example.org", MAX_BODY_BYTES="10") as service:
+        before = service.request("GET", "/answers").json()["result"]
+        for status, method, path, headers, body in (
+            (404, "GET", "/nowhere", [], b""),
+            (200, "OPTIONS", "/broker", preflight, b""),
+            (413, "POST", "/broker", [], b"x" * 11),
+            (414, "PUT", "/" + "x" * 9000, [], b""),
+        ):
+            assert service.request(method, path, headers=headers, body=body).status == status
+        after = service.request("GET", "/answers").json()["result"]
+    assert {"GET 404": 1, "OPTIONS 200": 1, "POST 413": 1, "PUT 414": 1}.items() <= after.items(), (before, after)
+
+
+def test_ends_before_its_time(integrated: Path, broker: Path) -> None:
+    """A background task that fails is told once a worker; /readyz says so, and all else goes on to a clean end."""
+    with serve(integrated, broker) as service, Load(service) as load:
+        wait_for(lambda: len(marks(broker, "connected")) == 2, 10, "two workers that are connected")
+        (broker / "breaks").touch()
+        told = "The integration broker has ended before its time"
+        wait_for(lambda: service.app_text().count(told) == 2, 10, "a line of each worker")
+        for _ in range(4):
+            answer = service.request("GET", "/readyz")
+            assert (answer.status, answer.json()["cause"]) == (503, "broker: It has ended; the log says why.")
+        load.more(50)
+        assert load.failures == []
+        assert service.stop() == 0
+        text = service.app_text()
+    assert (text.count(told), text.count("ConnectionError: broker:5672 is gone")) == (2, 2)
+    assert "did not stop" not in text
+
+
+def test_hanging_stop(integrated: Path, broker: Path) -> None:
+    """A lifespan that does not come to its end is cut off, named, and the exit is clean."""
+    (broker / "hangs_on").touch()
+    with serve(integrated, broker, 1, GRACEFUL_TIMEOUT="6") as service:
+        wait_for(lambda: marks(broker, "connected"), 10, "a worker that is connected")
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert 2 < time.monotonic() - began < 5
+        assert service.app_text().count("The integration broker did not stop within 3 seconds, and is cut off") == 1
+    assert marks(broker, "worker_exit")
+
+
+@pytest.mark.parametrize("second", [SIGTERM, SIGHUP])
+def test_told_to_end_while_it_starts(integrated: Path, broker: Path, second: Signals) -> None:
+    """A worker that is stopped in the midst of `install` says nothing and ends nothing but itself."""
+    with serve(without_marks(integrated, broker), broker, 1) as service:
+        (broker / "slow").touch()
+        service.signal(SIGHUP)
+        wait_for(lambda: marks(broker, "installing"), 10, "a worker that starts")
+        if second == SIGHUP:
+            service.signal(SIGHUP)
+            wait_for(lambda: len(marks(broker, "connected")) >= 2, 20, "a worker that has started")
+            assert service.request("GET", "/livez").status == 200
+        assert service.stop() == 0
+        assert "does not start" not in service.app_text()
 
 
 def test_failing_preparation(integrated: Path, broker: Path) -> None:

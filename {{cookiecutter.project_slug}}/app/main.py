@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import demo, health
 from app.common.body_limit import BodyLimitMiddleware
@@ -13,10 +13,10 @@ from app.common.forwarded import TrustedProxies
 from app.common.log_handler import configure_logging
 from app.common.middlewares import ContextMiddleware
 from app.common.openapi import describe
-from app.common.refusal import refuse
+from app.common.refusal import REFUSAL_KEY, refuse
 from app.common.request_id import RequestIdPlugin
 from app.common.request_time import RequestTimePlugin
-from app.integrations import install_integrations, lifespan_of, load_integrations
+from app.integrations import install_integrations, lifespan_of, load_integrations, wrapped
 from app.settings import Settings, get_settings, project_metadata
 
 
@@ -28,19 +28,26 @@ class Application(FastAPI):
         super().__init__(**options)
         self.state.debug = settings.debug
         self.state.readiness_checks = {}
+        self.wrapped: ASGIApp | None = None
+        self.refuser = self.with_cors(refuse)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Return the way of a request: door, CORS, body limit, then FastAPI with what `add_middleware` has added."""
+        """Return the way of a request: door, integrations' `wrap`, CORS, body limit, then FastAPI and its own."""
         settings = self.settings
+        self.served = self.with_cors(BodyLimitMiddleware(super().build_middleware_stack(), settings.max_body_bytes))
         return ContextMiddleware(
-            self.with_cors(BodyLimitMiddleware(super().build_middleware_stack(), settings.max_body_bytes)),
+            self.wrapped or self.served,
             plugins=(
                 RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust),
                 RequestTimePlugin(),
             ),
             proxies=TrustedProxies(settings.forwarded_allow_ips),
-            refuser=self.with_cors(refuse),
+            refuser=self.wrapped or self.refuser,
         )
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse: what integrations put something around, so that they see each request of either kind."""
+        await (self.refuser if REFUSAL_KEY in scope else self.served)(scope, receive, send)
 
     def with_cors(self, app: ASGIApp) -> ASGIApp:
         """Return the application with CORS for the origins of the settings, if there are any."""
@@ -77,13 +84,14 @@ def create_app(settings: Settings | None = None) -> Application:
         docs_url="/api/docs" if settings.debug else None,
         redoc_url=None,
         openapi_url="/api/openapi.json" if settings.debug else None,
-        lifespan=lifespan_of(integrations),
+        lifespan=lifespan_of(integrations, settings),
     )
     install_error_handlers(app)
     app.include_router(health.router)
     app.include_router(demo.router, prefix="/api")
-    # Last, so that nothing which an integration mounts, at "/" perhaps, stands before a route of ours.
+    # Last, so that no route of an integration stands before one of ours.
     install_integrations(app, settings, integrations)
+    app.wrapped = wrapped(app.answer, settings, integrations)
     return app
 
 

@@ -7,10 +7,13 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -173,7 +176,7 @@ def explain(error: ValidationError, kind: type[BaseSettings] = Settings) -> str:
     """
     sentences = []
     for fault in error.errors():
-        reason = fault["msg"].removeprefix("Value error, ")
+        reason = _reason(fault, kind)
         if not fault["loc"]:
             sentences.append(f"{reason}.")
             continue
@@ -189,6 +192,28 @@ def explain(error: ValidationError, kind: type[BaseSettings] = Settings) -> str:
     return "\n".join(sentences)
 
 
+def _reason(fault: "ErrorDetails", kind: type[BaseSettings]) -> str:
+    """Return what is wrong, in words that hold no secret; only a validator's own may do so."""
+    reason = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    secrets = {name for name, field in kind.model_fields.items() if not field.repr}
+    if fault["type"] not in ("value_error", "assertion_error") or not secrets:
+        return reason
+    if fault["loc"]:
+        return "its check failed" if fault["loc"][0] in secrets else reason
+    values = [str(value) for name, value in dict(fault["input"]).items() if name in secrets and value]
+    return "The settings do not fit together" if any(value in reason for value in values) else reason
+
+
+def _explain_no_json(error: SettingsError, kind: type[BaseSettings]) -> str:
+    """Return a sentence for a value that pydantic-settings could not even take apart."""
+    found = re.search(r'field "(\w+)"', str(error))
+    if found is None:
+        return f"The environment variables of {kind.__name__} cannot be read: {error}."
+    field, name = kind.model_fields.get(found[1]), variable_of(kind, found[1])
+    about = f" {name} is: {field.description}." if field and field.description else ""
+    return f"The environment variable {name} is not written in JSON, such as [1, 2].{about}"
+
+
 def read_settings(kind: type[AnySettings]) -> AnySettings:
     """Read the environment and `.env`.
 
@@ -198,6 +223,8 @@ def read_settings(kind: type[AnySettings]) -> AnySettings:
         return kind()
     except ValidationError as error:
         raise SystemExit(explain(error, kind)) from None
+    except SettingsError as error:
+        raise SystemExit(_explain_no_json(error, kind)) from None
 
 
 def load_settings() -> Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from app.integrations import load_integrations
+from app.integrations import settings_classes
 from app.settings import PROJECT_ROOT, Settings, variable_of
 
 TABLE = "| name | default | what |\n|---|---|---|\n"
@@ -18,8 +18,7 @@ LINES = r"(?m)(^# === {heading} ===\n)(?:\n?# .+\n# [A-Z0-9_]+=.*\n)+"
 
 def kinds() -> dict[str, type[BaseSettings]]:
     """Return the classes of settings by their headings."""
-    integrations = {one.name: one.settings for one in load_integrations() if one.settings is not None}
-    return {"service": Settings, **integrations}
+    return {"service": Settings, **settings_classes()}
 
 
 def shown_default(kind: type[BaseSettings], name: str) -> str:

@@ -53,7 +53,9 @@ def test_a_table_is_written_anew() -> None:
 
 
 def test_an_example_is_written_anew() -> None:
-    page = "# === parcel ===\n\n# old\n# PARCEL_OLD=1\n\n# older\n# PARCEL_A=\n\n# === other ===\n\n# stays\n# OTHER=1\n"
+    page = (
+        "# === parcel ===\n\n# old\n# PARCEL_OLD=1\n\n# older\n# PARCEL_A=\n\n# === other ===\n\n# stays\n# OTHER=1\n"
+    )
     body = "".join(documents.lines(Parcel, name) for name in Parcel.model_fields)
     assert documents.renew(page, "parcel", documents.LINES, body) == (
         "# === parcel ===\n\n# where it is\n# PARCEL_URL=tcp://localhost\n\n# how often\n# PARCEL_RETRIES=3\n"
