@@ -1,0 +1,33 @@
+"""Programs that tests need and no Python package brings: in CI they are installed, elsewhere their absence skips."""
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+
+@cache
+def program(name: str, package: str) -> Path:
+    """Give the path of a program; `package` is the Debian package that brings it.
+
+    In CI, as root on Debian, the package is installed; else the test that asks is skipped, with a sentence.
+    """
+    if shutil.which(name) is None and os.environ.get("CI") == "true" and _may_install():
+        _install(package)
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"There is no {name} here: install the package {package} to run this test.")
+    return Path(found)
+
+
+def _may_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _install(package: str) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
+        subprocess.run(["apt-get", *words], env=environment, capture_output=True, check=False, timeout=300)
