@@ -1,0 +1,67 @@
+"""An integration with endpoints that tests ask for what the demo does not do: take long, stream, echo."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from app.common.log_handler import RequestLogHandler
+from app.common.request_id import current_request_id
+from app.common.response import Response
+from app.settings import Settings
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+logger = RequestLogHandler("probe")
+
+
+async def slow(seconds: float = 1.0) -> Response[float]:
+    """Answer after a while."""
+    logger.info("slow begins")
+    await asyncio.sleep(seconds)
+    return Response(result=seconds)
+
+
+async def echo(request: Request) -> Response[list[tuple[str, str]]]:
+    """Answer with the header lines that have arrived, and the client and scheme that the application sees."""
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+    client = request.client.host if request.client else "-"
+    return Response(result=[*pairs, (":client", client), (":scheme", request.url.scheme)])
+
+
+async def upload(request: Request) -> Response[int]:
+    """Answer with the number of bytes that have arrived."""
+    return Response(result=sum([len(chunk) async for chunk in request.stream()]))
+
+
+async def stream(seconds: float = 0.5, parts: int = 4) -> StreamingResponse:
+    """Send a part at a time, and ask the proxy to hand each on at once."""
+
+    async def pieces() -> AsyncIterator[str]:
+        for number in range(parts):
+            yield f"data: {number} {current_request_id()}\n\n"
+            await asyncio.sleep(seconds)
+
+    return StreamingResponse(pieces(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+async def large(size: int = 100_000) -> PlainTextResponse:
+    """Send a text of many bytes."""
+    return PlainTextResponse("x" * size)
+
+
+async def socket(websocket: WebSocket) -> None:
+    """Say the ID, then everything that is said."""
+    await websocket.accept()
+    await websocket.send_text(current_request_id())
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+
+
+def install(app: FastAPI, settings: Settings) -> None:  # noqa: ARG001 - the contract of integrations
+    """Add the endpoints below /probe."""
+    app.get("/probe/slow")(slow)
+    app.post("/probe/slow")(slow)
+    app.get("/probe/echo")(echo)
+    app.post("/probe/upload")(upload)
+    app.get("/probe/stream")(stream)
+    app.get("/probe/large")(large)
+    app.websocket("/probe/socket")(socket)

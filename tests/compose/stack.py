@@ -1,0 +1,116 @@
+"""A generated service under `docker compose`: nginx and the service, at a port of its own."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.baking import Result, free_port, must, run
+from tests.live.client import Answer, Connection, build_request
+
+Line = dict[str, Any]
+
+
+class Stack:
+    """What `docker compose up --wait` starts in a project's folder, and `down` ends; `variables` are its environment.
+
+    The name keeps it apart from others on the same engine, those of the same project included.
+    """
+
+    def __init__(self, project: Path, name: str, **variables: str) -> None:
+        self.project = project
+        self.name = f"trail-{name}-{os.getpid()}"
+        self.port = free_port()
+        self.variables = os.environ | {
+            "COMPOSE_PROJECT_NAME": self.name,
+            "HTTP_PORT": f"127.0.0.1:{self.port}",
+            # One image for all stacks of a project: it is built once.
+            "IMAGE": f"trail-{project.name}-{os.getpid()}",
+            **variables,
+        }
+
+    def __enter__(self) -> Self:
+        try:
+            must(self.up())
+        except BaseException as error:
+            error.add_note(self.compose("logs", "--no-color").stdout[-20000:])
+            self.down()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            error.add_note(self.compose("logs", "--no-color", "--tail", "200").stdout[-20000:])
+        self.down()
+
+    def compose(self, *words: str, seconds: float = 300) -> Result:
+        """Run `docker compose` with these words in the project's folder."""
+        return run(["docker", "compose", *words], self.project, self.variables, seconds=seconds)
+
+    def up(self, *words: str) -> Result:
+        """Start it, or change what runs; wait until everything is healthy."""
+        return self.compose("up", "--detach", "--wait", *words)
+
+    def down(self) -> Result:
+        """End it, and remove what it leaves."""
+        return self.compose("down", "--volumes", "--timeout", "5")
+
+    def exec(self, service: str, *command: str, index: int = 1) -> str:
+        """Run a command in a container, and give what it says."""
+        return must(self.compose("exec", "-T", "--index", str(index), service, *command)).stdout
+
+    def containers(self, service: str) -> list[str]:
+        """Give the IDs of a service's running containers."""
+        return must(self.compose("ps", "--quiet", service)).stdout.split()
+
+    def logs(self, *services: str) -> list[str]:
+        """Give the lines of services' logs, without the names in front."""
+        text = must(self.compose("logs", "--no-color", "--no-log-prefix", *services)).stdout
+        return [line.removeprefix("\x1b[2K") for line in text.splitlines()]
+
+    def lines(self, *services: str) -> list[Line]:
+        """Give those lines that are JSON objects."""
+        return [json.loads(line) for line in self.logs(*services) if line.startswith("{")]
+
+    def lines_of(self, request_id: str, *services: str) -> list[Line]:
+        """Give the lines of a request, in the order in which each container has written its own."""
+        return [line for line in self.lines(*services) if line.get("request_id") == request_id]
+
+    def wait_for_lines(self, request_id: str, count: int, *services: str, seconds: float = 10) -> list[Line]:
+        """Wait until a request has so many lines, and give them; the log driver is a little behind."""
+        wait_until(
+            lambda: len(self.lines_of(request_id, *services)) >= count, f"{count} lines of {request_id}", seconds
+        )
+        return self.lines_of(request_id, *services)
+
+    def connect(self, timeout: float = 15.0) -> Connection:
+        """Open a connection to nginx."""
+        return Connection(self.port, timeout=timeout)
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        request_id: str | None = None,
+        timeout: float = 15.0,
+    ) -> Answer:
+        """Send one request to nginx on a connection of its own, and read the answer."""
+        with self.connect(timeout) as connection:
+            connection.send(build_request(method, target, headers, body, request_id=request_id))
+            return connection.answer(method)
+
+
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"no {what} in {seconds} s"
+        time.sleep(0.05)
