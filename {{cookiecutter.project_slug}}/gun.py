@@ -70,7 +70,7 @@ def on_reload(_server: object) -> None:
 def on_starting(_server: object) -> None:
     """Say what is wrong with the address, where gunicorn would try five times and give up."""
     if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
-        return  # an upgrade in place, or systemd: the sockets are there already
+        return  # an upgrade in place, or socket activation: the sockets are there already
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
