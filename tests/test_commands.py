@@ -17,8 +17,11 @@ import pytest
 
 from scripts.combinations import options
 from scripts.snapshot import ROOT, TEMPLATE, copy_repository
-from tests import test_ci, test_project, test_readme
+from tests import test_ci, test_kubernetes, test_project, test_readme
 from tests.baking import TEMPLATE_DIR, UV, bake, environment, free_port, must, run
+from tests.compose.engine import fetch_images
+from tests.compose.stack import Stack
+from tests.live.client import new_id
 from tests.terminal import Running, running
 from tests.test_docs import blocks, documents
 from tests.test_readme import answer, answers
@@ -46,6 +49,7 @@ def commands() -> list[Command]:
 ELSEWHERE: dict[Command, Callable[..., None]] = {
     Command("repository", "make run"): test_readme.test_make_run_in_a_terminal,
     Command("repository", "make test"): test_ci.test_exit_code,
+    Command("service", "kubectl kustomize deploy/k8s"): test_kubernetes.test_what_is_built,
     Command("service", "make run"): test_readme.test_project_make_run,
     Command("service", "make test"): test_project.test_make_test,
 }
@@ -66,6 +70,11 @@ class Places:
     def run(self, command: str, folder: Path, typed: str = "") -> str:
         """Run a line as a shell does, and give what it has said; fails unless it ends with 0."""
         return must(run(["sh", "-c", command], folder, self.variables, typed, seconds=120)).stdout
+
+    def compose(self, line: str) -> str:
+        """Run a line in the folder of the service under Compose, and give what it has said."""
+        stack = self.composed
+        return must(run(["sh", "-c", line], stack.project, stack.variables, seconds=300)).stdout
 
     def commit(self, folder: Path) -> None:
         """Make a commit of everything, in a new repository if there is none."""
@@ -123,6 +132,13 @@ class Places:
         _, port = self.stays.enter_context(self.serving(f"WORKERS=2 {line}"))
         wait_until(lambda: len(children(self.master)) == 2, "two workers")
         return port
+
+    @cached_property
+    def composed(self) -> Stack:
+        """A generated service under Compose; it stays."""
+        project = Path(shutil.copytree(self.generated, self.folder / "composed"))
+        fetch_images(project)
+        return self.stays.enter_context(Stack(project, "documents"))
 
     @property
     def log(self) -> Path:
@@ -254,6 +270,46 @@ def installs_the_checks(places: Places, line: str) -> None:
     assert "pre-commit" in (places.whole / ".git" / "hooks" / "pre-commit").read_text("utf-8")
 
 
+def composes(places: Places, line: str) -> None:
+    """Whatever the line does, nginx and the service answer with the ID before and afterwards."""
+    asks_through_nginx(places.composed)
+    places.compose(line)
+    asks_through_nginx(places.composed)
+
+
+def asks_through_nginx(stack: Stack) -> None:
+    """The answer has the ID, in the header and in the body."""
+    request_id = new_id("document")
+    answered = stack.request("GET", "/api/demo", request_id=request_id, timeout=30)
+    assert (answered.status, answered.one(), answered.json()["request_id"]) == (200, request_id, request_id)
+
+
+def finds_lines(places: Places, line: str) -> None:
+    """The lines of nginx, of the access log and of the application are found by the ID."""
+    places.composed.request("GET", "/api/demo", request_id="order-4711")
+    places.composed.wait_for_lines("order-4711", 3)
+    assert len(places.compose(line).splitlines()) == 3
+
+
+def develops(places: Places, line: str) -> None:
+    """A change of the code is there a moment later; then everything is as before."""
+    places.compose(line)
+    code = places.composed.project / "app/api/demo.py"
+    code.write_text(code.read_text("utf-8").replace('result="demo"', 'result="changed"'), "utf-8")
+    wait_until(lambda: places.composed.request("GET", "/api/demo").json()["result"] == "changed", "new code")
+    assert places.composed.request("GET", "/api/docs").status == 200
+    must(places.composed.up())
+    assert places.composed.request("GET", "/api/docs").status == 404
+
+
+def leaves(places: Places, line: str) -> None:
+    """Nothing runs any more."""
+    places.composed.request("GET", "/livez")
+    places.compose(line)
+    assert places.composed.containers("nginx") == places.composed.containers("api") == []
+    must(places.composed.up())
+
+
 RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r"repository: uvx cookiecutter <this repository>": makes_a_service,
     r"\w+: uvx cruft update --skip-apply-ask( --variables-to-update '.+')?": updates,
@@ -264,6 +320,11 @@ RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r'service: kill -TERM "\$\(cat log/service\.pid\)"': ends,
     r'service: mv log/access\.log log/access\.log\.1 && kill -USR1 "\$\(cat log/service\.pid\)"': rotates,
     r"service: \.venv/bin/pre-commit install": installs_the_checks,
+    r"service: docker compose (build|kill .+|up .+)": composes,
+    r"service: for old in \$\(docker compose ps .+": composes,
+    r"service: docker compose logs .+ \| grep order-4711": finds_lines,
+    r"service: docker compose --file .+ up --wait": develops,
+    r"service: docker compose down": leaves,
 }
 """Who runs a line, by what it looks like."""
 

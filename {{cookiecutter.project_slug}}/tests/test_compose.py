@@ -1,0 +1,63 @@
+"""What nginx and the service must agree on when Compose runs them; whoever changes one of them changes both."""
+
+import re
+from pathlib import Path
+
+from app.common import constants, request_id
+from app.settings import PROJECT_ROOT, Settings
+
+COMPOSE = (PROJECT_ROOT / "compose.yaml").read_text("utf-8")
+NGINX = (PROJECT_ROOT / "deploy/nginx/nginx.conf").read_text("utf-8")
+START = (PROJECT_ROOT / "deploy/nginx/start.sh").read_text("utf-8")
+DOCKERFILE = (PROJECT_ROOT / "Dockerfile").read_text("utf-8")
+
+
+def seconds(pattern: str, text: str) -> list[int]:
+    """Return the numbers of seconds that a pattern finds; there is at least one."""
+    found = [int(number) for number in re.findall(pattern, text)]
+    assert found, pattern
+    return found
+
+
+def default(name: str) -> object:
+    """Return a setting's default."""
+    return Settings.model_fields[name].default
+
+
+def test_nginx_takes_over_the_same_ids() -> None:
+    (pattern,) = re.findall(r'^_ACCEPTED = .*rb"(.+)"', Path(request_id.__file__).read_text("utf-8"), re.MULTILINE)
+    assert f'"~^{pattern}$"' in NGINX
+
+
+def test_settings_of_both_have_the_same_defaults() -> None:
+    masked = default("masked_query")
+    assert isinstance(masked, tuple)
+    assert "MASKED_QUERY: ${MASKED_QUERY:-" + ",".join(masked) + "}" in COMPOSE
+    assert "MAX_BODY_BYTES: ${MAX_BODY_BYTES:-" + str(default("max_body_bytes")) + "}" in COMPOSE
+    assert "REQUEST_ID_HEADER: ${REQUEST_ID_HEADER:-" + constants.REQUEST_ID_HEADER + "}" in COMPOSE
+    assert "REQUEST_ID_TRUST: ${REQUEST_ID_TRUST:-" + str(default("request_id_trust")) + "}" in COMPOSE
+
+
+def test_every_variable_of_the_service_is_a_setting() -> None:
+    names = set(re.findall(r"^      ([A-Z_]+):", COMPOSE.partition("\n  api:\n")[2], re.MULTILINE))
+    assert {name.lower() for name in names} <= Settings.model_fields.keys()
+    assert names
+
+
+def test_whoever_is_told_to_end_has_the_time_for_it() -> None:
+    graceful = default("graceful_timeout")
+    assert isinstance(graceful, int)
+    patience = min(seconds(r"stop_grace_period: (\d+)s", COMPOSE))
+    assert patience > graceful
+    assert patience > seconds(r"worker_shutdown_timeout (\d+)s", NGINX)[0] > graceful
+
+
+def test_nginx_lets_idle_connections_go_first() -> None:
+    keepalive = default("keepalive")
+    assert isinstance(keepalive, int)
+    assert max(seconds(r"keepalive_timeout (\d+)s", START)) < keepalive
+
+
+def test_image_has_a_python_that_the_service_promises() -> None:
+    (version,) = set(re.findall(r"^FROM python:3\.(\d+)-", DOCKERFILE, re.MULTILINE))
+    assert int(version) in (11, 12, 13)
