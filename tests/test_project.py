@@ -1,15 +1,29 @@
 """A generated project on its own: its lock holds, it installs, and its own tests pass, on every Python it promises."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scripts.combinations import Row, options, pairwise
-from tests.baking import NO_INTERPRETER, UV, bake, environment, interpreter, literal, must, named, run
+from tests.baking import NO_INTERPRETER, TEMPLATE_DIR, UV, bake, environment, interpreter, literal, must, named, run
 
 VERSIONS = ["3.11", "3.12", "3.13"]
-ROWS = [row for row in pairwise(options(), each_alone=True) if not all(row.values())]
+FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
+
+
+def has_code(option: str) -> bool:
+    """Whether `make test` of a service can tell that the option is there: by a package, a module, or tests."""
+    places = [TEMPLATE_DIR / path for path in FEATURES[option]["paths"]]
+    return bool(FEATURES[option]["requirements"]) or any(
+        place.suffix == ".py" or any(place.rglob("*.py")) for place in places
+    )
+
+
+WITH_CODE = [option for option in options() if has_code(option)]
+ROWS = [row for row in pairwise(WITH_CODE, each_alone=True) if not all(row.values())]
 
 
 @pytest.fixture
@@ -73,7 +87,7 @@ def warm(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_make_test_of_combinations(repository: Path, tmp_path: Path, row: Row) -> None:
     """Any two options with and without each other, each alone, none: installed without a network, and as sound."""
-    fresh = bake(repository, tmp_path / "output", **row)
+    fresh = bake(repository, tmp_path / "output", **(dict.fromkeys(options(), False) | row))
     result = must(run(["make", "test"], fresh, environment(UV_OFFLINE="true")))
     assert "passed" in result.stdout
 

@@ -225,10 +225,10 @@ def test_make_run_on_no_port(port: str) -> None:
 
 
 def test_uv_is_one_version() -> None:
-    """Both Makefiles put in the uv that wrote the lock."""
-    versions = {
-        re.search(r"^UV_VERSION := (\S+)$", (folder / "Makefile").read_text("utf-8"), re.MULTILINE)
-        for folder in (ROOT, TEMPLATE_DIR)
+    """Both Makefiles put in the uv that wrote the lock, and the image is built with it."""
+    looks = {"Makefile": r"^UV_VERSION := (\S+)$", "Dockerfile": r"^FROM ghcr\.io/astral-sh/uv:(\S+) AS uv$"}
+    files = [ROOT / "Makefile", *(TEMPLATE_DIR / name for name in looks)]
+    found = {
+        version for file in files for version in re.findall(looks[file.name], file.read_text("utf-8"), re.MULTILINE)
     }
-    found = {match[1] for match in versions if match}
     assert found == {subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]}
