@@ -241,3 +241,16 @@ def test_check_that_heeds_nothing(integrated: Path) -> None:
         assert time.monotonic() - began < 4
         assert "was destroyed" not in service.app_text()
         assert "SIGKILL" not in service.app_text()
+
+
+@pytest.mark.parametrize("breaks", [is_down, has_a_typo])
+def test_first_start_of_many(integrated: Path, breaks: Callable[[Path], Callable[[], None]]) -> None:
+    """One worker says why, and gunicorn ends with 3; it would stumble over several that end at the same time."""
+    breaks(integrated)
+    for _ in range(3):
+        service = serve(integrated, workers=4)
+        service._wait = False
+        with service:
+            assert service.process.wait(30) == 3
+            assert "HaltServer" not in service.output()
+            assert service.output().count("Reason: Worker failed to boot.") == 1

@@ -28,6 +28,10 @@ PAUSE = 2
 """Seconds until a worker that could not start is tried again, where others may serve."""
 
 
+TURN = 0.5
+"""Seconds between two workers of the first start that tell gunicorn that they cannot start."""
+
+
 class DrainingServer(Server):
     """Keeps the heart beating while the last requests are answered, so that the master does not kill the worker."""
 
@@ -90,20 +94,23 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
                 self.give_up()
             raise
         except Exception:  # such as a syntax error; gunicorn would log it, and end
-            if not self.booted and self.age > self.first:
-                self.log.exception("Exception in worker process")
+            if not self.booted:
+                if self.age > self.first:
+                    self.log.exception("Exception in worker process")
                 self.give_up()
             raise
 
     def give_up(self) -> None:
         """End a worker that cannot start so that gunicorn tries again, not so that it ends as well; raise SystemExit.
 
-        A worker of the first start returns: there gunicorn shall end, at once.
+        A worker of the first start returns: there gunicorn shall end, at once. They return one after the other, as
+        gunicorn stumbles over a second one that ends so: exit code 1, a traceback, and the file with its ID stays.
         """
-        if self.age <= self.first:
-            return
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: sys.exit(0))
+        if self.age <= self.first:
+            time.sleep((self.age - 1) * TURN)
+            return
         self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)
         for _ in range(PAUSE):
             self.notify()
