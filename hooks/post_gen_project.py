@@ -367,9 +367,10 @@ def identity(project: Path, answers: Answers) -> list[str]:
 
 
 def closing(project: Path, answers: Answers, updates: str, repository: str) -> str:
-    """Say what was made, and the next three commands."""
+    """Say what was made, and the next commands."""
     options = {key: value for key, value in answers.items() if isinstance(value, bool) and key != "git_init"}
-    return f"""
+    return (
+        f"""
 {answers["project_name"]} is ready.
 
   what:     {answers["description"]}
@@ -386,7 +387,9 @@ Next:
   cd {shlex.quote(str(project))}
   make run
   make test
-"""
+{"  docker compose up --wait" if (project / "compose.yaml").is_file() else ""}""".rstrip()
+        + "\n"
+    )
 
 
 def main() -> None:

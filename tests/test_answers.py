@@ -224,9 +224,10 @@ def test_screen(repository: Path, tmp_path: Path) -> None:
     assert lines[0] == "Trail Service is ready."
     assert "author:   Ada <you@example.com>" in lines
     assert "licence:  MIT, 2031" in lines
-    assert "with:     no option" in lines
-    assert f"without:  {', '.join(sorted(options()))}" in lines
-    assert lines[-3:] == [f"cd {tmp_path / 'output' / 'trail-service'}", "make run", "make test"]
+    assert "with:     docker" in lines
+    assert f"without:  {', '.join(sorted(set(options()) - {'docker'}))}" in lines
+    next_steps = ["make run", "make test", "docker compose up --wait"]
+    assert lines[-4:] == [f"cd {tmp_path / 'output' / 'trail-service'}", *next_steps]
     assert result.stderr == ""
 
 
