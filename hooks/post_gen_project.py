@@ -369,8 +369,8 @@ def identity(project: Path, answers: Answers) -> list[str]:
 def closing(project: Path, answers: Answers, updates: str, repository: str) -> str:
     """Say what was made, and the next commands."""
     options = {key: value for key, value in answers.items() if isinstance(value, bool) and key != "git_init"}
-    return (
-        f"""
+    compose = "\n  docker compose up --wait" if (project / "compose.yaml").is_file() else ""
+    return f"""
 {answers["project_name"]} is ready.
 
   what:     {answers["description"]}
@@ -386,10 +386,8 @@ Next:
 
   cd {shlex.quote(str(project))}
   make run
-  make test
-{"  docker compose up --wait" if (project / "compose.yaml").is_file() else ""}""".rstrip()
-        + "\n"
-    )
+  make test{compose}
+"""
 
 
 def main() -> None:
