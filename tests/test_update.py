@@ -105,7 +105,7 @@ def test_what_is_remembered(template: Path, plain: Path) -> None:
     questions = json.loads((template / "cookiecutter.json").read_text("utf-8"))
     assert set(asked(plain)) == {key for key in questions if not key.startswith("_")}
     assert asked(plain)["year"] == YEAR
-    assert [asked(plain)[option] for option in OPTIONS] == [False] * len(OPTIONS)
+    assert [asked(plain)[option] for option in OPTIONS] == [questions[option] for option in OPTIONS]
 
 
 def test_replay(moving: Path, tmp_path: Path) -> None:
@@ -405,9 +405,10 @@ def test_edits_and_names_survive_a_new_name(owned: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option_off_and_on(template: Path, plain: Path, tmp_path: Path, option: str) -> None:
     """An option goes and comes without a trace: each time the project is as if it had been generated so."""
+    without = contents(bake(template, tmp_path / "without", year=YEAR, **{option: False}))
     project = start(bake(template, tmp_path / "output", year=YEAR, **{option: True}))
     with_it = contents(project)
-    for chosen, fresh in ((False, contents(plain)), (True, with_it)):
+    for chosen, fresh in ((False, without), (True, with_it)):
         update(project, **{option: chosen})
         assert contents(project) == fresh
         assert asked(project) == asked(plain) | {option: chosen}

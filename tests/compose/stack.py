@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from scripts.snapshot import ROOT
 from tests.baking import Result, free_port, must, run
 from tests.live.client import Answer, Connection, build_request
 
@@ -106,6 +107,24 @@ class Stack:
         with self.connect(timeout) as connection:
             connection.send(build_request(method, target, headers, body, request_id=request_id))
             return connection.answer(method)
+
+
+def docker(*words: str, seconds: float = 120) -> Result:
+    """Run `docker` with these words."""
+    return run(["docker", *words], ROOT, dict(os.environ), seconds=seconds)
+
+
+def write_override(project: Path, **services: Line) -> str:
+    """Write a compose file beside compose.yaml, and give both as COMPOSE_FILE: health is asked for more often."""
+    checked = {"healthcheck": {"interval": "2s"}}
+    merged = {name: checked | services.get(name, {}) for name in ("nginx", "api")}
+    (project / "override.yaml").write_text(json.dumps({"services": merged}))  # JSON is YAML
+    return "compose.yaml:override.yaml"
+
+
+def say(figure: object) -> None:
+    """Print a figure that was measured; pytest shows it with `-s` or `-rP`."""
+    print(figure)  # noqa: T201
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:

@@ -26,7 +26,7 @@ def default(name: str) -> object:
 
 def test_nginx_takes_over_the_same_ids() -> None:
     (pattern,) = re.findall(r'^_ACCEPTED = .*rb"(.+)"', Path(request_id.__file__).read_text("utf-8"), re.MULTILINE)
-    assert f'"~^{pattern}$"' in NGINX
+    assert f"(?<id>{pattern})" in NGINX
 
 
 def test_settings_of_both_have_the_same_defaults() -> None:

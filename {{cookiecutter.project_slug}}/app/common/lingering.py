@@ -1,6 +1,10 @@
 """A patient goodbye: a connection that is closed with unread bytes is reset, and takes the answer with it."""
 
 import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterable
 from typing import Final
 
 LINGER: Final = 1.0
@@ -24,3 +28,22 @@ class LingeringTransport:
             return
         self._transport.write_eof()
         self._loop.call_later(LINGER, self._transport.close)
+
+
+def stop_listening(servers: Iterable[asyncio.Server]) -> list[socket.socket]:
+    """Close the servers; return the connections that the kernel has taken for them, and nobody has accepted yet.
+
+    They would be reset with the last process that listens, and a proxy has sent requests on them already.
+    """
+    listeners: list[socket.socket] = []
+    for server in servers:
+        listeners += [socket.socket(fileno=os.dup(own.fileno())) for own in server.sockets]
+        server.close()
+    waiting = []
+    for listener in listeners:
+        listener.setblocking(False)
+        # BlockingIOError when nobody is left; other errors when no more files can be opened.
+        with listener, contextlib.suppress(OSError):
+            while True:
+                waiting.append(listener.accept()[0])
+    return waiting

@@ -16,6 +16,7 @@ from uvicorn_worker import UvicornWorker
 
 from app.common.access_log import RequestAccessFormatter
 from app.common.constants import ACCESS_LOGGER
+from app.common.lingering import stop_listening
 from app.common.log_handler import access_formatter, default_formatter
 from app.common.protocol import RequestHttpProtocol
 from app.common.request_id import RequestIDLogFilter
@@ -43,11 +44,19 @@ class DrainingServer(Server):
         self.server_state.draining = True  # type: ignore[attr-defined]
         heart = asyncio.create_task(self._beat())
         try:
+            await self._serve_who_waits()
             await super().shutdown()
             if self.server_state.tasks:  # cancelled ones still have to answer and to write their line
                 await asyncio.wait(self.server_state.tasks, timeout=HEARTBEAT)
         finally:
             heart.cancel()
+
+    async def _serve_who_waits(self) -> None:
+        loop = asyncio.get_running_loop()
+        for connection in stop_listening(self.servers):
+            await loop.connect_accepted_socket(
+                lambda: RequestHttpProtocol(self.config, self.server_state, self.lifespan.state), connection
+            )
 
     async def _beat(self) -> None:
         while self.config.callback_notify is not None:

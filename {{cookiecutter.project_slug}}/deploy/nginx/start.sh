@@ -1,62 +1,101 @@
 #!/bin/sh
 # Checks what the environment says, writes it down for nginx.conf, and becomes nginx.
-set -eu
+# Only values that were found good are written, so none of them can become a directive.
+set -euf
 
-: "${LOG_FORMAT:=json}" "${MASKED_QUERY:=}" "${MAX_BODY_BYTES:=16777216}" "${REQUEST_ID_HEADER:=X-Request-ID}"
-: "${REQUEST_ID_TRUST:=always}" "${TRUSTED_PROXIES:=}" "${RATE_LIMIT:=1000}" "${MAX_CONCURRENCY:=4000}"
-: "${ANSWER_TIMEOUT:=60}" "${SERVICE:=api:8000}" "${WRITES:=/tmp/nginx}"
+: "${LOG_FORMAT:=json}" "${MAX_BODY_BYTES:=16777216}" "${REQUEST_ID_HEADER:=X-Request-ID}" "${REQUEST_ID_TRUST:=always}"
+: "${MASKED_QUERY:=token,pass,pwd,secret,key,auth,jwt,credential,signature,session}" "${TRUSTED_PROXIES:=}"
+: "${RATE_LIMIT:=1000}" "${MAX_CONCURRENCY:=4000}" "${ANSWER_TIMEOUT:=60}" "${SERVICE:=api:8000}"
+written=/tmp/nginx
 
+# --- what is wrong: all of it, one sentence each -------------------------------------------------------------------
 faults=0
-refuse() {
-    printf 'The environment variable %s is %s: %s.\n' "$1" "'$2'" "$3" >&2
+refuse() { # NAME VALUE WORDS
+    value=$(printf '%.100s' "$2" | tr -c '[:print:]' '?')
+    printf "The environment variable %s is '%s': %s.\n" "$1" "$value" "$3" >&2
     faults=1
+}
+matches() { # VALUE EXTENDED-REGULAR-EXPRESSION, which holds for the whole of one line
+    case $1 in *"
+"*) return 1 ;; esac
+    printf '%s\n' "$1" | LC_ALL=C grep -Eqx -e "$2"
 }
 one_of() { # NAME VALUE WORD...
     name=$1 value=$2
     shift 2
-    for word; do [ "$value" = "$word" ] && return; done
+    for word; do if [ "$value" = "$word" ]; then return; fi; done
     refuse "$name" "$value" "it is one of: $*"
 }
 number() { # NAME VALUE LOWEST HIGHEST
-    case $2 in
-        *[!0-9]* | "" | ??????????????*) refuse "$1" "$2" "it is a whole number from $3 to $4" ;;
-        *) if [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then refuse "$1" "$2" "it is a whole number from $3 to $4"; fi ;;
-    esac
+    if ! matches "$2" '[0-9]{1,13}' || [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then
+        refuse "$1" "$2" "it is a whole number from $3 to $4"
+    fi
 }
-only() { # NAME VALUE PATTERN-OF-WHAT-IT-MUST-NOT-HOLD WORDS
-    case $2 in $3) refuse "$1" "$2" "$4" ;; esac
-}
+words() { printf '%s' "$1" | tr ',' ' '; }
+
+number_below_256='(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+ipv4="($number_below_256\.){3}$number_below_256(/(3[0-2]|[12]?[0-9]))?"
+h='[0-9A-Fa-f]{1,4}'
+# To nginx, `::` stands for two groups at least.
+ipv6="($h:){7}$h|($h:){1,6}:|($h:){1,5}:$h|($h:){1,4}(:$h){1,2}|($h:){1,3}(:$h){1,3}|($h:){1,2}(:$h){1,4}"
+ipv6="($ipv6|$h:(:$h){1,5}|:(:$h){1,6}|::)(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?"
 
 one_of LOG_FORMAT "$LOG_FORMAT" text json
 one_of REQUEST_ID_TRUST "$REQUEST_ID_TRUST" always proxies never
+# nginx takes 0 for no limit; the service, which takes it for no body, refuses the one byte that gets through.
 number MAX_BODY_BYTES "$MAX_BODY_BYTES" 0 1099511627776
 number RATE_LIMIT "$RATE_LIMIT" 1 1000000
 number MAX_CONCURRENCY "$MAX_CONCURRENCY" 1 8000
 number ANSWER_TIMEOUT "$ANSWER_TIMEOUT" 1 86400
-# nginx drops header lines with other characters.
-only REQUEST_ID_HEADER "$REQUEST_ID_HEADER" '*[!A-Za-z0-9-]*' 'a header name here has letters, digits and hyphens'
-only MASKED_QUERY "$MASKED_QUERY" '*[!A-Za-z0-9_.,\ -]*' 'the words have letters, digits and any of _ . -'
-only TRUSTED_PROXIES "$TRUSTED_PROXIES" '*[!0-9A-Fa-f.:/,\ ]*' 'it is a list of addresses or networks, with commas'
+matches "$SERVICE" '[A-Za-z0-9._-]{1,253}:[0-9]{1,5}' || refuse SERVICE "$SERVICE" 'it is a host and a port: api:8000'
+matches "$MASKED_QUERY" '[A-Za-z0-9_., -]*' ||
+    refuse MASKED_QUERY "$MASKED_QUERY" 'it is a list of words of letters, digits and any of _ . -, with commas'
+if ! matches "$TRUSTED_PROXIES" '[0-9A-Fa-f.:/, ]*'; then
+    refuse TRUSTED_PROXIES "$TRUSTED_PROXIES" 'it is a list of addresses or networks, with commas'
+else
+    for network in $(words "$TRUSTED_PROXIES"); do
+        matches "$network" "$ipv4|$ipv6" && continue
+        refuse TRUSTED_PROXIES "$TRUSTED_PROXIES" "$network is no address and no network"
+        break
+    done
+fi
+# The same names as the service refuses, and those that nginx sets; it drops header lines with other characters.
+header=$(printf '%s' "$REQUEST_ID_HEADER" | tr 'A-Z-' 'a-z_')
+taken='accept|allow|authorization|cache_control|connection|cookie|date|etag|expect|forwarded|host|http2_settings'
+taken="$taken|keep_alive|location|origin|range|referer|retry_after|server|set_cookie|strict_transport_security|te"
+taken="$taken|trailer|transfer_encoding|upgrade|user_agent|vary|via|x_real_ip|x_content_type_options|x_frame_options"
+taken="($taken|referrer_policy|(access_control|content|if|proxy|sec|x_forwarded|x_accel)_.*)"
+if ! matches "$REQUEST_ID_HEADER" '[A-Za-z0-9-]{1,64}'; then
+    refuse REQUEST_ID_HEADER "$REQUEST_ID_HEADER" 'it is the name of a header: up to 64 letters, digits and hyphens'
+elif matches "$header" "$taken"; then
+    refuse REQUEST_ID_HEADER "$REQUEST_ID_HEADER" 'this header means something else; choose a name such as X-Request-ID'
+fi
+# Of a link-local resolver the zone is not known to nginx.
+resolvers=$(sed -n 's/^nameserver[[:space:]]*\([0-9A-Fa-f.:]*\)[[:space:]]*$/\1/p' /etc/resolv.conf |
+    sed 's/.*:.*/[&]/' | tr '\n' ' ')
+if [ -z "$resolvers" ]; then
+    echo "The file /etc/resolv.conf names no server that could be asked for the address of '$SERVICE'." >&2
+    faults=1
+fi
 [ "$faults" = 0 ] || exit 1
 
-words() { printf '%s' "$1" | tr ',' ' '; }
-header=$(printf '%s' "$REQUEST_ID_HEADER" | tr 'A-Z-' 'a-z_')
+# --- what is right: for nginx.conf ---------------------------------------------------------------------------------
 masked=$(words "$MASKED_QUERY" | sed 's/[.]/\\./g; s/^ *//; s/ *$//; s/  */|/g')
-resolvers=$(sed -n 's/^nameserver *\([^ ]*\).*/\1/p' /etc/resolv.conf | sed 's/.*:.*/[&]/' | tr '\n' ' ')
+[ "$MAX_BODY_BYTES" -gt 0 ] || MAX_BODY_BYTES=1
 # Since 1.27.3 nginx follows a name's addresses by itself, and keeps connections to them open. Before, it can only ask
 # for the name again and again, and opens a connection for each request.
 version=$(nginx -v 2>&1 | sed 's/[^0-9]*\([0-9]*\)\.\([0-9]*\)\.\([0-9]*\).*/\1 \2 \3/')
 follows() { [ "$(($1 * 1000000 + $2 * 1000 + $3))" -ge 1027003 ]; }
 
-mkdir -p "$WRITES/body" "$WRITES/proxy" "$WRITES/unused"
+mkdir -p "$written/body" "$written/proxy" "$written/unused"
 {
     case $REQUEST_ID_TRUST in
-        always) echo "map \$http_$header \$incoming_id { default \$http_$header; }" ;;
+        always) echo "map '' \$incoming_id { default \$http_$header; }" ;;
         proxies) echo "map \$from_proxy \$incoming_id { 1 \$http_$header; default ''; }" ;;
         never) echo "map '' \$incoming_id { default ''; }" ;;
     esac
-    echo "geo \$realip_remote_addr \$from_proxy { default 0;"
-    for address in $(words "$TRUSTED_PROXIES"); do echo "    $address 1;"; done
+    echo "geo \$realip_remote_addr \$from_proxy {"
+    for network in $(words "$TRUSTED_PROXIES"); do echo "    $network 1;"; done
     echo "}"
     echo "map \$raw_query \$logged_query {"
     # A name that is percent-encoded may hide one of the words.
@@ -80,7 +119,7 @@ mkdir -p "$WRITES/body" "$WRITES/proxy" "$WRITES/unused"
     else
         echo "map '' \$service { default $SERVICE; }"
     fi
-} >"$WRITES/http.conf"
+} >"$written/http.conf"
 {
     echo "access_log /dev/stdout $LOG_FORMAT if=\$is_logged;"
     echo "client_max_body_size $MAX_BODY_BYTES;"
@@ -92,11 +131,12 @@ mkdir -p "$WRITES/body" "$WRITES/proxy" "$WRITES/unused"
     echo "add_header $REQUEST_ID_HEADER \$final_id always;"
     echo "proxy_set_header $REQUEST_ID_HEADER \$final_id;"
     echo "proxy_hide_header $REQUEST_ID_HEADER;"
-    for address in $(words "$TRUSTED_PROXIES"); do echo "set_real_ip_from $address;"; done
+    for network in $(words "$TRUSTED_PROXIES"); do echo "set_real_ip_from $network;"; done
     echo "real_ip_header X-Forwarded-For;"
     echo "real_ip_recursive on;"
-} >"$WRITES/server.conf"
+} >"$written/server.conf"
 
 # Each connection is an open file, and the limit to begin with is often 1024.
+# shellcheck disable=SC3045 # dash and ash have both
 ulimit -Sn "$(ulimit -Hn)"
 exec nginx -c /etc/nginx/service/nginx.conf -g 'daemon off;'

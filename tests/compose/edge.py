@@ -1,0 +1,149 @@
+"""An nginx of its own in front of a stack's service, started by `start.sh` with other variables."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.baking import free_port, must
+from tests.live.client import Answer, Connection
+
+from .engine import image_exists
+from .stack import Line, docker, wait_until
+
+PLAIN, NEWER = "nginx:1.30-alpine", "trail-nginx-newer"
+FOLLOWS_NAMES = (1, 27, 3)
+"""The version from which start.sh lets nginx follow the addresses of a name."""
+
+MADE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
+PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"
+SECURITY = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+_numbers = count()
+
+
+@cache
+def version_of(image: str) -> tuple[int, ...]:
+    """Give the version of the nginx in an image."""
+    said = must(docker("run", "--rm", "--network", "none", "--entrypoint", "nginx", image, "-v")).stderr
+    return tuple(int(part) for part in said.strip().rpartition("/")[2].split()[0].split("."))
+
+
+@cache
+def newer_image() -> str:
+    """Give an image with an nginx that follows names; build it, once, where the plain one is older."""
+    if version_of(PLAIN) >= FOLLOWS_NAMES:
+        return PLAIN
+    if not image_exists(NEWER):
+        folder = Path(__file__).with_name("newer")
+        built = docker("build", "--quiet", "--network", "host", "--tag", NEWER, str(folder), seconds=300)
+        if built.returncode != 0:
+            pytest.skip(f"An nginx of {FOLLOWS_NAMES} or later cannot be had here: {built.stderr[-500:]}")
+    return NEWER
+
+
+class Edge:
+    """One container with nginx; `network` is where it looks for the service, and None: nobody is behind it."""
+
+    def __init__(
+        self, project: Path, image: str, network: str | None, /, *, size: str = "256m", **variables: str
+    ) -> None:
+        self.folder = project / "deploy/nginx"
+        self.image, self.network, self.size = image, network, size
+        # Without a service behind it, a port where nobody listens.
+        self.variables = variables if network else {"SERVICE": "127.0.0.1:9", **variables}
+        self.name = f"trail-edge-{os.getpid()}-{next(_numbers)}"
+        self.port = free_port()
+
+    def __enter__(self) -> Self:
+        try:
+            must(docker("run", "--detach", "--name", self.name, *self._options(), self.image, *START))
+            wait_until(self._answers, "answer of nginx")
+        except BaseException as error:
+            error.add_note(docker("logs", self.name).stderr)
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            error.add_note(self.output()[-5000:].decode("latin-1"))
+        self.remove()
+
+    def _options(self) -> Iterator[str]:
+        yield from options_of(self.folder, self.variables, self.size)
+        yield from ("--network", self.network or "bridge", "--publish", f"127.0.0.1:{self.port}:8080")
+
+    def _answers(self) -> bool:
+        try:
+            return self.ask(b"GET /__wait HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status > 0
+        except (EOFError, OSError):
+            return False
+
+    def remove(self) -> None:
+        """End the container at once."""
+        docker("rm", "--force", "--volumes", self.name)
+
+    def connect(self, timeout: float = 25.0) -> Connection:
+        """Open a connection to it."""
+        return Connection(self.port, timeout=timeout)
+
+    def ask(self, data: bytes, timeout: float = 25.0) -> Answer:
+        """Send these bytes on a connection of their own, and read the answer."""
+        with self.connect(timeout) as connection:
+            connection.send(data)
+            return connection.answer(data.partition(b" ")[0].decode("latin-1"))
+
+    def output(self, *, errors: bool = False) -> bytes:
+        """Give what was written to standard output, or to standard error, byte for byte."""
+        told = subprocess.run(["docker", "logs", self.name], capture_output=True, check=True, timeout=60)
+        return told.stderr if errors else told.stdout
+
+    def lines(self) -> list[Line]:
+        """Give the access lines; each is a JSON object in UTF-8, and there is nothing else."""
+        return [json.loads(line) for line in self.output().decode("utf-8").split("\n") if line]
+
+    def lines_of(self, *request_ids: str) -> list[Line]:
+        """Give the access lines of requests; each has exactly one, which may be a moment late."""
+        wait_until(lambda: set(request_ids) <= {line["request_id"] for line in self.lines()}, f"lines of {request_ids}")
+        lines = self.lines()
+        found = [[line for line in lines if line["request_id"] == request_id] for request_id in request_ids]
+        assert [len(one) for one in found] == [1] * len(request_ids), found
+        return [one[0] for one in found]
+
+
+START: Sequence[str] = ("/bin/sh", "/etc/nginx/service/start.sh")
+
+
+def options_of(folder: Path, variables: Mapping[str, str], size: str = "256m") -> Iterator[str]:
+    """Give the options of `docker run` that make a container as compose.yaml does."""
+    yield from ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--user", "101:101")
+    yield from ("--tmpfs", f"/tmp:mode=1777,size={size}", "--volume", f"{folder}:/etc/nginx/service:ro")
+    for name, value in variables.items():
+        yield from ("--env", f"{name}={value}")
+
+
+def check_own_answer(answer: Answer, status: int, *, header: str = "X-Request-ID", head: bool = False) -> str:
+    """Check that an answer of nginx itself is as one of the service, and give its ID."""
+    assert answer.status == status, answer
+    assert answer.complete
+    request_id = answer.one(header)
+    assert answer.one("Content-Type") == "application/json"
+    for name, value in SECURITY.items():
+        assert answer.one(name) == value
+    assert answer.all("Retry-After") == (["1"] if status in {429, 502, 503, 504} else [])
+    if not head:
+        content = answer.json()
+        cause = content.pop("cause")
+        assert re.fullmatch(r"[A-Z][^\n]+\.", cause), cause
+        assert content == {"code": status, "message": "failed", "request_id": request_id, "result": None}
+    return request_id

@@ -1,0 +1,59 @@
+import asyncio
+import socket
+from collections.abc import Callable
+
+import pytest
+import uvloop
+from uvicorn import Config
+
+from app.common.lingering import stop_listening
+from app.common.protocol import RequestHttpProtocol
+from app.common.workers import DrainingServer
+from app.main import create_app
+
+REQUEST = b"POST /api/demo HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"
+LOOPS = pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+def listen() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener.setblocking(False)
+    return listener
+
+
+def connect(listener: socket.socket) -> socket.socket:
+    """Send a request that only the kernel has taken: the loop has no turn between here and the end."""
+    client = socket.create_connection(listener.getsockname(), timeout=5)
+    client.sendall(REQUEST)
+    return client
+
+
+async def stop_with_some_who_wait(listener: socket.socket) -> list[socket.socket]:
+    config = Config(create_app(), http=RequestHttpProtocol, lifespan="off", log_config=None)
+    config.load()
+    server = DrainingServer(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    clients = [connect(listener) for _ in range(20)]
+    await server.shutdown()
+    return clients
+
+
+@LOOPS
+def test_who_waits_is_served_before_the_end(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    with listen() as listener, asyncio.Runner(loop_factory=factory) as runner:
+        for client in runner.run(stop_with_some_who_wait(listener)):
+            with client:
+                answer = client.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 405 ")
+                assert b"connection: close\r\n" in answer.lower()
+
+
+@LOOPS
+def test_nobody_waits(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def start_and_stop() -> list[socket.socket]:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listener)
+        return stop_listening([server])
+
+    with listen() as listener, asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(start_and_stop()) == []
