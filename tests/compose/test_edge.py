@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from websockets.sync.client import connect
 
+from tests.baking import must
 from tests.live.client import Answer, Connection, build_request, new_id
 from tests.live.smuggling_cases import ONE_MESSAGE, Smuggled
 
-from .edge import PRIVATE, Edge, check_own_answer
-from .stack import Stack, wait_until
+from .edge import FOLLOWS_NAMES, PRIVATE, Edge, check_own_answer, version_of
+from .stack import Stack, docker, wait_until
 
 ID = b"X-Request-ID: %b\r\n"
 HOST = b"Host: a\r\n"
@@ -133,9 +134,11 @@ def test_limits(served: Stack, edge_image: str) -> None:
         time.sleep(0.3)
         ids = [check_own_answer(edge.ask(get("/api/demo")), 503)]
         ids.append(check_own_answer(first.answer(), 504))
+        # nginx counts a request until it has tidied up after it, a moment after its answer.
+        wait_until(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
         ids.append(check_own_answer(edge.ask(build_request("POST", "/probe/upload", body=b"ab")), 413))
-        assert edge.ask(build_request("POST", "/probe/upload")).status == 200
-        assert edge.ask(get("/api/demo")).status == 200
+        wait_until(lambda: edge.ask(build_request("POST", "/probe/upload")).status == 200, "an upload of nothing")
+        wait_until(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
         lines = edge.lines_of(*ids)
         assert [(line["status"], line["upstream_status"]) for line in lines] == [
             (503, ""), (504, "504"), (413, "")]  # fmt: skip
@@ -323,16 +326,20 @@ def test_hop_by_hop(edge: Edge) -> None:
     assert found.get("connection", ["close"]) == ["close"]
 
 
-def test_connections_to_the_service(edge: Edge, edge_image: str, served: Stack) -> None:
+def opened(edge: Edge) -> set[str]:
+    """Give nginx's ends of its connections to the service, closed ones for a minute too (TIME_WAIT)."""
+    table = must(docker("exec", edge.name, "cat", "/proc/net/tcp")).stdout.splitlines()[1:]
+    return {line.split()[1] for line in table if line.split()[2].endswith(":1F40")}  # port 8000
+
+
+def test_connections_to_the_service(edge: Edge, edge_image: str) -> None:
     """The client's connection is kept; that to the service too, where nginx can."""
+    before = opened(edge)
     with edge.connect() as connection:
         for _ in range(30):
             assert connection.request("GET", "/api/demo").status == 200
-    tables = served.exec("api", "cat", "/proc/net/tcp")
-    ours = [line.split() for line in tables.splitlines()[1:] if ":1F40" in line.split()[1]]
-    closed = [fields for fields in ours if fields[3] == "06"]
-    if edge_image.endswith("newer"):
-        assert len(closed) < 30, f"{len(closed)} connections were closed"
+    follows = version_of(edge_image) >= FOLLOWS_NAMES
+    assert len(opened(edge) - before) in ((0, 1) if follows else (30,))
 
 
 def test_client_gone(edge: Edge) -> None:
