@@ -30,4 +30,4 @@ def _may_install() -> bool:
 def _install(package: str) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
-        subprocess.run(["apt-get", *words], env=environment, capture_output=True, check=False, timeout=300)
+        subprocess.run(["apt-get", *words], env=environment, check=False, timeout=300)  # pytest shows what it says

@@ -10,8 +10,8 @@ import pytest
 from scripts.snapshot import ROOT
 from tests.baking import must, run
 
-# Starts an engine (`up`), and where no registry of images is reached, builds stand-ins (`images --from FOLDER`).
-BRINGER = Path(os.environ.get("DOCKER_ENGINE", ROOT.parent / "shared" / "docker" / "engine"))
+# A program that starts an engine (`up`), and that brings images where no registry is reached (`images --from FOLDER`).
+BRINGER = Path(os.environ.get("DOCKER_ENGINE", "")).absolute()
 
 
 @cache

@@ -1,10 +1,9 @@
 """A patient goodbye: a connection that is closed with unread bytes is reset, and takes the answer with it."""
 
 import asyncio
-import contextlib
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 LINGER: Final = 1.0
@@ -39,11 +38,19 @@ def stop_listening(servers: Iterable[asyncio.Server]) -> list[socket.socket]:
     for server in servers:
         listeners += [socket.socket(fileno=os.dup(own.fileno())) for own in server.sockets]
         server.close()
-    waiting = []
+    waiting: list[socket.socket] = []
     for listener in listeners:
         listener.setblocking(False)
-        # BlockingIOError when nobody is left; other errors when no more files can be opened.
-        with listener, contextlib.suppress(OSError):
-            while True:
-                waiting.append(listener.accept()[0])
+        with listener:
+            waiting += _accept_all(listener)
     return waiting
+
+
+def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    while True:
+        try:
+            yield listener.accept()[0]
+        except ConnectionAbortedError:  # this one has gone; others may wait behind it
+            continue
+        except OSError:  # nobody is left (EAGAIN), or no more files can be opened (EMFILE)
+            return

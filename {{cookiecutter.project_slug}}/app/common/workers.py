@@ -1,6 +1,7 @@
 """gunicorn's worker: uvicorn with our lines and our protocol, and with the signals that gunicorn really sends."""
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -28,9 +29,8 @@ HEARTBEAT = 1
 PAUSE = 2
 """Seconds until a worker that could not start is tried again, where others may serve."""
 
-
-TURN = 0.5
-"""Seconds between two workers of the first start that tell gunicorn that they cannot start."""
+TURN, MOST_TURNS = 0.5, 8
+"""Seconds between two workers of the first start that say that they cannot start; and how many wait for a turn."""
 
 
 class DrainingServer(Server):
@@ -54,9 +54,11 @@ class DrainingServer(Server):
     async def _serve_who_waits(self) -> None:
         loop = asyncio.get_running_loop()
         for connection in stop_listening(self.servers):
-            await loop.connect_accepted_socket(
-                lambda: RequestHttpProtocol(self.config, self.server_state, self.lifespan.state), connection
-            )
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+
+    def _protocol(self) -> RequestHttpProtocol:
+        return RequestHttpProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def _beat(self) -> None:
         while self.config.callback_notify is not None:
@@ -118,7 +120,7 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: sys.exit(0))
         if self.age <= self.first:
-            time.sleep((self.age - 1) * TURN)
+            time.sleep(min(self.age - 1, MOST_TURNS) * TURN)
             return
         self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)
         for _ in range(PAUSE):

@@ -1,6 +1,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -21,6 +22,10 @@ def listen() -> socket.socket:
     return listener
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def connect(listener: socket.socket) -> socket.socket:
     """Send a request that only the kernel has taken: the loop has no turn between here and the end."""
     client = socket.create_connection(listener.getsockname(), timeout=5)
@@ -34,8 +39,12 @@ async def stop_with_some_who_wait(listener: socket.socket) -> list[socket.socket
     server = DrainingServer(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listener])
-    clients = [connect(listener) for _ in range(20)]
-    await server.shutdown()
+    clients = [connect(listener) for _ in range(30)]
+    before = open_files()
+    async with asyncio.timeout(10):
+        await server.shutdown()
+    # The listener has gone, and so has the one that was kept to empty it; the clients' own ends are still here.
+    assert open_files() == before - 1
     return clients
 
 
