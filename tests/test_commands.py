@@ -277,6 +277,22 @@ def composes(places: Places, line: str) -> None:
     asks_through_nginx(places.composed)
 
 
+def replaces(places: Places, line: str) -> None:
+    """Each container gives way to another one, and there are as many as before."""
+    must(places.composed.up("--scale", "api=2"))
+    before = set(places.composed.containers("api"))
+    composes(places, line)
+    after = set(places.composed.containers("api"))
+    assert (len(after), before & after) == (2, set())
+
+
+def asks_composed(places: Places, line: str) -> None:
+    """The answer has the ID in header and body."""
+    head, _, body = places.compose(line.replace(":8080/", f":{places.composed.port}/")).partition("\n\n")
+    assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
+    assert json.loads(body)["request_id"] == "order-4711"
+
+
 def asks_through_nginx(stack: Stack) -> None:
     """The answer has the ID, in the header and in the body."""
     request_id = new_id("document")
@@ -288,7 +304,8 @@ def finds_lines(places: Places, line: str) -> None:
     """The lines of nginx, of the access log and of the application are found by the ID."""
     places.composed.request("GET", "/api/demo", request_id="order-4711")
     places.composed.wait_for_lines("order-4711", 3)
-    assert len(places.compose(line).splitlines()) == 3
+    found = [json.loads(line) for line in places.compose(line).splitlines()]
+    assert {line.get("logger", "access") for line in found} == {"nginx", "access", "demo"}
 
 
 def develops(places: Places, line: str) -> None:
@@ -315,16 +332,17 @@ RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r"\w+: uvx cruft update --skip-apply-ask( --variables-to-update '.+')?": updates,
     r"service: LOG_PATH=log PID_FILE=log/service.pid make run": serves_with_files,
     r"service: uv run (--with \w+ )?(uvicorn|gunicorn|hypercorn|granian) .+": serves,
-    r"service: curl .+/api/demo .+": asks,
+    r"service: curl .+:8000/api/demo .+": asks,
     r'service: kill -(HUP|TTIN|TTOU) "\$\(cat log/service\.pid\)"': tells,
     r'service: kill -TERM "\$\(cat log/service\.pid\)"': ends,
     r'service: mv log/access\.log log/access\.log\.1 && kill -USR1 "\$\(cat log/service\.pid\)"': rotates,
     r"service: \.venv/bin/pre-commit install": installs_the_checks,
     r"service: docker compose (build|kill .+|up .+)": composes,
-    r"service: for old in \$\(docker compose ps .+": composes,
+    r"service: all=\$\(docker compose ps .+": replaces,
     r"service: docker compose logs .+ \| grep order-4711": finds_lines,
     r"service: docker compose --file .+ up --wait": develops,
-    r"service: docker compose down": leaves,
+    r"service: docker compose (stop nginx && docker compose )?down": leaves,
+    r"service: curl .+:8080/api/demo .+": asks_composed,
 }
 """Who runs a line, by what it looks like."""
 

@@ -17,8 +17,8 @@ from .stack import Stack, docker, say, wait_until, write_override
 REPLICAS = 3
 # What docs/compose.md says, for those who want nobody to wait.
 ONE_BY_ONE = (
-    'for old in $(docker compose ps --quiet api); do docker stop "$old" && docker rm "$old" '
-    "&& docker compose up --detach --wait --no-recreate; done"
+    'all=$(docker compose ps --quiet api); for old in $all; do docker stop "$old" && docker rm "$old" '
+    '&& docker compose up --detach --wait --no-recreate --scale api="$(echo "$all" | wc -l)"; done'
 )
 
 

@@ -3,6 +3,8 @@
 import gzip
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
@@ -166,8 +168,12 @@ def test_rate(served: Stack, edge_image: str) -> None:
 
 def test_disk_full(served: Stack, edge_image: str) -> None:
     """A body for which there is no room: 500 with the envelope, and nobody's secret in the error log."""
-    with Edge(served.project, edge_image, f"{served.name}_default", size="1m") as edge:
-        data = build_request("POST", "/probe/upload?token=s3cret", body=b"x" * 3_000_000)
+    network, limit = f"{served.name}_default", 900_000
+    with Edge(served.project, edge_image, network, size="2m", MAX_BODY_BYTES=str(limit)) as edge, ExitStack() as stack:
+        for unfinished in [stack.enter_context(edge.connect()) for _ in range(2)]:
+            unfinished.send(build_request("POST", "/probe/upload", body=b"x" * limit)[:-1])
+        wait_until(lambda: docker("exec", edge.name, "df", "/tmp").stdout.split()[-2] > "85%", "bodies that arrive")
+        data = build_request("POST", "/probe/upload?token=s3cret", body=b"x" * limit)
         request_id = check_own_answer(edge.ask(data), 500)
         assert edge.lines_of(request_id)[0]["query"] == "***"
         assert b"s3cret" not in edge.output() + edge.output(errors=True)
@@ -380,6 +386,50 @@ def test_worker_killed(edge: Edge, served: Stack) -> None:
     assert (begins(served, ids["POST"]), begins(served, ids["GET"])) == (1, 2)
     for connection in connections.values():
         connection.close()
+
+
+def test_request_that_kills(edge: Edge, served: Stack) -> None:
+    """Who dies of a request is not asked again and again: it is sent twice at most, and then it is 502."""
+    sent = new_id("killer")
+    began = time.monotonic()
+    assert check_own_answer(edge.ask(get("/probe/die", request_id=sent)), 502) == sent
+    assert time.monotonic() - began < 5
+    assert len([line for line in served.lines_of(sent, "api") if line.get("message") == "dies"]) == 2
+    wait_until(lambda: edge.ask(get("/readyz")).status == 200, "workers in their place")
+
+
+def test_headers_of_the_service(edge: Edge) -> None:
+    """A long header gets through; the service's own words count, once; it cannot have nginx read something else."""
+    answer = edge.ask(get("/probe/headers?size=12000"))
+    assert (answer.status, answer.body) == (503, b"as it was sent")
+    assert len(answer.one("X-Long")) == 12000
+    told = [
+        answer.one(name) for name in ("X-Frame-Options", "Referrer-Policy", "Retry-After", "X-Content-Type-Options")
+    ]
+    assert told == ["SAMEORIGIN", "origin", "7", "nosniff"]
+
+
+def test_browsers_may_read_errors(composed: Path, edge_image: str) -> None:
+    """An error of nginx itself can be read by pages of the origins that may read the service's answers."""
+    origin, page = (
+        "https://app.example.org",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 16777217\r\nOrigin: %b\r\n\r\n",
+    )
+    with Edge(composed, edge_image, None, CORS_ORIGINS=f"https://b.example, {origin}") as edge:
+        answer, stranger = edge.ask(page % origin.encode()), edge.ask(page % b"https://evil.example")
+    check_own_answer(answer, 413)
+    assert answer.one("Access-Control-Allow-Origin") == origin
+    assert answer.one("Access-Control-Expose-Headers") == "X-Request-ID"
+    assert (answer.one("Access-Control-Allow-Credentials"), answer.one("Vary")) == ("true", "Origin")
+    assert stranger.all("Access-Control-Allow-Origin") == []
+
+
+def test_nobody_waits_where_that_is_wanted(composed: Path, edge_image: str) -> None:
+    """Without waiting, a service that is not there is 502 at once."""
+    with Edge(composed, edge_image, None, WAIT_FOR_SERVICE="false") as edge:
+        began = time.monotonic()
+        check_own_answer(edge.ask(get("/api/demo")), 502)
+        assert time.monotonic() - began < 3
 
 
 def test_waiting_for_the_service(edge: Edge, served: Stack) -> None:

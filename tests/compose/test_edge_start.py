@@ -19,10 +19,14 @@ FOLDER = ROOT / TEMPLATE / "deploy/nginx"
 HOSTILE = (";", "x; return 200 evil", "$host", "${x}", "a\nb", "a;\n}", "{", "}", "'", '"', "\\", "`id`", "$(id)",
            "#", "*", " ", "\t", "é", "\x1b[31m", "-1", "1e3", "0x10", "99999999999999", "+5", "5 5", "1.5",
            "%s")  # fmt: skip
-NUMBERS = {"MAX_BODY_BYTES": "1099511627777", "RATE_LIMIT": "0", "MAX_CONCURRENCY": "8001", "ANSWER_TIMEOUT": "86401"}
+NUMBERS = {"MAX_BODY_BYTES": "1099511627777", "RATE_LIMIT": "0", "MAX_CONCURRENCY": "8001", "ANSWER_TIMEOUT": "86401",
+           "CLIENT_CONCURRENCY": "0", "GRACEFUL_TIMEOUT": "1"}  # fmt: skip
 BAD: tuple[tuple[str, str], ...] = (
     *((name, value) for name in NUMBERS for value in (*HOSTILE, NUMBERS[name])),
-    *((name, value) for name in ("LOG_FORMAT", "REQUEST_ID_TRUST") for value in (*HOSTILE, "JSON", "always ")),
+    *((name, value) for name in ("LOG_FORMAT", "REQUEST_ID_TRUST", "WAIT_FOR_SERVICE")
+      for value in (*HOSTILE, "JSON", "always ")),
+    *(("CORS_ORIGINS", value) for value in HOSTILE if value not in {"*", " "}),
+    *(("CORS_ORIGINS", value) for value in ("a.de", "https://a.de/", "https://a b", "http://", "https://a.de;")),
     *(("REQUEST_ID_HEADER", value) for value in HOSTILE if value not in {"-1", "1e3", "0x10", "99999999999999"}),
     *(("REQUEST_ID_HEADER", value) for value in ("Host", "content-length", "X-Forwarded-For", "Sec-X", "x-real-ip",
                                                  "Connection", "Forwarded", "X_Request_ID", "a" * 65)),
@@ -40,7 +44,9 @@ GOOD: tuple[Mapping[str, str], ...] = (
     {"REQUEST_ID_TRUST": "proxies", "TRUSTED_PROXIES": "10.0.0.0/8,192.168.1.1, 2001:db8::/32,::1,fe80::1:2:3:4/128"},
     {"TRUSTED_PROXIES": "0.0.0.0/0 ::/0 1:2:3:4:5:6:7:8 1::8 1:2:3:4:5:6:: ::3:4:5:6:7:8 1:2::5:6:7:8"},
     {"REQUEST_ID_HEADER": "X-" + "a" * 62, "MASKED_QUERY": ", token ,,a.b,c-d_e ,", "RATE_LIMIT": "1000000"},
-    {"REQUEST_ID_HEADER": "Request-Id-1", "MASKED_QUERY": ",", "MAX_BODY_BYTES": "1099511627776"},
+    {"REQUEST_ID_HEADER": "Request-Id-1", "MASKED_QUERY": ",", "MAX_BODY_BYTES": "100000000"},
+    {"WAIT_FOR_SERVICE": "false", "CORS_ORIGINS": "*", "CLIENT_CONCURRENCY": "1", "GRACEFUL_TIMEOUT": "86400"},
+    {"CORS_ORIGINS": "https://a.de,http://localhost:3000 , https://" + "b" * 60 + ".example.org"},
     {"MAX_CONCURRENCY": "8000", "ANSWER_TIMEOUT": "86400", "SERVICE": "my_service.internal-1:65535"},
     {"LOG_FORMAT": "", "MAX_BODY_BYTES": "", "REQUEST_ID_HEADER": "", "RATE_LIMIT": "0000000000005"},
 )
@@ -103,6 +109,21 @@ def test_bad_values(plain: str) -> None:
         assert parts.pop() == ""
         for variables, said in zip(rounds(), parts, strict=True):
             check_refused(variables, said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        ({"MAX_BODY_BYTES": "200000000"}, ()),
+        ({"MAX_CONCURRENCY": "4000"}, ("--ulimit", "nofile=4096:4096")),
+    ],
+    ids=["space", "files"],
+)
+def test_what_the_container_does_not_have(plain: str, variables: dict[str, str], options: tuple[str, ...]) -> None:
+    """A limit that it could never keep is refused, with what there is."""
+    started = in_container(plain, f"env {assigned(variables)} {START[0]} {START[1]} 2>&1", *options)
+    assert started.returncode == 1
+    check_refused(variables, started.stdout.splitlines())
 
 
 def test_all_faults_at_once(plain: str) -> None:

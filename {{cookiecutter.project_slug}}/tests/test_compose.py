@@ -33,6 +33,7 @@ def test_settings_of_both_have_the_same_defaults() -> None:
     masked = default("masked_query")
     assert isinstance(masked, tuple)
     assert "MASKED_QUERY: ${MASKED_QUERY:-" + ",".join(masked) + "}" in COMPOSE
+    assert "GRACEFUL_TIMEOUT: ${GRACEFUL_TIMEOUT:-" + str(default("graceful_timeout")) + "}" in COMPOSE
     assert "MAX_BODY_BYTES: ${MAX_BODY_BYTES:-" + str(default("max_body_bytes")) + "}" in COMPOSE
     assert "REQUEST_ID_HEADER: ${REQUEST_ID_HEADER:-" + constants.REQUEST_ID_HEADER + "}" in COMPOSE
     assert "REQUEST_ID_TRUST: ${REQUEST_ID_TRUST:-" + str(default("request_id_trust")) + "}" in COMPOSE
@@ -47,9 +48,9 @@ def test_every_variable_of_the_service_is_a_setting() -> None:
 def test_whoever_is_told_to_end_has_the_time_for_it() -> None:
     graceful = default("graceful_timeout")
     assert isinstance(graceful, int)
-    patience = min(seconds(r"stop_grace_period: (\d+)s", COMPOSE))
-    assert patience > graceful
-    assert patience > seconds(r"worker_shutdown_timeout (\d+)s", NGINX)[0] > graceful
+    patience = min(seconds(r"stop_grace_period: \${STOP_GRACE_PERIOD:-(\d+)s}", COMPOSE))
+    (more,) = seconds(r"worker_shutdown_timeout \$\(\(GRACEFUL_TIMEOUT \+ (\d+)\)\)s", START)
+    assert patience > graceful + more > graceful
 
 
 def test_nginx_lets_idle_connections_go_first() -> None:

@@ -1,6 +1,8 @@
 """An integration with endpoints that tests ask for what the demo does not do: take long, stream, echo."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 from app.common.log_handler import RequestLogHandler
@@ -48,6 +50,19 @@ async def large(size: int = 100_000) -> PlainTextResponse:
     return PlainTextResponse("x" * size)
 
 
+async def headers(size: int = 5000) -> PlainTextResponse:
+    """Send a long header, and headers that nginx would send or obey."""
+    ours = {"X-Long": "x" * size, "X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "origin", "Retry-After": "7"}
+    hidden = {"X-Accel-Redirect": "/livez", "X-Content-Type-Options": "nosniff"}
+    return PlainTextResponse("as it was sent", status_code=503, headers=ours | hidden)
+
+
+async def die() -> None:
+    """Kill the worker in the midst of a request."""
+    logger.info("dies")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def socket(websocket: WebSocket) -> None:
     """Say the ID, then everything that is said."""
     await websocket.accept()
@@ -64,4 +79,6 @@ def install(app: FastAPI, settings: Settings) -> None:  # noqa: ARG001 - the con
     app.post("/probe/upload")(upload)
     app.get("/probe/stream")(stream)
     app.get("/probe/large")(large)
+    app.get("/probe/headers")(headers)
+    app.get("/probe/die")(die)
     app.websocket("/probe/socket")(socket)

@@ -5,7 +5,8 @@ set -euf
 
 : "${LOG_FORMAT:=json}" "${MAX_BODY_BYTES:=16777216}" "${REQUEST_ID_HEADER:=X-Request-ID}" "${REQUEST_ID_TRUST:=always}"
 : "${MASKED_QUERY:=token,pass,pwd,secret,key,auth,jwt,credential,signature,session}" "${TRUSTED_PROXIES:=}"
-: "${RATE_LIMIT:=1000}" "${MAX_CONCURRENCY:=4000}" "${ANSWER_TIMEOUT:=60}" "${SERVICE:=api:8000}"
+: "${RATE_LIMIT:=1000}" "${CLIENT_CONCURRENCY:=2000}" "${MAX_CONCURRENCY:=4000}" "${ANSWER_TIMEOUT:=60}"
+: "${WAIT_FOR_SERVICE:=true}" "${CORS_ORIGINS:=}" "${GRACEFUL_TIMEOUT:=30}" "${SERVICE:=api:8000}"
 written=/tmp/nginx
 
 # --- what is wrong: all of it, one sentence each -------------------------------------------------------------------
@@ -45,8 +46,13 @@ one_of REQUEST_ID_TRUST "$REQUEST_ID_TRUST" always proxies never
 # nginx takes 0 for no limit; the service, which takes it for no body, refuses the one byte that gets through.
 number MAX_BODY_BYTES "$MAX_BODY_BYTES" 0 1099511627776
 number RATE_LIMIT "$RATE_LIMIT" 1 1000000
+number CLIENT_CONCURRENCY "$CLIENT_CONCURRENCY" 1 8000
 number MAX_CONCURRENCY "$MAX_CONCURRENCY" 1 8000
 number ANSWER_TIMEOUT "$ANSWER_TIMEOUT" 1 86400
+number GRACEFUL_TIMEOUT "$GRACEFUL_TIMEOUT" 2 86400
+one_of WAIT_FOR_SERVICE "$WAIT_FOR_SERVICE" true false
+matches "$CORS_ORIGINS" '( *(\*|https?://[A-Za-z0-9.:-]{1,260}) *(,|$))*' ||
+    refuse CORS_ORIGINS "$CORS_ORIGINS" 'it is a list of origins such as https://example.org, with commas, or *'
 matches "$SERVICE" '[A-Za-z0-9._-]{1,253}:[0-9]{1,5}' || refuse SERVICE "$SERVICE" 'it is a host and a port: api:8000'
 matches "$MASKED_QUERY" '[A-Za-z0-9_., -]*' ||
     refuse MASKED_QUERY "$MASKED_QUERY" 'it is a list of words of letters, digits and any of _ . -, with commas'
@@ -77,7 +83,20 @@ if [ -z "$resolvers" ]; then
     echo "The file /etc/resolv.conf names no server that could be asked for the address of '$SERVICE'." >&2
     faults=1
 fi
+# Two bodies at least, in kibibytes; a larger one would end with 500, whatever the limit says.
+room=$(df -Pk "${written%/*}" | awk 'END {print $4}')
+if [ "$faults" = 0 ] && [ "$((MAX_BODY_BYTES / 512))" -gt "$room" ]; then
+    refuse MAX_BODY_BYTES "$MAX_BODY_BYTES" "there is room for $room KiB of bodies that arrive, and two must fit in; \
+give nginx a larger UPLOAD_SPACE"
+fi
+# Each request takes two open files, and the limit to begin with is often 1024.
+# shellcheck disable=SC3045 # dash and ash have it
+files=$(ulimit -Hn)
+if [ "$faults" = 0 ] && [ "$files" != unlimited ] && [ "$((2 * MAX_CONCURRENCY))" -gt "$files" ]; then
+    refuse MAX_CONCURRENCY "$MAX_CONCURRENCY" "each request takes two files, and $files may be open (nofile)"
+fi
 [ "$faults" = 0 ] || exit 1
+mkdir -p "$written/body" "$written/proxy" "$written/unused"
 
 # --- what is right: for nginx.conf ---------------------------------------------------------------------------------
 masked=$(words "$MASKED_QUERY" | sed 's/[.]/\\./g; s/^ *//; s/ *$//; s/  */|/g')
@@ -87,13 +106,24 @@ masked=$(words "$MASKED_QUERY" | sed 's/[.]/\\./g; s/^ *//; s/ *$//; s/  */|/g')
 version=$(nginx -v 2>&1 | sed 's/[^0-9]*\([0-9]*\)\.\([0-9]*\)\.\([0-9]*\).*/\1 \2 \3/')
 follows() { [ "$(($1 * 1000000 + $2 * 1000 + $3))" -ge 1027003 ]; }
 
-mkdir -p "$written/body" "$written/proxy" "$written/unused"
 {
     case $REQUEST_ID_TRUST in
         always) echo "map '' \$incoming_id { default \$http_$header; }" ;;
         proxies) echo "map \$from_proxy \$incoming_id { 1 \$http_$header; default ''; }" ;;
         never) echo "map '' \$incoming_id { default ''; }" ;;
     esac
+    # Whoever asks for the state wants to know it now.
+    if [ "$WAIT_FOR_SERVICE" = true ]; then
+        echo "map \$uri \$first_wait { /livez never; /readyz never; default ''; }"
+    else
+        echo "map '' \$first_wait { default never; }"
+    fi
+    echo "map \$http_origin \$allowed_origin { default '';"
+    for origin in $(words "$CORS_ORIGINS"); do
+        if [ "$origin" = '*' ]; then echo "    ~^. '*';"; else echo "    $origin $origin;"; fi
+    done
+    echo "}"
+    echo "map \$own_origin \$own_exposed { '' ''; default $REQUEST_ID_HEADER; }"
     echo "geo \$realip_remote_addr \$from_proxy {"
     for network in $(words "$TRUSTED_PROXIES"); do echo "    $network 1;"; done
     echo "}"
@@ -103,6 +133,7 @@ mkdir -p "$written/body" "$written/proxy" "$written/unused"
     echo "    default \$raw_query;"
     echo "}"
     echo "limit_req_zone \$binary_remote_addr zone=client:10m rate=${RATE_LIMIT}r/s;"
+    echo "limit_conn_zone \$binary_remote_addr zone=of_client:10m;"
     echo "limit_conn_zone \$server_port zone=all:1m;"
     echo "resolver $resolvers valid=1s ipv6=off;"
     echo "resolver_timeout 2s;"
@@ -126,8 +157,11 @@ mkdir -p "$written/body" "$written/proxy" "$written/unused"
     echo "proxy_read_timeout ${ANSWER_TIMEOUT}s;"
     echo "limit_req zone=client burst=$RATE_LIMIT nodelay;"
     echo "limit_req_status 429;"
+    echo "limit_conn of_client $CLIENT_CONCURRENCY;"
     echo "limit_conn all $MAX_CONCURRENCY;"
     echo "limit_conn_status 503;"
+    [ ! -e /proc/net/if_inet6 ] || echo "listen [::]:8080 default_server ipv6only=on backlog=4096;"
+    echo "add_header Access-Control-Expose-Headers \$own_exposed always;"
     echo "add_header $REQUEST_ID_HEADER \$final_id always;"
     echo "proxy_set_header $REQUEST_ID_HEADER \$final_id;"
     echo "proxy_hide_header $REQUEST_ID_HEADER;"
@@ -136,7 +170,7 @@ mkdir -p "$written/body" "$written/proxy" "$written/unused"
     echo "real_ip_recursive on;"
 } >"$written/server.conf"
 
-# Each connection is an open file, and the limit to begin with is often 1024.
-# shellcheck disable=SC3045 # dash and ash have both
-ulimit -Sn "$(ulimit -Hn)"
-exec nginx -c /etc/nginx/service/nginx.conf -g 'daemon off;'
+# shellcheck disable=SC3045 # as above
+ulimit -Sn "$files"
+# A worker that was told to end may finish what it has as long as the service may, and a little longer.
+exec nginx -c /etc/nginx/service/nginx.conf -g "daemon off; worker_shutdown_timeout $((GRACEFUL_TIMEOUT + 5))s;"
