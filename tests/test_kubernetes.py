@@ -7,16 +7,18 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kubernetes_validate import ValidationError, latest_version, validate  # type: ignore[import-untyped]
+from websockets.sync.client import connect
 
 from tests.baking import TEMPLATE_DIR, free_port, must, run
 from tests.live import baked
-from tests.live.client import Answer, Connection, build_request
+from tests.live.client import ID_HEADER, Answer, Connection, build_request
 from tests.live.harness import LiveService
 from tests.live.logs import wait_for
 from tests.programs import program
@@ -38,12 +40,15 @@ KINDS = [
     "Service",
     "ServiceAccount",
 ]
+# The oldest kubectl whose Kustomize knows `envs` and `patches`; docs/kubernetes.md names it.
+OLDEST_KUBECTL = 21
 MARGIN = 5
 
 
 def documents(text: str) -> list[Manifest]:
-    """Give every document of a YAML text."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    """Give every manifest of a YAML text: each document, or what is in its list."""
+    found = [document for document in yaml.safe_load_all(text) if document]
+    return [one for document in found for one in (document["items"] if document["kind"] == "List" else [document])]
 
 
 def kustomization() -> Manifest:
@@ -81,28 +86,70 @@ def container() -> Manifest:
     return dict(only)
 
 
+def edge_id() -> Manifest:
+    """Give the patch that puts the rule for the ID into the Ingress."""
+    (document,) = documents((FOLDER / "edge-id.yaml").read_text("utf-8"))
+    return document
+
+
+PATCH = "patches: [{ path: edge-id.yaml }]"
+
+
+def build(kubectl: Path, folder: Path, *, with_edge_id: bool = False) -> list[Manifest]:
+    """Give what the command of docs/kubernetes.md makes of the files, or of those with the ID at the edge."""
+    shutil.copytree(FOLDER, folder / "deploy" / "k8s")
+    file = folder / "deploy" / "k8s" / "kustomization.yaml"
+    if with_edge_id:
+        text = file.read_text("utf-8")
+        assert text.count(f"\n# {PATCH}\n") == 1
+        file.write_text(text.replace(f"# {PATCH}", PATCH))
+    return documents(must(run([kubectl, "kustomize", "deploy/k8s"], folder)).stdout)
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """What the command of docs/kubernetes.md makes of the files."""
-    service = tmp_path_factory.mktemp("built")
-    shutil.copytree(FOLDER, service / "deploy" / "k8s")
-    kubectl = program("kubectl", "kubernetes-client")
-    if old(kubectl):
-        say_it_in_old_words(service / "deploy" / "k8s" / "kustomization.yaml")
-    return documents(must(run([kubectl, "kustomize", "deploy/k8s"], service)).stdout)
+def built(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """What the command of docs/kubernetes.md makes of the files as they are."""
+    return build(kubectl, tmp_path_factory.mktemp("built"))
 
 
-def old(kubectl: Path) -> bool:
-    """Whether it is older than 1.21, as that of Debian 12, which takes one file of variables and calls it `env`."""
-    said = must(run([kubectl, "version", "--client", "--output=json"], FOLDER)).stdout
-    return int(re.sub(r"\D", "", json.loads(said)["clientVersion"]["minor"])) < 21
+@pytest.fixture(scope="module")
+def built_with_edge_id(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """The same after the `#` before `patches` was taken away."""
+    return build(kubectl, tmp_path_factory.mktemp("built"), with_edge_id=True)
 
 
-def say_it_in_old_words(file: Path) -> None:
-    """Change the one word that the old one does not know."""
-    text = file.read_text("utf-8")
-    assert text.count("envs:\n      - ") == 1
-    file.write_text(text.replace("envs:\n      - ", "env: "))
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubectl as new as docs/kubernetes.md demands; in CI, Debian's is unpacked where there is none."""
+    found = shutil.which("kubectl")
+    if found and version_of(Path(found)) >= OLDEST_KUBECTL:
+        return Path(found)
+    if os.environ.get("CI") != "true" or shutil.which("apt-get") is None:
+        pytest.skip(f"There is no kubectl here that is of version 1.{OLDEST_KUBECTL} or newer.")
+    return unpacked(tmp_path_factory.mktemp("kubectl"))
+
+
+def version_of(program: Path) -> int:
+    """Give the second number of a kubectl's version."""
+    said = must(run([program, "version", "--client", "--output=json"], FOLDER)).stdout
+    return int(re.sub(r"\D", "", json.loads(said)["clientVersion"]["minor"]))
+
+
+def unpacked(folder: Path) -> Path:
+    """Take kubectl out of a package of Debian 13, whose name has no version; that of Debian 12 is too old."""
+    (folder / "lists" / "partial").mkdir(parents=True)
+    (folder / "archives" / "partial").mkdir(parents=True)
+    (folder / "status").touch()
+    keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    (folder / "sources").write_text(f"deb [signed-by={keys}] http://deb.debian.org/debian trixie main\n")
+    places = {"Etc::SourceList": "sources", "State::Lists": "lists", "State::status": "status", "Cache": "."}
+    options = [f"-oDir::{name}={folder / place}" for name, place in places.items()]
+    options += ["-oDir::Etc::SourceParts=/dev/null", "-oAPT::Sandbox::User=root"]
+    for words in (["update"], ["download", "kubectl"]):
+        must(run(["apt-get", "-qq", *options, *words], folder, seconds=300))
+    (package,) = folder.glob("kubectl_*.deb")
+    must(run(["dpkg-deb", "--extract", package, folder / "system"], folder))
+    return folder / "system" / "usr" / "bin" / "kubectl"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -113,9 +160,9 @@ def test_files_are_valid(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_built_is_valid(built: list[Manifest], version: str) -> None:
+def test_what_is_built_is_valid(built: list[Manifest], built_with_edge_id: list[Manifest], version: str) -> None:
     """The same of what goes to the cluster."""
-    for manifest in built:
+    for manifest in [*built, *built_with_edge_id]:
         validate(manifest, version, strict=True)
 
 
@@ -153,7 +200,8 @@ def test_a_broken_manifest_is_noticed(version: str, spoil: Callable[[Manifest], 
 def test_every_file_is_used() -> None:
     """Nothing lies in the folder that kustomization.yaml does not name."""
     (generator,) = kustomization()["configMapGenerator"]
-    named = [*kustomization()["resources"], *generator["envs"], "kustomization.yaml"]
+    (patch,) = yaml.safe_load(PATCH)["patches"]
+    named = [*kustomization()["resources"], *generator["envs"], patch["path"], "kustomization.yaml"]
     assert sorted(named) == sorted(path.name for path in FOLDER.iterdir())
 
 
@@ -167,6 +215,30 @@ def test_what_is_built(built: list[Manifest]) -> None:
     assert config["data"] == settings()
     assert re.fullmatch(r"api-settings-\w+", config["metadata"]["name"])
     assert only["envFrom"][0] == {"configMapRef": {"name": config["metadata"]["name"]}}
+
+
+def test_snippets_only_on_demand(built: list[Manifest], built_with_edge_id: list[Manifest]) -> None:
+    """F5's controller refuses an Ingress with snippets unless they are switched on: so none is there at first."""
+    plain = of_kind("Ingress", built)["metadata"]["annotations"]
+    assert [name for name in plain if "snippets" in name] == []
+    assert sorted(edge_id()["metadata"]["annotations"]) == ["nginx.org/location-snippets", "nginx.org/server-snippets"]
+    ingress = of_kind("Ingress", built_with_edge_id)
+    assert ingress["metadata"].pop("annotations") == annotations(with_edge_id=True)
+    expected = copy.deepcopy(built)
+    del of_kind("Ingress", expected)["metadata"]["annotations"]
+    assert built_with_edge_id == expected
+
+
+def test_one_namespace(built: list[Manifest]) -> None:
+    """Files and commands mean the same one, that of the context; the document has it made first."""
+    assert [manifest["kind"] for manifest in built if "namespace" in manifest["metadata"]] == []
+    assert "namespace" not in kustomization()
+    commands = re.findall(r"(?m)^kubectl .+$", (TEMPLATE_DIR / "docs" / "kubernetes.md").read_text("utf-8"))
+    assert commands[:2] == [
+        "kubectl create namespace NAME",
+        "kubectl config set-context --current --namespace=NAME",
+    ]
+    assert [line for line in commands[2:] if re.search(r" (-n|--namespace|-A)\b", line)] == []
 
 
 def test_labels(built: list[Manifest]) -> None:
@@ -218,6 +290,12 @@ def test_probes() -> None:
     assert [path for path in paths.values() if f'"{path}"' not in routes] == []
     live = container()["livenessProbe"]
     assert live["periodSeconds"] * live["failureThreshold"] > int(settings()["TIMEOUT"])
+    ready, start = container()["readinessProbe"], container()["startupProbe"]
+    assert ready["periodSeconds"] * ready["failureThreshold"] <= 15
+    assert start["periodSeconds"] * start["failureThreshold"] >= 30
+    deployment = of_kind("Deployment")["spec"]
+    longest = start["periodSeconds"] * start["failureThreshold"] + deployment["minReadySeconds"]
+    assert deployment["progressDeadlineSeconds"] > longest + 60, "an image has to be pulled as well"
 
 
 def test_end() -> None:
@@ -233,7 +311,7 @@ def test_nobody_is_missing() -> None:
     budget = of_kind("PodDisruptionBudget")["spec"]
     assert "replicas" not in deployment
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
-    assert scaler["minReplicas"] > budget["maxUnavailable"] == 1
+    assert scaler["maxReplicas"] > scaler["minReplicas"] > budget["maxUnavailable"] == 1
     assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
     assert {spread["topologyKey"] for spread in pod()["spec"]["topologySpreadConstraints"]} == {
         "kubernetes.io/hostname",
@@ -241,25 +319,69 @@ def test_nobody_is_missing() -> None:
     }
 
 
+# What docs/kubernetes.md or a remark in the files promises, and nothing else notices.
+PROMISED: list[tuple[str, str, object]] = [
+    ("Deployment", "spec.strategy.type", "RollingUpdate"),
+    ("Deployment", "spec.strategy.rollingUpdate.maxUnavailable", 0),
+    ("Deployment", "spec.template.spec.topologySpreadConstraints.0.whenUnsatisfiable", "ScheduleAnyway"),
+    ("Deployment", "spec.template.spec.topologySpreadConstraints.1.whenUnsatisfiable", "ScheduleAnyway"),
+    ("Deployment", "spec.template.spec.containers.0.resources.requests.cpu", "500m"),
+    ("Deployment", "spec.template.spec.volumes.1.name", "heartbeat"),
+    ("Deployment", "spec.template.spec.volumes.1.emptyDir.medium", "Memory"),
+    ("Deployment", "spec.template.spec.containers.0.volumeMounts.1.name", "heartbeat"),
+    ("Deployment", "spec.template.spec.containers.0.volumeMounts.1.mountPath", "/dev/shm"),
+    ("Service", "spec.type", "ClusterIP"),
+    ("Service", "spec.ports", [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}]),
+    ("Ingress", "spec.ingressClassName", "nginx"),
+    ("Ingress", "spec.tls.0.secretName", "api-tls"),
+    ("Ingress", "spec.rules.0.http.paths.0.path", "/"),
+    ("Ingress", "spec.rules.0.http.paths.0.pathType", "Prefix"),
+    ("NetworkPolicy", "spec.ingress.0.ports", [{"protocol": "TCP", "port": "http"}]),
+    (
+        "NetworkPolicy",
+        "spec.ingress.0.from",
+        [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "nginx-ingress"}}}],
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), PROMISED)
+def test_promised(kind: str, path: str, value: object) -> None:
+    """Each value is the one that was promised."""
+    found: Any = of_kind(kind)
+    for word in path.split("."):
+        found = found[int(word) if word.isdigit() else word]
+    assert found == value
+
+
+def test_promised_settings() -> None:
+    """Lines are JSON; only private networks are believed, and never everyone."""
+    assert settings()["LOG_FORMAT"] == "json"
+    assert settings()["REQUEST_ID_TRUST"] == "always"
+    networks = [ip_network(word) for word in settings()["FORWARDED_ALLOW_IPS"].split(",")]
+    shared = ip_network("100.64.0.0/10")
+    assert [str(one) for one in networks if not one.is_private and one != shared] == []
+
+
 def test_scaling_begins() -> None:
     """The workers can use more than what the scaler aims at, or it would never add a pod."""
     (metric,) = of_kind("HorizontalPodAutoscaler")["spec"]["metrics"]
     resources = container()["resources"]
-    aim = float(resources["requests"]["cpu"]) * metric["resource"]["target"]["averageUtilization"] / 100
+    assert metric["resource"]["target"]["type"] == "Utilization"
+    (thousandths,) = re.findall(r"^(\d+)m$", resources["requests"]["cpu"])
+    aim = int(thousandths) / 1000 * metric["resource"]["target"]["averageUtilization"] / 100
     assert aim < int(settings()["WORKERS"])
     assert "cpu" not in resources["limits"]
     assert resources["limits"]["memory"] == resources["requests"]["memory"]
+    (memory,) = re.findall(r"^(\d+)Mi$", resources["limits"]["memory"])
+    assert int(memory) >= 128 * int(settings()["WORKERS"])
 
 
 def test_who_may_come_in() -> None:
-    """Only pods of the ingress controller's namespace, and only to one port."""
+    """Whoever is not named stays out; only what comes in is looked at."""
     policy = of_kind("NetworkPolicy")["spec"]
-    ((rule,), kinds) = (policy["ingress"], policy["policyTypes"])
-    assert kinds == ["Ingress"]
-    (peer,) = rule["from"]
-    assert list(peer) == ["namespaceSelector"]
-    assert list(peer["namespaceSelector"]["matchLabels"]) == ["kubernetes.io/metadata.name"]
-    assert len(rule["ports"]) == 1
+    assert policy["policyTypes"] == ["Ingress"]
+    assert len(policy["ingress"]) == 1
 
 
 UNWANTED: list[str] = ["hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"]
@@ -355,9 +477,15 @@ def test_settings_are_the_service_s(installed: Path) -> None:
     assert run([python, "-c", code], installed, settings() | {"WORKERS": "many"}).returncode != 0
 
 
-def annotation(name: str) -> str:
+def annotations(*, with_edge_id: bool) -> dict[str, str]:
     """Give what the Ingress says to the controller."""
-    return str(of_kind("Ingress")["metadata"]["annotations"][f"nginx.org/{name}"])
+    found = dict(of_kind("Ingress")["metadata"]["annotations"])
+    return found | edge_id()["metadata"]["annotations"] if with_edge_id else found
+
+
+def annotation(name: str) -> str:
+    """Give one of them, with the ID at the edge."""
+    return annotations(with_edge_id=True)[f"nginx.org/{name}"]
 
 
 def test_one_pattern() -> None:
@@ -366,16 +494,23 @@ def test_one_pattern() -> None:
     (of_service,) = re.findall(r'_ACCEPTED = re\.compile\(rb"(.+)"\)\.fullmatch', code)
     (of_edge,) = re.findall(r'if \(\$http_x_request_id ~ "\^(.+)\$"\)', annotation("server-snippets"))
     assert of_edge == of_service
+    assert "error_page 413 502 503 504 @api_unanswered;" in annotation("server-snippets")
 
 
 def test_limits_of_the_edge() -> None:
     """The edge takes bodies as large as the service does, and lets connections go before the service does."""
     assert annotation("client-max-body-size") == f"{int(settings()['MAX_BODY_BYTES']) // 2**20}m"
     assert int(settings()["KEEPALIVE"]) > 60
-    assert settings()["REQUEST_ID_TRUST"] == "always"
 
 
-# What the controller writes around the snippets, as its template internal/configs/version1/nginx.ingress.tmpl has it.
+def test_websockets_pass() -> None:
+    """The controller lets them through for the names of Services; `keepalive` would have no effect beside that."""
+    assert annotation("websocket-services") == of_kind("Service")["metadata"]["name"]
+    assert "nginx.org/keepalive" not in annotations(with_edge_id=True)
+
+
+# What the controller writes around the snippets, as its templates in internal/configs/version1 have it: nginx.tmpl, and
+# nginx.ingress.tmpl with `websocket-services`.
 CONFIGURATION = """
 USER
 daemon off;
@@ -390,9 +525,12 @@ http {
   fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi;
   scgi_temp_path scgi;
+  map $http_upgrade $connection_upgrade {
+    default upgrade;
+    '' close;
+  }
   upstream pods {
     server 127.0.0.1:POD;
-    keepalive KEEP;
   }
   server {
     listen 127.0.0.1:EDGE;
@@ -400,7 +538,8 @@ http {
     SERVER_SNIPPETS
     location / {
       proxy_http_version 1.1;
-      proxy_set_header Connection "";
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
       LOCATION_SNIPPETS
       client_max_body_size BODY;
       proxy_set_header Host $host;
@@ -414,26 +553,26 @@ http {
 """
 
 
-def configuration(edge: int, pod: int) -> str:
+def configuration(edge: int, pod: int, *, with_edge_id: bool) -> str:
     """Give nginx's configuration with the annotations of the Ingress in their places."""
+    said = annotations(with_edge_id=with_edge_id)
     words = {
         "USER": "user root;" if os.geteuid() == 0 else "",
         "POD": str(pod),
         "EDGE": str(edge),
-        "KEEP": annotation("keepalive"),
-        "BODY": annotation("client-max-body-size"),
-        "SERVER_SNIPPETS": annotation("server-snippets"),
-        "LOCATION_SNIPPETS": annotation("location-snippets"),
+        "BODY": said["nginx.org/client-max-body-size"],
+        "SERVER_SNIPPETS": said.get("nginx.org/server-snippets", ""),
+        "LOCATION_SNIPPETS": said.get("nginx.org/location-snippets", ""),
     }
     return re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], CONFIGURATION)
 
 
 @contextmanager
-def edge(folder: Path, pod: int) -> Iterator[int]:
+def edge(folder: Path, pod: int, *, with_edge_id: bool = True) -> Iterator[int]:
     """Run nginx in front of a port of this machine, and give its own."""
     folder.mkdir()
     port = free_port()
-    (folder / "nginx.conf").write_text(configuration(port, pod))
+    (folder / "nginx.conf").write_text(configuration(port, pod, with_edge_id=with_edge_id))
     command = [str(program("nginx", "nginx-light")), "-p", str(folder), "-c", str(folder / "nginx.conf")]
     with running([*command, "-e", "error.log"], folder, {"PATH": os.defpath}) as nginx:
 
@@ -459,14 +598,24 @@ def ask(port: int, *ids: str, size: int = 0) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def front(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of nginx with the service behind it, which has the settings of the cluster."""
+def port_of_pod(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of the service with the settings of the cluster, and with endpoints that tests ask."""
     program("nginx", "nginx-light")
-    folder = tmp_path_factory.mktemp("front")
-    with (
-        LiveService(installed, folder / "service", app="app.main:app", env=settings()) as service,
-        edge(folder / "edge", service.port) as port,
-    ):
+    with LiveService(installed, tmp_path_factory.mktemp("pod") / "service", env=settings()) as service:
+        yield service.port
+
+
+@pytest.fixture(scope="module")
+def front(port_of_pod: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of nginx in front of it that decides the ID."""
+    with edge(tmp_path_factory.mktemp("front") / "edge", port_of_pod) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def plain_front(port_of_pod: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of nginx in front of it that knows nothing of IDs."""
+    with edge(tmp_path_factory.mktemp("plain") / "edge", port_of_pod, with_edge_id=False) as port:
         yield port
 
 
@@ -532,3 +681,33 @@ def check_own_answer(answer: Answer, status: int, given: str) -> None:
     body = answer.json()
     assert (body["code"], body["message"], body["request_id"]) == (status, "failed", answer.one())
     assert list(body) == ["code", "message", "cause", "request_id", "result"]
+
+
+MADE_BY_THE_SERVICE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
+
+@pytest.mark.parametrize("good", GOOD)
+def test_a_good_id_passes_without_snippets(plain_front: int, good: str) -> None:
+    """As the files are, the client's ID is that of the service."""
+    answer = ask(plain_front, good)
+    assert (answer.status, answer.one(), answer.json()["request_id"]) == (200, good, good)
+
+
+@pytest.mark.parametrize("ids", [(), ("order-4711", "order-4712"), *((bad,) for bad in BAD)], ids=repr)
+def test_no_other_passes_without_snippets(plain_front: int, ids: tuple[str, ...]) -> None:
+    """As the files are, the service makes a new ID."""
+    answer = ask(plain_front, *ids)
+    assert answer.status == 200
+    assert MADE_BY_THE_SERVICE(answer.one())
+    assert answer.json()["request_id"] == answer.one()
+
+
+@pytest.mark.parametrize("name", ["front", "plain_front"])
+def test_a_websocket_through_the_edge(request: pytest.FixtureRequest, name: str) -> None:
+    """It is opened, and has the client's ID."""
+    address = f"ws://127.0.0.1:{request.getfixturevalue(name)}/probe/ws/echo"
+    with connect(address, additional_headers={ID_HEADER: "order-4711"}) as websocket:
+        assert websocket.response
+        assert websocket.response.headers.get_all(ID_HEADER) == ["order-4711"]
+        websocket.send("hello")
+        assert websocket.recv() == "order-4711 hello"

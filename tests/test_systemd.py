@@ -4,9 +4,13 @@ import gzip
 import json
 import os
 import re
+import shlex
+import shutil
+import socket
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from grp import getgrgid
 from pathlib import Path
 from pwd import getpwuid
@@ -15,7 +19,7 @@ import pytest
 
 from tests.baking import TEMPLATE_DIR, Result, environment, must, run
 from tests.live import baked
-from tests.live.faults_tools import Load, run_python
+from tests.live.faults_tools import Load, new_workers, run_python
 from tests.live.harness import LiveService, new_id
 from tests.live.lines import parse_access, parse_app
 from tests.live.logs import wait_for
@@ -27,10 +31,44 @@ PAGE = TEMPLATE_DIR / "docs" / "systemd.md"
 NAME = "order-desk"
 # What systemd before or after the versions of the document may count at most.
 MOST_EXPOSURE = 1.5
-SECONDS_OF_A_START = 3
+SECONDS_OF_A_START = 20
 FILES = ("access.log", "demo.log", "error.log")
 ROTATIONS = 4
-ON_THE_HOST = re.compile(r"(?<![\w./}])/(?=(?:opt|etc|run|var/log)/)")
+ON_THE_HOST = re.compile(r"(?<![\w./}])/(?=(?:opt|etc|run|var/log|var/lib|lib/systemd|usr/lib|usr/local|usr/bin)[/:])")
+# Where the script lets no Python lie: ProtectHome= and PrivateTmp= hide these folders.
+HIDDEN = "/home/* | /root/* | /run/user/* | /tmp/* | /var/tmp/*)"
+# What the document, the script or gunicorn need from the unit, directive by directive.
+PROMISES = {
+    "Type": ["notify"],
+    "ExecStart": ["/opt/%N/current/.venv/bin/gunicorn -c gun.py"],
+    "WorkingDirectory": ["/opt/%N/current"],
+    "KillMode": ["mixed"],
+    "KillSignal": [],
+    "Restart": ["on-failure"],
+    "OOMPolicy": ["continue"],
+    "SyslogIdentifier": ["%N"],
+    "Environment": ["LOG_PATH=/var/log/%N PID_FILE=/run/%N/master.pid"],
+    "EnvironmentFile": ["-/etc/%N.env"],
+    "User": ["%N"],
+    "Group": ["%N"],
+    "UMask": ["0027"],
+    "LogsDirectory": ["%N"],
+    "LogsDirectoryMode": ["0750"],
+    "RuntimeDirectory": ["%N"],
+    "StateDirectory": ["%N"],
+    "StateDirectoryMode": ["0750"],
+    "ReadWritePaths": [],
+    "LimitNOFILE": ["65536"],
+    "CapabilityBoundingSet": [""],
+    "NoNewPrivileges": ["yes"],
+    "ProtectSystem": ["strict"],
+    "ProtectHome": ["yes"],
+    "PrivateTmp": ["yes"],
+    "RestrictAddressFamilies": ["AF_INET AF_INET6 AF_UNIX"],
+    "SystemCallFilter": ["@system-service", "~@privileged @resources"],
+    "SystemCallErrorNumber": ["EPERM"],
+    "WantedBy": ["multi-user.target"],
+}
 
 
 def below(host: Path, text: str) -> str:
@@ -60,26 +98,61 @@ def fake(folder: Path, **programs: str) -> Path:
     return folder
 
 
-def install(source: Path, host: Path, *name: str) -> Result:
-    """Run the script as root would; users and systemd are only told to a file."""
+def install(
+    source: Path, host: Path, *name: str, hides: str = "", pid: int = 0, programs: Mapping[str, str] | None = None
+) -> Result:
+    """Run the script as root would; users and systemd are only told to a file.
+
+    Python is this test's, as if it were the host's; the service sees all of it but the folder `hides`.
+    """
     script = source / "deploy" / "systemd" / "install.sh"
-    script.write_text(below(host, (FOLDER / "install.sh").read_text("utf-8")))
+    text = (FOLDER / "install.sh").read_text("utf-8")
+    assert text.count(HIDDEN) == 1
+    text = below(host, text.replace(HIDDEN, f"{hides or '/nothing'}/*)"))
+    script.write_text(text)
+    python = host / "usr/local/bin/python3"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.unlink(missing_ok=True)
+    python.symlink_to(Path(sys.executable).resolve())
     told = f'echo "$(basename "$0") $*" >>"{host}/told"'
-    commands = fake(host / "bin", id='[ "$*" = -u ] && echo 0', useradd=told, systemctl=told)
+    known = {
+        "id": '[ "$*" = -u ] && echo 0',
+        "getent": "exit 2",
+        "useradd": told,
+        "systemctl": f'case "$1" in cat) exit 1 ;; show) echo {pid} ;; *) {told} ;; esac',
+    }
+    commands = fake(host / "bin", **known | dict(programs or {}))
     variables = environment()
     return run(["sh", script, *name], host, variables | {"PATH": f"{commands}{os.pathsep}{variables['PATH']}"})
+
+
+def releases(host: Path) -> set[str]:
+    """Give the names of the releases that are there."""
+    return {path.name for path in (host / "opt" / NAME / "releases").iterdir()}
+
+
+def used(host: Path, link: str = "current") -> Path:
+    """Give the release that a link leads to."""
+    return (host / "opt" / NAME / link).readlink()
+
+
+def empty_host(host: Path) -> Path:
+    """Make the folders that every host has, and give a checkout that a careful user keeps to himself."""
+    for folder in ("opt", "etc/systemd/system", "etc/logrotate.d", "run", "var/log"):
+        (host / folder).mkdir(parents=True)
+    source = baked.bake(host / "source")
+    must(run(["chmod", "-R", "go=", source], host))
+    return source
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the service is installed as on a host, twice: the second time is an update."""
     host = tmp_path_factory.mktemp("host")
-    source = baked.bake(host / "source")
-    for folder in ("opt", "etc/systemd/system", "etc/logrotate.d", "run", "var/log"):
-        (host / folder).mkdir(parents=True)
+    source = empty_host(host)
     must(install(source, host, NAME))
     (host / f"etc/{NAME}.env").write_text("WORKERS=2\n")
-    (host / f"opt/{NAME}/app/gone.py").touch()
+    (used(host) / "app/gone.py").touch()
     (host / "told").unlink()
     must(install(source, host, NAME))
     return host
@@ -110,11 +183,17 @@ def logrotate(host: Path) -> Result:
 # The unit
 
 
+@pytest.mark.parametrize("name", PROMISES)
+def test_promises(name: str) -> None:
+    """The directive stands there once, and says what others rely on."""
+    assert directives(name) == PROMISES[name]
+
+
 def test_unit_is_accepted(tmp_path: Path) -> None:
     """systemd has nothing to say about the unit, whose name is that of its file."""
     unit = tmp_path / f"{NAME}.service"
     unit.write_text(UNIT.read_text("utf-8").replace("/opt/", f"{tmp_path}/opt/"))
-    fake(tmp_path / f"opt/{NAME}/.venv/bin", gunicorn="")
+    fake(tmp_path / f"opt/{NAME}/current/.venv/bin", gunicorn="")
     result = run([program("systemd-analyze", "systemd"), "verify", unit], tmp_path)
     assert [line for line in f"{result.stdout}{result.stderr}".splitlines() if NAME in line] == []
     assert result.returncode == 0
@@ -145,7 +224,7 @@ def test_security_level(tmp_path: Path) -> None:
 def test_fits_the_settings(host: Path) -> None:
     """The unit sets what the service reads, and lets requests end before it kills."""
     code = "import json; from app.settings import Settings; print(Settings(host='a').model_dump_json())"
-    settings = json.loads(must(run_python(host / "opt" / NAME, code)).stdout)
+    settings = json.loads(must(run_python(used(host), code)).stdout)
     variables = [word.partition("=")[0] for line in directives("Environment") for word in line.split()]
     assert variables == ["LOG_PATH", "PID_FILE"]
     assert {name.lower() for name in variables} <= set(settings)
@@ -166,18 +245,100 @@ def test_a_failing_start_comes_to_an_end() -> None:
 def test_installed(host: Path) -> None:
     """What the document's table names is there; an update renews the code, and leaves the settings."""
     table = PAGE.read_text("utf-8").partition("| path |")[2].partition("\n\n")[0]
-    named = [path.replace("service", NAME, 1) for path in re.findall(r"(?m)^\| `(/(?:opt|etc)/.*?)`", table)]
-    paths = [f"/etc/systemd/system/{NAME}.service" if "systemd" in path else path for path in named]
-    assert len(paths) == 4
+    paths = [path.replace("NAME", NAME) for path in re.findall(r"(?m)^\| `(/(?:opt|etc)/.*?)`", table)]
+    assert len(paths) == 5
     assert [path for path in paths if not (host / path[1:]).exists()] == []
     assert (host / f"etc/systemd/system/{NAME}.service").read_bytes() == UNIT.read_bytes()
     assert (host / f"etc/{NAME}.env").read_text("utf-8") == "WORKERS=2\n"
     assert (host / f"etc/{NAME}.env").stat().st_mode & 0o777 == 0o600
     assert "service" not in (host / "etc/logrotate.d" / NAME).read_text("utf-8")
-    assert [path.name for path in (host / "opt" / NAME / "app").glob("gone*")] == []
+    assert releases(host) == {used(host).name, used(host, "previous").name}
+    assert [path.name for path in (used(host) / "app").glob("gone*")] == []
+    assert (used(host, "previous") / "app/gone.py").exists()
     told = (host / "told").read_text("utf-8").splitlines()
     assert re.fullmatch(rf"useradd --system .* {NAME}", told[0])
-    assert told[1:] == ["systemctl daemon-reload", f"systemctl enable --quiet {NAME}"]
+    assert told[1:] == [
+        *(f"systemctl {words}" for words in ("daemon-reload", f"enable --quiet {NAME}", f"reset-failed {NAME}"))
+    ]
+
+
+def test_everybody_may_read(host: Path) -> None:
+    """The service can read what root has installed from a checkout that only its owner reads."""
+    needed = {path: 0o555 if path.is_dir() else 0o444 for path in used(host).rglob("*")}
+    assert len(needed) > 100
+    assert [path for path, mode in needed.items() if path.stat().st_mode & mode != mode] == []
+    assert (used(host) / ".venv/bin/gunicorn").stat().st_mode & 0o777 == 0o755
+
+
+def test_update_that_fails(host: Path, tmp_path: Path) -> None:
+    """Packages that cannot be had, and a Python that the service cannot see, leave everything as it was."""
+    before = releases(host), used(host), used(host, "previous")
+    seen = Path(sys.executable).resolve()
+    hidden = install(host / "source", host, NAME, hides=str(seen.parent))
+    assert hidden.returncode == 1
+    assert hidden.stderr.startswith(f"The service could not see its Python, {seen}: ")
+    source = tmp_path / "source"
+    shutil.copytree(host / "source", source)
+    (source / "uv.lock").write_text("")
+    assert install(source, host, NAME).returncode != 0
+    assert (releases(host), used(host), used(host, "previous")) == before
+
+
+def test_what_runs_is_kept(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update removes old releases, but not the one in which a process still works; then the way back."""
+    oldest = used(host)
+    monkeypatch.chdir(oldest)
+    for _ in range(2):
+        must(install(host / "source", host, NAME, pid=os.getpid()))
+    monkeypatch.undo()
+    assert releases(host) == {oldest.name, used(host).name, used(host, "previous").name}
+    assert len(releases(host)) == 3
+    (way_back,) = re.findall(r"(?m)^sudo (mv .*)$", PAGE.read_text("utf-8"))
+    previous = used(host, "previous")
+    must(run(["sh", "-c", below(host, f"NAME={NAME}\n{way_back}")], host))
+    assert used(host) == previous
+    must(install(host / "source", host, NAME))
+    assert used(host, "previous") == previous
+    assert len(releases(host)) == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "Mail", "1st", "-x", "a_b", "a/b", "a.b", "a b", "ä", "a" * 32])
+def test_names_that_cannot_be(host: Path, name: str) -> None:
+    """Nothing is made for a name that is none."""
+    before = sorted((host / "opt").iterdir())
+    result = install(host / "source", host, name)
+    assert result.returncode == 1
+    assert result.stderr.startswith("The name ")
+    assert sorted((host / "opt").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "programs"),
+    [
+        ("opt/mail", {}),
+        ("etc/logrotate.d/mail", {}),
+        ("var/log/mail", {}),
+        ("var/lib/mail", {}),
+        ("etc/systemd/system/mail.service", {}),
+        ("lib/systemd/system/mail.service", {}),
+        ("usr/lib/systemd/system/mail.service", {}),
+        (None, {"systemctl": '[ "$1" = cat ]'}),
+        (None, {"getent": '[ "$*" = "passwd mail" ]'}),
+        (None, {"getent": '[ "$*" = "group mail" ]'}),
+    ],
+)
+def test_names_of_others(tmp_path: Path, path: str | None, programs: dict[str, str]) -> None:
+    """What belongs to somebody else is not taken over, and nothing has changed."""
+    source = tmp_path / "source"
+    (source / "deploy/systemd").mkdir(parents=True)
+    if path:
+        (tmp_path / path).mkdir(parents=True)
+    result = install(source, tmp_path, "mail", programs=programs)
+    assert result.returncode == 1
+    assert result.stderr.startswith("The name mail is taken: ")
+    assert f"{path or 'of that name'}.\n" in result.stderr
+    assert not (tmp_path / "opt/mail/.installed").exists()
+    assert not (tmp_path / "told").exists()
 
 
 def test_name_of_the_project(host: Path) -> None:
@@ -203,6 +364,53 @@ def test_refusals(tmp_path: Path, programs: dict[str, str], words: str) -> None:
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(words)
     assert result.stderr.count("\n") == 1
+
+
+# Signals
+
+
+def test_type_notify(host: Path, tmp_path: Path) -> None:
+    """gunicorn says when it listens, as the unit's type has it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(20)
+        command = below(host, one("ExecStart")).split()
+        variables = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with LiveService(used(host), tmp_path, env=variables, command=lambda _app, _port: command):
+            assert b"READY=1" in systemd.recv(4096).split(b"\n")
+
+
+def test_reload(service: LiveService, host: Path) -> None:
+    """The unit's own line replaces the workers, and no request fails; the release stays that of the start."""
+    old, release = service.workers(), used(host)
+    empty = host / "empty"
+    empty.mkdir()
+    current = host / "opt" / NAME / "current"
+    current.unlink()
+    current.symlink_to(empty)
+    try:
+        with Load(service) as load:
+            must(run(shlex.split(one("ExecReload")), host, environment(MAINPID=str(service.process.pid))))
+            new = new_workers(service, old, 2)
+            load.more(200)
+    finally:
+        current.unlink()
+        current.symlink_to(release)
+    assert load.failures == []
+    assert {Path(f"/proc/{pid}/cwd").readlink() for pid in new} == {release}
+
+
+# The document
+
+
+def test_commands_of_the_document() -> None:
+    """Whoever copies them names the service once, at the top."""
+    blocks = re.findall(r"(?s)```console\n(.*?)```", PAGE.read_text("utf-8"))
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert commands[0] == "NAME=service"
+    assert len(commands) > 10
+    assert [line for line in commands[1:] if "$NAME" not in line or line.startswith("$ ")] == []
+    assert [line for line in commands[1:] if re.search(r"\bservice\b", line)] == []
 
 
 # Log files

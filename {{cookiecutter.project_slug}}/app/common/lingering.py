@@ -40,13 +40,13 @@ def stop_listening(servers: Iterable[asyncio.Server]) -> list[socket.socket]:
         server.close()
     waiting: list[socket.socket] = []
     for listener in listeners:
-        listener.setblocking(False)
         with listener:
             waiting += _accept_all(listener)
     return waiting
 
 
 def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    listener.setblocking(False)
     while True:
         try:
             yield listener.accept()[0]

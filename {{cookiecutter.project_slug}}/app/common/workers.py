@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
@@ -26,11 +27,8 @@ from app.settings import get_settings
 HEARTBEAT = 1
 """Seconds between two signs of life to the master."""
 
-PAUSE = 2
-"""Seconds until a worker that could not start is tried again, where others may serve."""
-
-TURN, MOST_TURNS = 0.5, 8
-"""Seconds between two workers of the first start that say that they cannot start; and how many wait for a turn."""
+PAUSE, TURN, TURNS = 2, 0.5, 8
+"""Seconds until a worker that could not start is tried again; between two of the first start; of these how many."""
 
 
 class DrainingServer(Server):
@@ -55,10 +53,8 @@ class DrainingServer(Server):
         loop = asyncio.get_running_loop()
         for connection in stop_listening(self.servers):
             with contextlib.suppress(OSError):  # it has gone meanwhile
-                await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
-
-    def _protocol(self) -> RequestHttpProtocol:
-        return RequestHttpProtocol(self.config, self.server_state, self.lifespan.state)
+                make = partial(RequestHttpProtocol, self.config, self.server_state, self.lifespan.state)
+                await loop.connect_accepted_socket(make, connection, ssl=self.config.ssl)
 
     async def _beat(self) -> None:
         while self.config.callback_notify is not None:
@@ -120,7 +116,7 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: sys.exit(0))
         if self.age <= self.first:
-            time.sleep(min(self.age - 1, MOST_TURNS) * TURN)
+            time.sleep(min(self.age - 1, TURNS) * TURN)
             return
         self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)
         for _ in range(PAUSE):
