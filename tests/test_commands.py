@@ -145,9 +145,9 @@ class Places:
         """The folder of the log files of that service."""
         return self.whole / "log"
 
-    @property
+    @cached_property
     def master(self) -> int:
-        """The process ID of that service."""
+        """The process ID of that service, which stays; gunicorn writes its file anew at each SIGHUP."""
         return int((self.log / "service.pid").read_text("utf-8"))
 
 
@@ -304,7 +304,7 @@ def finds_lines(places: Places, line: str) -> None:
     """The lines of nginx, of the access log and of the application are found by the ID."""
     places.composed.request("GET", "/api/demo", request_id="order-4711")
     places.composed.wait_for_lines("order-4711", 3)
-    found = [json.loads(line) for line in places.compose(line).splitlines()]
+    found = [json.loads(line[line.index("{") :]) for line in places.compose(line).splitlines()]
     assert {line.get("logger", "access") for line in found} == {"nginx", "access", "demo"}
 
 

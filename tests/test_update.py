@@ -604,7 +604,7 @@ def test_commit_refused(
     screen = capfd.readouterr().out
     assert said(screen, "git").startswith("not finished, as git says: ")
     assert words in screen
-    assert screen.rstrip().endswith("make test")
+    assert screen.rstrip().endswith("docker compose up --wait")
 
 
 def test_within_a_hook_of_git(template: Path, tmp_path: Path, monkeypatch: Patch) -> None:
