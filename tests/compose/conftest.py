@@ -10,17 +10,18 @@ from tests.baking import bake
 
 from .edge import FOLLOWS_NAMES, PLAIN, Edge, newer_image, version_of
 from .engine import fetch_images, image_exists
-from .stack import Stack
+from .stack import Stack, docker, image_of
 
 
 @pytest.fixture(scope="session")
-def composed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def composed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A service as it comes with every default, and an integration with endpoints to probe it by."""
     project = bake(repository, tmp_path_factory.mktemp("composed") / "output")
     probe = Path(__file__).with_name("probe")
     shutil.copytree(probe, project / "app/integrations/probe", ignore=shutil.ignore_patterns("__pycache__"))
     fetch_images(project)
-    return project
+    yield project
+    docker("image", "rm", "--force", image_of(project))
 
 
 @pytest.fixture(scope="session")

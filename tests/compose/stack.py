@@ -29,7 +29,7 @@ class Stack:
             "COMPOSE_PROJECT_NAME": self.name,
             "HTTP_PORT": f"127.0.0.1:{self.port}",
             # One image for all stacks of a project: it is built once.
-            "IMAGE": f"trail-{project.name}-{os.getpid()}",
+            "IMAGE": image_of(project),
             **variables,
         }
 
@@ -125,6 +125,11 @@ def write_override(project: Path, **services: Line) -> str:
 def say(figure: object) -> None:
     """Print a figure that was measured; pytest shows it with `-s` or `-rP`."""
     print(figure)  # noqa: T201
+
+
+def image_of(project: Path) -> str:
+    """Give the name of the image that all stacks of a project share, in this run of the tests."""
+    return f"trail-{project.name}-{os.getpid()}"
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
