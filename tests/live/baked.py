@@ -11,11 +11,17 @@ from tests.baking import UV, must, run
 OTHER_SERVERS = ("hypercorn", "granian", "pyyaml")
 
 
-def bake(target: Path) -> Path:
-    """Copy what git tracks, or would, of the template's service, and the probe application, to a folder."""
+def bake(target: Path, *, integrations: bool = False) -> Path:
+    """Copy what git tracks, or would, of the template's service, and the probe application, to a folder.
+
+    Integrations, which need brokers, come along only where they are asked for; their packages are always there.
+    """
     for file in known_files():
         if file.parts[0] == TEMPLATE:
-            copy = target / file.relative_to(TEMPLATE)
+            path = file.relative_to(TEMPLATE)
+            if path.match("app/integrations/*/*") and not integrations:
+                continue
+            copy = target / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, copy)
     shutil.copytree(Path(__file__).with_name("probe"), target / "probe", ignore=shutil.ignore_patterns("__pycache__"))

@@ -16,6 +16,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(bake(tmp_path_factory.mktemp("project")))
 
 
+@pytest.fixture(scope="session")
+def connected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bake the same with its integrations, in the environment that it has."""
+    copy = bake(tmp_path_factory.mktemp("connected"), integrations=True)
+    (copy / ".venv").symlink_to(project / ".venv")
+    return copy
+
+
 @pytest.fixture(scope="session", params=["text", "json"])
 def service(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory

@@ -72,6 +72,7 @@ class Settings(EnvironmentSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="lowest level kept")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
+    log_id_length: int = Field(0, ge=0, description="characters of each ID that a line shows; 0: all")
     log_path: Path | None = Field(None, description="folder for log files; empty: stdout and stderr")
     log_rotation: Literal["off", "time", "size"] = Field(
         "off", description="rotate the files in the process (single process only): at midnight, or at 200 MiB"

@@ -9,6 +9,7 @@ from urllib.parse import unquote_plus
 from app.common.constants import MAX_LOGGED_TARGET, MAX_LOGGED_USER_AGENT
 from app.common.forwarded import parse_address
 from app.common.log_format import escape, iso_clock, text_clock
+from app.common.request_id import logged_id
 from app.common.request_record import RequestRecord
 
 # Tied to the start of a parameter: a search that may begin anywhere takes quadratic time where there is no "=".
@@ -116,7 +117,7 @@ def _ttfb(record: RequestRecord) -> str:
 FIELDS: Final[dict[str, Callable[[RequestRecord], str | int]]] = {
     "asctime": lambda record: text_clock.format(record.ended_at),
     "timestamp": lambda record: iso_clock.format(record.ended_at),
-    "request_id": lambda record: record.request_id,
+    "request_id": lambda record: logged_id(record.request_id),
     "method": method_of,
     "path": path_of,
     "query": query_of,
@@ -141,7 +142,7 @@ def as_dict(request: RequestRecord) -> dict[str, object]:
     """Return the fields of the JSON form."""
     return {
         "timestamp": iso_clock.format(request.ended_at),
-        "request_id": request.request_id,
+        "request_id": logged_id(request.request_id),
         "method": method_of(request),
         "path": path_of(request),
         "query": query_of(request),

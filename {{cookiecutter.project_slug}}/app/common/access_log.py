@@ -9,6 +9,7 @@ from functools import cache
 from app.common.access_fields import FIELDS, as_dict, policy, request_line_of
 from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER
 from app.common.log_format import dump_json, escape, iso_clock
+from app.common.request_id import logged_id
 from app.common.request_record import RequestRecord
 
 logger = logging.getLogger(ACCESS_LOGGER)
@@ -73,7 +74,7 @@ class AccessRecord(logging.LogRecord):
         self.msecs = self.created % 1 * 1000
         self.args = (AccessMessage(request),)
         self.request = request
-        self.request_id = request.request_id
+        self.request_id = logged_id(request.request_id)
 
 
 @cache

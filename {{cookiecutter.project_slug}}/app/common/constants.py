@@ -13,9 +13,14 @@ REQUEST_TIME_CTX_KEY: Final = "X-Request-Time"
 NO_REQUEST_ID: Final = "-"
 """What stands in place of an ID outside of a request."""
 
+REQUEST_ID_KEY: Final = "x-request-id"
+PARENT_ID_KEY: Final = "x-parent-id"
+"""What travels with a task or a message. Not `correlation_id` or `parent_id`, to which brokers give another meaning."""
+
 LOG_FORMAT: Final = "%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) %(levelname)s %(message)s"
 REQUEST_ID_LOG_FORMAT: Final = (
-    "%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) %(levelname)s [%(request_id)s] %(message)s"
+    "%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) "
+    "%(levelname)s [%(request_id)s]%(task_suffix)s %(message)s"
 )
 ACCESS_LOG_FORMAT: Final = (
     "[%(asctime)s] %(request_id)s %(status_code)s %(request_time)ss "
@@ -25,6 +30,7 @@ ACCESS_LOG_FORMAT: Final = (
 
 ACCESS_LOGGER: Final = "app.access"
 ERROR_LOGGER: Final = "app.error"
+TASK_LOGGER: Final = "app.task"
 
 MAX_LOGGED_TARGET: Final = 8190
 MAX_LOGGED_USER_AGENT: Final = 256

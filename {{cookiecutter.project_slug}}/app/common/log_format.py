@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from app.common.constants import REQUEST_ID_LOG_FORMAT
-from app.common.request_id import current_request_id
+from app.common.constants import NO_REQUEST_ID, REQUEST_ID_LOG_FORMAT
+from app.common.request_id import current_request_id, stamp
 
 # C0, DEL, C1, line and paragraph separators, bidirectional controls, byte order mark, lone surrogates: whatever a
 # terminal, a shipper or str.splitlines() could take for an order or a line's end (CWE-117, CWE-150, CVE-2021-42574).
@@ -18,8 +18,9 @@ _HOSTILE = re.compile(
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
-# uvicorn's message once more, for terminals, and the mark of app/common/log_filters.py.
-NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file"})
+# uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, and two IDs once more.
+NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "task_suffix"})
+_NO_TASK: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "task_suffix": ""}
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -95,8 +96,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the indented lines of a traceback where there is one."""
-        if not hasattr(record, "request_id"):
-            record.request_id = current_request_id()
+        stamp(record)
+        if not hasattr(record, "task_suffix"):
+            record.__dict__.update(_NO_TASK)
         record.message = record.getMessage()
         record.asctime = self.formatTime(record, self.datefmt)
         line = escape(self.formatMessage(record))  # the whole of it, since a format may show what `extra` holds
@@ -126,6 +128,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object; a key of `extra` never replaces one of ours."""
+        stamp(record)
         content: dict[str, Any] = {
             "timestamp": iso_clock.format(record.created),
             "level": record.levelname,

@@ -18,7 +18,7 @@ from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER, LOG_FORMAT, R
 from app.common.log_files import FILE_HANDLERS, LogStreamHandler
 from app.common.log_filters import OwnFileMark
 from app.common.log_format import JsonFormatter, TextFormatter
-from app.common.request_id import RequestIDLogFilter
+from app.common.request_id import RequestIDLogFilter, set_logged_length
 from app.settings import PROJECT_ROOT, Settings, get_settings
 
 RESERVED_FILES = frozenset({"access.log", "error.log"})
@@ -63,6 +63,7 @@ def configure_logging(settings: Settings) -> None:
         logging.config.dictConfig(logging_config())
     logging.getLogger().setLevel(settings.log_level)
     policy.configure(settings.access_log_exclude, settings.masked_query)
+    set_logged_length(settings.log_id_length)
 
 
 def file_name_of(name: str) -> str:

@@ -18,6 +18,8 @@ _ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
 _HARMLESS = re.compile(r"[!-~]{1,128}").fullmatch
 """What may go into a header and a line, whatever a generator, validator or transformer of the user's thinks."""
 
+_logged: list[int | None] = [None]
+
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,16 @@ def new_request_id() -> str:
     text = os.urandom(16).hex()
     variant = "89ab"[int(text[16], 16) & 3]
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+def logged_id(value: str) -> str:
+    """Return an ID as lines show it: its first LOG_ID_LENGTH characters, or all of it."""
+    return value[: _logged[0]]
+
+
+def set_logged_length(length: int) -> None:
+    """Decide how many characters of each ID a line shows; 0: all."""
+    _logged[0] = length or None
 
 
 def is_acceptable(value: bytes) -> bool:
@@ -100,11 +112,21 @@ class RequestIdPlugin(Plugin):
         return self.choose([v for k, v in request.headers.raw if k == self.raw_header_name], from_proxy=False)
 
 
+def stamp(record: logging.LogRecord) -> None:
+    """Write onto a log record whose work it is about, unless that stands there already: in a task, three IDs."""
+    if hasattr(record, "request_id"):
+        return
+    work = current_record.get()
+    record.request_id = NO_REQUEST_ID if work is None else logged_id(work.request_id)
+    if work is not None and work.task_id != NO_REQUEST_ID:
+        current, parent = logged_id(work.task_id), logged_id(work.parent_id)
+        record.current_id, record.parent_id, record.task_suffix = current, parent, f" [{current} {parent}]"
+
+
 class RequestIDLogFilter(logging.Filter):
-    """Stamps `request_id` on every record; belongs on handlers, since a logger does not filter its children's."""
+    """Stamps the IDs on every record; belongs on handlers, since a logger does not filter its children's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add `request_id` unless the record has one already, and let every record pass."""
-        if not hasattr(record, "request_id"):
-            record.request_id = current_request_id()
+        """Add `request_id`, and in a task `current_id` and `parent_id`, and let every record pass."""
+        stamp(record)
         return True

@@ -6,6 +6,8 @@ from typing import Final
 
 from starlette.types import Scope
 
+from app.common.constants import NO_REQUEST_ID
+
 
 class RequestRecord:
     """One request: its ID, its clock, and what has gone out so far.
@@ -27,6 +29,9 @@ class RequestRecord:
         "started_at",
         "status",
     )
+
+    task_id = NO_REQUEST_ID
+    parent_id = NO_REQUEST_ID
 
     def __init__(self, request_id: str, scope: Scope) -> None:
         self.request_id: Final = request_id

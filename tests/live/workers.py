@@ -1,0 +1,123 @@
+"""Worker processes beside the service, and the trail of one request through all of them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from types import TracebackType
+from typing import Self
+
+from .lines import AppLine
+from .logs import SETTLE, Logs, wait_for
+
+
+class WorkerProcess(Logs):
+    """A command of the project's environment that stays; a context manager that leaves no process behind.
+
+    `ready`: a text of its log that says that it works.
+    """
+
+    def __init__(
+        self, project: Path, work: Path, command: Sequence[str], env: Mapping[str, str], ready: str = "", name: str = ""
+    ) -> None:
+        super().__init__(work / (name or command[0]))
+        self.project = project
+        self.command = [str(project / ".venv/bin" / command[0]), *command[1:]]
+        self.env = {
+            "PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "HOME": str(work),
+            "PYTHONUNBUFFERED": "1",
+            **env,
+        }
+        self.ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that was started last."""
+        assert self._process is not None, "not started"
+        return self._process
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self.stderr.exists():
+            error.add_note(f"{self.work.name}:\n{self.output()[-4000:]}")
+        self.kill()
+
+    def start(self, wait: bool = True) -> None:
+        """Start it, or start it again; its lines go on in the same files."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        known = self.output().count(self.ready) if self.stderr.exists() else 0
+        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
+            self._process = subprocess.Popen(
+                self.command, cwd=self.project, env=self.env, stdout=out, stderr=err, start_new_session=True
+            )
+        if wait and self.ready:
+            try:
+                wait_for(lambda: self._is_ready(known), 30, f"readiness of {self.work.name}")
+            except BaseException as error:
+                self.kill()
+                error.add_note(self.output()[-4000:])
+                raise
+
+    def _is_ready(self, known: int) -> bool:
+        assert self.process.poll() is None, f"exit code {self.process.returncode}"
+        return self.output().count(self.ready) > known
+
+    def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
+        """Ask it to leave, and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End the whole process group, whatever state it is in."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, SIGKILL)
+            self._process.wait(10)
+
+    def children(self) -> list[int]:
+        """Return the process IDs of its children."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def trail(places: Iterable[Logs], request_id: str) -> list[AppLine]:
+    """Return the application's lines of an ID from all processes, in the order of their time stamps."""
+    return sorted((line for place in places for line in place.app_records(request_id)), key=lambda line: line.timestamp)
+
+
+def wait_for_trail(
+    places: Sequence[Logs], request_id: str, count: int, containing: str = "", timeout: float = 20.0
+) -> list[AppLine]:
+    """Return the lines of an ID whose message contains a text: at least `count`, and whatever comes shortly after."""
+
+    def found() -> list[AppLine]:
+        return [line for line in trail(places, request_id) if containing in line.message]
+
+    try:
+        wait_for(lambda: len(found()) >= count, timeout, f"{count} line(s) of {request_id} with {containing!r}")
+    except AssertionError as error:
+        error.add_note("\n".join(f"{place.work.name}: {place.output()[-3000:]}" for place in places))
+        raise
+    time.sleep(SETTLE)
+    return found()
+
+
+def show(places: Mapping[str, Logs], request_id: str) -> None:
+    """Print every line of an ID, of all processes in order; pytest shows it with `-s` or `-rP`."""
+    lines = [
+        (name, line) for name, place in places.items() for line in place.output().split("\n") if request_id in line
+    ]
+    for name, line in sorted(lines, key=lambda pair: pair[1].lstrip("[")):
+        sys.stdout.write(f"{name:>10}  {line}\n")

@@ -1,0 +1,99 @@
+"""Work outside of a request, followed like one: a task, a job, a message, each with its own ID and its parent's.
+
+Who sends a message calls `inject(headers)`; who works on it does so `with extract(headers, task_id)`. In between, every
+accessor, log line and outgoing call has the ID of the request that set it off.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, MutableMapping
+from contextvars import Token
+from time import perf_counter
+from typing import Any, Self
+
+from starlette_context import _request_scope_context_storage as starlette_context_storage
+
+from app.common.constants import (
+    NO_REQUEST_ID,
+    PARENT_ID_KEY,
+    REQUEST_ID_CTX_KEY,
+    REQUEST_ID_KEY,
+    REQUEST_START_TIME_CTX_KEY,
+    TASK_LOGGER,
+)
+from app.common.request_id import is_acceptable, new_request_id
+from app.common.request_record import RequestRecord, current_record
+
+log = logging.getLogger(TASK_LOGGER)
+
+_MAX_ID = 128
+_UNSAFE = re.compile(r"[^!-~]")
+
+
+class TaskRecord(RequestRecord):
+    """A piece of work: `with TaskRecord(request_id, task_id, parent_id):`, once.
+
+    `request_id`: of the request that set it off; `task_id`: its own; `parent_id`: of the task that set it off, "-" if
+    none did. What comes from outside goes through `extract`.
+    """
+
+    __slots__ = ("_before", "parent_id", "task_id")
+
+    def __init__(self, request_id: str, task_id: str, parent_id: str = NO_REQUEST_ID) -> None:
+        super().__init__(request_id, {"type": "task"})
+        self.task_id = task_id
+        self.parent_id = parent_id
+        self.context[REQUEST_ID_CTX_KEY] = request_id
+        self.context[REQUEST_START_TIME_CTX_KEY] = self.started_at
+        self._before: tuple[Token[Any], Token[Any]] | None = None
+
+    def __enter__(self) -> Self:
+        self._before = current_record.set(self), starlette_context_storage.set(self.context)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before:
+            current_record.reset(self._before[0])
+            starlette_context_storage.reset(self._before[1])
+            self._before = None
+
+    def tell(self, name: str, state: str, level: int = logging.INFO) -> None:
+        """Write the last line of this work: what it was, how it ended, after how many seconds."""
+        self.ended = perf_counter()
+        fields = {"task": name, "state": state, "duration": round(self.duration, 6)}
+        log.log(level, "%s %s %.3fs", name, state, self.duration, extra=fields)
+
+
+def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
+    """Write the current IDs into what travels with a message; those that stand there already stay.
+
+    `task_id`: of what is sent, where it is known: what sends itself again (a retry) is not its own parent.
+    """
+    record = current_record.get()
+    carrier.setdefault(REQUEST_ID_KEY, record.request_id if record else new_request_id())
+    if record and record.task_id not in (NO_REQUEST_ID, task_id):
+        carrier.setdefault(PARENT_ID_KEY, record.task_id)
+
+
+def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
+    """Return the record of the work on a message; a doubtful ID in it is replaced, as at the door.
+
+    Without one, `fallback` is taken (the ID by which a foreign sender follows it), then that of the work that runs here
+    already (a task that is called instead of sent), then a new one.
+    """
+    headers = {str(key).lower(): value for key, value in carrier.items()}
+    given = _acceptable(headers.get(REQUEST_ID_KEY)) or _acceptable(fallback)
+    parent, outer = headers.get(PARENT_ID_KEY), current_record.get()
+    if outer and not given:
+        given, parent = outer.request_id, outer.task_id
+    return TaskRecord(given or new_request_id(), _printable(task_id), _printable(parent or NO_REQUEST_ID))
+
+
+def _acceptable(value: object) -> str:
+    text = value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
+    return text if is_acceptable(text.encode("utf-8", "replace")) else ""
+
+
+def _printable(value: object) -> str:
+    text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return _UNSAFE.sub("_", text[:_MAX_ID])
