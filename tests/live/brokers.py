@@ -1,4 +1,4 @@
-"""Real brokers for the tests, on loopback and at ports of their own: they stop, die and come back with what they kept."""
+"""Real brokers for the tests, on loopback, at ports of their own: they stop, die, and come back with what they kept."""
 
 import contextlib
 import os

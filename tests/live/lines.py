@@ -16,7 +16,8 @@ TEXT_ACCESS = re.compile(
 )
 TEXT_APP = re.compile(
     rf"(?P<timestamp>{STAMP}) \[pid:(?P<pid>\d+)\] (?P<file>[^\s(]+)\(line:(?P<line>\d+)\) "
-    r"(?P<level>[A-Z]+) \[(?P<request_id>[!-~]+)\](?: \[(?P<current_id>[!-~]+) (?P<parent_id>[!-~]+)\])? (?P<message>.*)"
+    r"(?P<level>[A-Z]+) \[(?P<request_id>[!-~]+)\](?: \[(?P<current_id>[!-~]+) (?P<parent_id>[!-~]+)\])? "
+    r"(?P<message>.*)"
 )
 TARGET_KEYS = ("method", "path", "query", "http_version")
 ACCESS_KEYS = frozenset(
@@ -135,8 +136,8 @@ def _app_record(line: str) -> AppLine | None:
         except ValueError:
             return None
         names = ("timestamp", "level", "message", "request_id", "pid", "file", "line", "logger")
-        ids = {name: data.get(name) for name in ("current_id", "parent_id")}
-        return AppLine(**{name: data[name] for name in names}, exception=data.get("exception") or "", **ids)
+        fields = {name: data.get(name) for name in (*names, "current_id", "parent_id")}
+        return AppLine(**fields, exception=data.get("exception") or "")
     match = TEXT_APP.fullmatch(line)
     if match is None:
         return None

@@ -22,7 +22,14 @@ class WorkerProcess(Logs):
     """
 
     def __init__(
-        self, project: Path, work: Path, command: Sequence[str], env: Mapping[str, str], ready: str = "", name: str = ""
+        self,
+        project: Path,
+        work: Path,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        ready: str = "",
+        name: str = "",
     ) -> None:
         super().__init__(work / (name or command[0]))
         self.project = project
