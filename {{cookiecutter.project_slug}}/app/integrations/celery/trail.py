@@ -1,0 +1,63 @@
+"""Carries the IDs: out when a task is sent, in when it runs, and into what the worker's first process says of it."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from celery import Task, current_task, signals
+from celery.app.trace import LOG_SUCCESS
+from celery.worker.request import Request
+
+from app.common.log_handler import configure_logging, prepare_log_folder
+from app.common.request_id import new_request_id
+from app.common.task_record import extract, inject
+from app.settings import get_settings
+
+
+@signals.before_task_publish.connect(weak=False)
+def _send(headers: dict[str, Any], **_: object) -> None:
+    is_retry = bool(current_task) and current_task.request.id == headers.get("id")
+    inject(headers, current_task.request.trail.task_id if is_retry else "")
+
+
+@signals.task_prerun.connect(weak=False)
+def _begin(task: Task, task_id: str, **_: object) -> None:
+    own_id = task_id if task.app.conf.use_task_id else new_request_id()
+    task.request.trail = extract(task.request.headers or {}, own_id).__enter__()
+
+
+@signals.task_postrun.connect(weak=False)
+def _end(task: Task, state: str | None = None, **_: object) -> None:
+    task.request.trail.tell(task.name, (state or "ended").lower())
+    task.request.trail.__exit__()
+
+
+def _in_trail(method: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(self: Request, *args: object, **options: object) -> object:
+        with extract(self.request_dict, self.id):
+            return method(self, *args, **options)
+
+    return wrapped
+
+
+class TrailRequest(Request):
+    """A task as the worker's first process sees it, also one that is lost, out of time or revoked."""
+
+    on_failure, on_timeout = _in_trail(Request.on_failure), _in_trail(Request.on_timeout)
+    revoked, terminate = _in_trail(Request.revoked), _in_trail(Request.terminate)
+
+
+@signals.task_received.connect(weak=False)
+def _received(request: Request, **_: object) -> None:
+    with extract(request.request_dict, request.id):
+        logging.getLogger(__name__).info("%s received", request.name)
+
+
+@signals.setup_logging.connect(weak=False)
+def _set_up_logging(**_: object) -> None:
+    prepare_log_folder(get_settings().log_path)
+    configure_logging(get_settings())
+    logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)  # its "received" is ours, without the IDs
+    # Arguments and results may be secrets, and how a task ended our last line says.
+    trace = logging.getLogger("celery.app.trace")
+    trace.addFilter(lambda line: not vars(line).pop("data", None) or line.msg != LOG_SUCCESS)
