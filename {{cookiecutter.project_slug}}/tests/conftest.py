@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from app import settings
 from app.common.access_fields import policy
+from app.common.request_id import set_logged_length
 from app.integrations import names
 from app.settings import EnvironmentSettings, Settings, get_settings
 from tests.support import Logs, connect
@@ -30,6 +31,7 @@ def reset() -> None:
     get_settings.cache_clear()
     settings._in_force.clear()
     policy.configure((), ())
+    set_logged_length(0)
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     for logger in (logging.root, *known):
         for handler in logger.handlers[:]:

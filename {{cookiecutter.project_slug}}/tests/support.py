@@ -1,13 +1,11 @@
-"""What several test modules share: the lines a service wrote, and a way to drive it without a client library."""
+"""What several test modules share: the lines a service wrote, and a client."""
 
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp
 
 HEADER = "X-Request-ID"
 ID = "5f0c1d9e-6c2f-4a53-9d0a-1f2e3d4c5b6a"
@@ -49,35 +47,3 @@ class Logs:
 def connect(app: ASGIApp, peer: str = "testclient") -> TestClient:
     """Return a client whose connections come from the address `peer`; a 500 is answered, not raised."""
     return TestClient(app, raise_server_exceptions=False, client=(peer, 50000))
-
-
-def http_scope(path: str = "/", headers: Sequence[tuple[bytes, bytes]] = (), **changes: Any) -> Scope:  # noqa: ANN401
-    """Return what a server says of a GET request."""
-    return {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode("utf-8", "replace"),
-        "query_string": b"",
-        "http_version": "1.1",
-        "scheme": "http",
-        "headers": list(headers),
-        "client": ("192.0.2.1", 50000),
-        "server": ("127.0.0.1", 8000),
-        **changes,
-    }
-
-
-async def drive(app: ASGIApp, scope: Scope, *received: Message) -> list[Message]:
-    """Run one request and return what the application sent; when `received` is used up, the client is gone."""
-    waiting = list(received) or [{"type": "http.request", "body": b"", "more_body": False}]
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return sent

@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from pydantic_settings import BaseSettings
+
 from app.common import constants, request_id
-from app.settings import PROJECT_ROOT, Settings
+from app.integrations import settings_classes
+from app.settings import PROJECT_ROOT, Settings, variable_of
 
 COMPOSE = (PROJECT_ROOT / "compose.yaml").read_text("utf-8")
 NGINX = (PROJECT_ROOT / "deploy/nginx/nginx.conf").read_text("utf-8")
@@ -40,8 +43,9 @@ def test_settings_of_both_have_the_same_defaults() -> None:
 
 
 def test_every_variable_of_the_service_is_a_setting() -> None:
-    names = set(re.findall(r"^      ([A-Z_]+):", COMPOSE.partition("\n  api:\n")[2], re.MULTILINE))
-    assert {name.lower() for name in names} <= Settings.model_fields.keys()
+    names = set(re.findall(r"^      ([A-Z_]+):", COMPOSE.partition("\n  api: &api\n")[2], re.MULTILINE))
+    kinds: list[type[BaseSettings]] = [Settings, *settings_classes().values()]
+    assert names <= {variable_of(kind, name) for kind in kinds for name in kind.model_fields}
     assert names
 
 

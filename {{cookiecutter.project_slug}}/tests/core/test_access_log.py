@@ -15,7 +15,8 @@ from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter, w
 from app.common.request_record import RequestRecord
 from app.main import Application
 from app.settings import Settings
-from tests.support import HEADER, ID, Logs, connect, http_scope
+from tests.core.support import http_scope
+from tests.support import HEADER, ID, Logs, connect
 
 
 def finished(**changes: Any) -> RequestRecord:  # noqa: ANN401
@@ -214,9 +215,10 @@ def test_the_client(client: tuple[str, int] | None, shown: str) -> None:
     ("path", "method", "lines"), [("/livez", "GET", 0), ("/readyz", "GET", 0), ("/livez", "PUT", 1)]
 )
 def test_health_leaves_a_line_only_when_it_fails(
-    path: str, method: str, lines: int, client: TestClient, logs: Logs
+    path: str, method: str, lines: int, app: Application, logs: Logs
 ) -> None:
-    client.request(method, path)
+    app.state.readiness_checks = {}
+    connect(app).request(method, path)
     assert len(logs.access) == lines
 
 

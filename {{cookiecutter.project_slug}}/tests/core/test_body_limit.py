@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.common.body_limit import BodyLimitMiddleware
 from app.main import Application
-from tests.support import HEADER, ID, Logs, connect, drive, http_scope
+from tests.core.support import drive, http_scope
+from tests.support import HEADER, ID, Logs, connect
 
 LIMIT = 100
 

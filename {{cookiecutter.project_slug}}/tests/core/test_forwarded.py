@@ -7,7 +7,8 @@ from starlette.requests import Request
 
 from app.common.forwarded import TrustedProxies, parse_address
 from app.main import Application
-from tests.support import Logs, connect, http_scope
+from tests.core.support import http_scope
+from tests.support import Logs, connect
 
 
 @pytest.mark.parametrize(

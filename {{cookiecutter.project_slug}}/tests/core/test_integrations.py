@@ -29,7 +29,8 @@ from app.integrations.server_hooks import HOOKS, MUST_WORK, Hook, with_hooks_of_
 from app.main import create_app
 from app.services import health
 from app.settings import PROJECT_ROOT, get_settings, read_settings
-from tests.support import HEADER, ID, Logs, connect, drive, http_scope
+from tests.core.support import drive, http_scope
+from tests.support import HEADER, ID, Logs, connect
 
 Add = Callable[..., Path]
 

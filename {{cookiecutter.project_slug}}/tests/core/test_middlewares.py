@@ -26,7 +26,8 @@ from app.common.middlewares import ContextMiddleware
 from app.common.request_id import RequestIdPlugin, current_request_id
 from app.common.request_time import RequestTimePlugin
 from app.main import Application, create_app
-from tests.support import HEADER, ID, Logs, connect, drive, http_scope
+from tests.core.support import drive, http_scope
+from tests.support import HEADER, ID, Logs, connect
 
 OWN = {HEADER: ID}
 log = logging.getLogger("tests.middlewares")

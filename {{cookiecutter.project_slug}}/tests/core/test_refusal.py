@@ -7,7 +7,8 @@ import pytest
 
 from app.common.middlewares import ContextMiddleware
 from app.common.refusal import REFUSAL_KEY, Refusal, fault_of_head
-from tests.support import ID, drive, http_scope
+from tests.core.support import drive, http_scope
+from tests.support import ID
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 HANDSHAKE = [(b"host", b"a"), (b"sec-websocket-version", b"13"), (b"sec-websocket-key", KEY)]

@@ -20,7 +20,8 @@ from app.common.request_id import (
     new_request_id,
 )
 from app.main import Application
-from tests.support import HEADER, ID, UUID4, connect, http_scope
+from tests.core.support import http_scope
+from tests.support import HEADER, ID, UUID4, connect
 
 ACCEPTED = {
     "uuid": ID,

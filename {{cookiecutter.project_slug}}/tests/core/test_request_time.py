@@ -14,7 +14,7 @@ from app.common.constants import REQUEST_START_TIME_CTX_KEY, REQUEST_TIME_CTX_KE
 from app.common.request_record import RequestRecord, current_record
 from app.common.request_time import RequestTimePlugin, current_request_time
 from app.main import Application
-from tests.support import http_scope
+from tests.core.support import http_scope
 
 
 def test_outside_of_a_request_there_is_no_time() -> None:

@@ -171,11 +171,11 @@ def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monke
 
 
 def test_settings_of_an_integration_have_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text("SIZE=9\nQUEUE_SIZE=2\nQUEUE_NAMES=a, b\nQUEUE_URL=redis://host\n")
+    (tmp_path / ".env").write_text("SIZE=9\nQUEUE_SIZE=2\nQUEUE_NAMES=a, b\nQUEUE_URL=queue://host\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(QueueSettings.model_config, "env_file", ".env")
     settings = read_settings(QueueSettings)
-    assert (settings.size, settings.names, settings.url) == (2, ("a", "b"), "redis://host")
+    assert (settings.size, settings.names, settings.url) == (2, ("a", "b"), "queue://host")
     with pytest.raises(ValidationError, match="frozen"):
         settings.size = 1  # type: ignore[misc]
 

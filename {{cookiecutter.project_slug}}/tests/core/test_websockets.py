@@ -12,7 +12,8 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.common.request_id import current_request_id
 from app.main import Application
-from tests.support import HEADER, ID, Logs, connect, http_scope
+from tests.core.support import http_scope
+from tests.support import HEADER, ID, Logs, connect
 
 OWN = {HEADER: ID}
 

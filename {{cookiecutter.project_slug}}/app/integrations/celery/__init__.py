@@ -30,7 +30,7 @@ class SETTINGS(EnvironmentSettings):
 
 
 own = read_settings(SETTINGS)
-for_redis = {"visibility_timeout": own.visibility_timeout, "socket_connect_timeout": 0.8}
+for_redis = {"visibility_timeout": own.visibility_timeout, "unacked_restore_throttle": 1, "socket_connect_timeout": 0.8}
 app = Celery(__name__, broker=own.broker_url, backend=own.result_backend, include=[f"{__name__}.tasks"])
 app.Task.Request = trail.TrailRequest
 app.conf.update(

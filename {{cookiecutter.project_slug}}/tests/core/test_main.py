@@ -9,7 +9,8 @@ from starlette.testclient import TestClient
 from app.common.refusal import REFUSAL_KEY, Refusal
 from app.main import Application
 from app.settings import project_metadata
-from tests.support import HEADER, ID, Logs, connect, drive, http_scope
+from tests.core.support import drive, http_scope
+from tests.support import HEADER, ID, Logs, connect
 
 ORIGIN = "https://app.example.org"
 

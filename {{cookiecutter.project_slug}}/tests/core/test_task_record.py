@@ -1,0 +1,215 @@
+"""Work outside of a request: its three IDs in every line, how they travel, and what is done with doubtful ones."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from starlette_context import context
+
+from app.common.log_format import JsonFormatter, TextFormatter
+from app.common.log_handler import configure_logging
+from app.common.outbound import OutboundClient
+from app.common.request_id import current_request_id
+from app.common.request_time import current_request_time
+from app.common.task_record import TaskRecord, extract, inject
+from app.main import Application
+from app.settings import get_settings
+from tests.support import HEADER, ID, UUID4, Logs, connect
+
+log = logging.getLogger("work")
+
+
+def test_everything_reads_the_record() -> None:
+    with TaskRecord(ID, "task-1", "task-0"):
+        assert current_request_id() == context["X-Request-ID"] == ID
+        assert current_request_time() is not None
+        assert context["X-Request-Start-Time"] > 0
+    assert current_request_id() == "-"
+    assert not context.exists()
+
+
+def test_it_ends_with_an_error_too() -> None:
+    with pytest.raises(RuntimeError), TaskRecord(ID, "task-1"):
+        raise RuntimeError
+    assert current_request_id() == "-"
+
+
+def test_one_within_another_gives_way_to_it() -> None:
+    with TaskRecord(ID, "outer"):
+        with TaskRecord("another-id", "inner"):
+            assert current_request_id() == "another-id"
+        assert current_request_id() == ID
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_line_has_three_ids(log_format: str, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_FORMAT", log_format)
+    get_settings.cache_clear()
+    configure_logging(get_settings())
+    log.info("before")
+    with TaskRecord(ID, "task-1", "task-0") as record:
+        log.info("in it")
+        logging.getLogger("library").warning("so do others")
+        record.tell("count", "done")
+    log.info("after")
+    before, within, others, last, after = logs.error
+    if log_format == "text":
+        assert before.endswith("INFO [-] before")
+        assert within.endswith(f"INFO [{ID}] [task-1 task-0] in it")
+        assert others.endswith(f"WARNING [{ID}] [task-1 task-0] so do others")
+        assert f"INFO [{ID}] [task-1 task-0] count done 0." in last
+        assert after.endswith("INFO [-] after")
+        return
+    for line in (within, others, last):
+        content = json.loads(line)
+        assert (content["request_id"], content["current_id"], content["parent_id"]) == (ID, "task-1", "task-0")
+        assert "task_suffix" not in content
+    assert "current_id" not in json.loads(before)
+    content = json.loads(last)
+    assert (content["task"], content["state"], content["logger"]) == ("count", "done", "app.task")
+    assert 0 < content["duration"] < 1
+
+
+def test_the_duration_is_final() -> None:
+    with TaskRecord(ID, "task-1") as record:
+        record.tell("count", "done")
+        assert current_request_time(9) == current_request_time(9)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_id_is_cut_alike(log_format: str, logs: Logs, configure: Callable[..., Application]) -> None:
+    app = configure(LOG_ID_LENGTH="8", LOG_FORMAT=log_format)
+
+    @app.get("/work")
+    def work() -> str:
+        with TaskRecord(current_request_id(), "task-123456", "parent-123456"):
+            log.info("cut")
+        log.info("uncut")
+        return current_request_id()
+
+    answer = connect(app).get("/work", headers={HEADER: ID})
+    assert (answer.json(), answer.headers[HEADER]) == (ID, ID)
+    text = "\n".join([*logs.error, *logs.access])
+    assert ID not in text
+    assert text.count(ID[:8]) == 3
+    shown = ["task-123", "parent-1"] if log_format == "json" else ["[task-123 parent-1] cut"]
+    assert all(word in text for word in shown)
+    assert "task-1234" not in text
+    assert "parent-12" not in text
+
+
+@pytest.mark.parametrize("value", ["-1", "x"])
+def test_a_length_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_ID_LENGTH", value)
+    with pytest.raises(SystemExit, match="LOG_ID_LENGTH"):
+        get_settings()
+
+
+def test_a_format_of_ones_own_may_name_them() -> None:
+    text = TextFormatter("%(request_id)s|%(current_id)s|%(parent_id)s|%(message)s")
+    record = logging.makeLogRecord({"msg": "x"})
+    assert text.format(record) == "-|-|-|x"
+    with TaskRecord(ID, "task-1"):
+        assert text.format(logging.makeLogRecord({"msg": "x"})) == f"{ID}|task-1|-|x"
+        assert json.loads(JsonFormatter().format(logging.makeLogRecord({"msg": "x"})))["current_id"] == "task-1"
+
+
+def test_outside_of_everything_an_id_is_made() -> None:
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    assert UUID4.fullmatch(carrier.pop("x-request-id"))
+    assert carrier == {}
+
+
+def test_a_request_is_no_parent(app: Application) -> None:
+    @app.get("/send")
+    async def send() -> dict[str, str]:
+        carrier: dict[str, str] = {}
+        inject(carrier)
+        return carrier
+
+    assert connect(app).get("/send", headers={HEADER: ID}).json() == {"x-request-id": ID}
+
+
+def test_a_task_is_the_parent_of_what_it_sends_but_not_of_itself() -> None:
+    with TaskRecord(ID, "task-1", "task-0"):
+        child: dict[str, str] = {}
+        inject(child)
+        assert child == {"x-request-id": ID, "x-parent-id": "task-1"}
+        again = {"x-request-id": ID, "x-parent-id": "task-0"}
+        inject(again, "task-1")
+        assert again == {"x-request-id": ID, "x-parent-id": "task-0"}
+        first: dict[str, str] = {}
+        inject(first, "task-1")
+        assert first == {"x-request-id": ID}
+
+
+def test_what_stands_there_stays() -> None:
+    carrier = {"x-request-id": "by-hand-1"}
+    inject(carrier)
+    assert carrier == {"x-request-id": "by-hand-1"}
+
+
+@pytest.mark.parametrize(
+    ("carrier", "request_id", "parent_id"),
+    [
+        ({"x-request-id": ID}, ID, "-"),
+        ({"X-Request-ID": ID, "X-Parent-Id": "p"}, ID, "p"),
+        ({"x-request-id": ID.encode(), "x-parent-id": b"p"}, ID, "p"),
+        ({b"x-request-id": ID, 7: 8}, None, "-"),
+        ({"x-request-id": "short"}, None, "-"),
+        ({"x-request-id": "x" * 129}, None, "-"),
+        ({"x-request-id": f"{ID}\nforged"}, None, "-"),
+        ({"x-request-id": "käse-käse"}, None, "-"),
+        ({"x-request-id": 1234567890}, "1234567890", "-"),
+        ({"x-request-id": None, "x-parent-id": None}, None, "-"),
+        ({"x-request-id": ID, "x-parent-id": "a b\n[c]"}, ID, "a_b_[c]"),
+        ({"x-request-id": ID, "x-parent-id": "p" * 1000}, ID, "p" * 128),
+        ({}, None, "-"),
+    ],
+)
+def test_what_comes_from_outside(carrier: dict[Any, Any], request_id: str | None, parent_id: str) -> None:
+    record = extract(carrier, "task-1")
+    assert record.request_id == request_id or (request_id is None and UUID4.fullmatch(record.request_id))
+    assert (record.task_id, record.parent_id) == ("task-1", parent_id)
+
+
+def test_a_fallback_is_for_those_who_send_no_id() -> None:
+    assert extract({}, "m", "foreign-correlation").request_id == "foreign-correlation"
+    assert extract({"x-request-id": ID}, "m", "foreign-correlation").request_id == ID
+    assert UUID4.fullmatch(extract({}, "m", "no\nid").request_id)
+
+
+def test_a_task_that_is_called_instead_of_sent() -> None:
+    with TaskRecord(ID, "task-1"):
+        assert (extract({}, "called").request_id, extract({}, "called").parent_id) == (ID, "task-1")
+        assert extract({"x-request-id": "another-id"}, "sent").parent_id == "-"
+
+
+def test_tasks_at_a_time_do_not_mix() -> None:
+    async def work(number: int) -> None:
+        with TaskRecord(f"request-{number}", f"task-{number}"):
+            await asyncio.sleep(0)
+            carrier: dict[str, str] = {}
+            inject(carrier)
+            assert carrier == {"x-request-id": f"request-{number}", "x-parent-id": f"task-{number}"}
+            assert await asyncio.to_thread(current_request_id) == f"request-{number}"
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(work, range(100)))
+
+    asyncio.run(all_of_them())
+
+
+def test_calls_carry_the_origin() -> None:
+    def echo(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, text=request.headers.get(HEADER, ""))
+
+    with OutboundClient(allowed_hosts=["a.example"], transport=httpx2.MockTransport(echo)) as client:
+        with TaskRecord(ID, "task-1"):
+            assert client.get("http://a.example/").text == ID
+        assert client.get("http://a.example/").text == ""

@@ -1,0 +1,178 @@
+"""Celery without a broker: in this process, in memory, and what is said when there is none."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import kombu.pools
+import pytest
+from celery import current_task, signals
+from celery.contrib.testing.worker import start_worker
+
+from app.common.exceptions import NotReady
+from app.common.request_id import current_request_id
+from app.common.task_record import TaskRecord
+from app.integrations import celery as integration
+from app.integrations.celery import SETTINGS, app, trail
+from app.main import Application
+from app.settings import read_settings
+from tests.support import HEADER, ID, UUID4, Logs, connect
+
+log = logging.getLogger("work")
+CLOSED = "redis://127.0.0.1:1/0"
+
+
+@app.task
+def probe() -> dict[str, str]:
+    log.info("probing")
+    return {"request_id": current_request_id(), "task_id": current_task.request.id}
+
+
+@app.task
+def send() -> None:
+    log.info("sending")
+    probe.delay()
+
+
+@app.task(bind=True, max_retries=1)
+def flaky(self: Any) -> None:  # noqa: ANN401
+    log.info("attempt")
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+
+
+@app.task
+def fails(secret: str) -> None:
+    raise ValueError(len(secret))
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Tasks run where they are called; by hand, as Celery's settings are no plain object."""
+    app.conf.task_always_eager = True
+    yield
+    app.conf.task_always_eager = False
+
+
+@contextmanager
+def broker_at(url: str) -> Iterator[None]:
+    """Send to another broker for a while."""
+    url_before, options_before = app.conf.broker_url, app.conf.broker_transport_options
+    point_to(url, {})
+    try:
+        yield
+    finally:
+        kombu.pools.reset()
+        point_to(url_before, options_before)
+
+
+def point_to(url: str, options: dict[str, Any]) -> None:
+    app.conf.broker_url, app.conf.broker_transport_options = url, options
+    app._pool = app.amqp._producer_pool = None
+
+
+@pytest.fixture
+def sent() -> Iterator[list[dict[str, Any]]]:
+    """The headers of what is sent to a broker in this process' memory."""
+    headers: list[dict[str, Any]] = []
+
+    def note(**message: Any) -> None:  # noqa: ANN401
+        headers.append(message["headers"])
+
+    signals.after_task_publish.connect(note, weak=False)
+    with broker_at("memory://"):
+        yield headers
+        app.control.purge()
+    signals.after_task_publish.disconnect(note)
+
+
+def test_what_is_sent_has_the_ids(sent: list[dict[str, Any]]) -> None:
+    with TaskRecord(ID, "task-1", "task-0"):
+        probe.delay()
+        probe.apply_async(headers={"x-request-id": "by-hand-1"})
+    probe.delay()
+    assert [headers["x-request-id"] for headers in sent[:2]] == [ID, "by-hand-1"]
+    assert [headers["x-parent-id"] for headers in sent[:2]] == ["task-1", "task-1"]
+    assert UUID4.fullmatch(sent[2]["x-request-id"])
+    assert "x-parent-id" not in sent[2]
+    assert sent[0]["parent_id"] is None  # Celery's own, which it uses
+
+
+@pytest.mark.usefixtures("sent")
+def test_a_worker_runs_it_under_the_same_ids(logs: Logs) -> None:
+    """A worker in a thread: what crosses is in the message alone."""
+    trail._set_up_logging()
+    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30):
+        with TaskRecord(ID, "-"):
+            results = [send.delay().id, flaky.delay().id, fails.delay("hunter2").id]
+        for words, count in (("probing", 1), ("attempt", 2), ("failure", 1), ("success", 3)):
+            assert len(logs.wait("error.log", words, count)) == count
+    send_id, flaky_id, fails_id = results
+    assert f"INFO [{ID}] [{send_id} -] sending" in "\n".join(logs.error)
+    (probing,) = (line for line in logs.error if line.endswith(" probing"))
+    assert f"[{ID}] [" in probing
+    assert f" {send_id}] " in probing
+    assert sum(f"INFO [{ID}] [{flaky_id} -] attempt" in line for line in logs.error) == 2
+    (failed,) = (line for line in logs.error if " ERROR " in line)
+    assert f"[{ID}] [{fails_id} -]" in failed
+    assert logs.error.count("    ValueError: 7") == 1
+    assert "hunter2" not in "\n".join(logs.error)
+    assert not any("succeeded in" in line for line in logs.error)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_request_keeps_its_own_id(app: Application, logs: Logs) -> None:
+    """Eager tasks take it over, and give it back."""
+
+    @app.get("/eager")
+    def call() -> list[str]:
+        inner = send.delay() and probe.delay().get()["request_id"]
+        return [inner, current_request_id()]
+
+    assert connect(app).get("/eager", headers={HEADER: ID}).json() == [ID, ID]
+    assert sum(line.endswith(" probing") for line in logs.error) == 2
+    assert all(f"[{ID}]" in line for line in logs.error)
+
+
+@pytest.mark.usefixtures("eager")
+def test_headers_by_hand(logs: Logs) -> None:
+    trail._set_up_logging()
+    assert probe.apply(headers={"x-request-id": ID}).get()["request_id"] == ID
+    forged = probe.apply(headers={"x-request-id": "forged\nline"}).get()["request_id"]
+    assert UUID4.fullmatch(forged)
+    assert len(logs.error) == 4
+
+
+def test_without_a_broker(configure: Callable[..., Application], logs: Logs) -> None:
+    """The service answers, with a sentence; nothing is said twice."""
+    service = configure()
+    with broker_at(CLOSED):
+        response = connect(service).post("/api/celery/demo", headers={HEADER: ID})
+        with pytest.raises(NotReady, match="does not answer"):
+            asyncio.run(integration.ready())
+    assert (response.status_code, response.headers[HEADER], response.json()["request_id"]) == (503, ID, ID)
+    assert response.json()["cause"] == integration.NO_ANSWER
+    assert len(logs.access) == 1
+    assert not any("Traceback" in line for line in logs.error)
+
+
+@pytest.mark.parametrize("url", ["http://user:hunter2@host", "nonsense", "sqs://"])
+def test_a_broker_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", url)
+    with pytest.raises(SystemExit, match="CELERY_BROKER_URL is not what it should be") as refused:
+        read_settings(SETTINGS)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_lines_are_as_those_of_the_service(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    trail._set_up_logging()
+    with TaskRecord(ID, "task-1") as record:
+        logging.getLogger("celery.app.trace").info("kept", extra={"data": {"args": "hunter2"}})
+        record.tell("demo", "success")
+    kept, last = map(json.loads, logs.error)
+    assert "data" not in kept
+    assert last["state"] == "success"
