@@ -109,9 +109,9 @@ class Stack:
             return connection.answer(method)
 
 
-def docker(*words: str, seconds: float = 120) -> Result:
-    """Run `docker` with these words."""
-    return run(["docker", *words], ROOT, dict(os.environ), seconds=seconds)
+def docker(*words: str, typed: str | None = None, seconds: float = 120) -> Result:
+    """Run `docker` with these words, and with this text on its standard input."""
+    return run(["docker", *words], ROOT, dict(os.environ), typed, seconds=seconds)
 
 
 def write_override(project: Path, **services: Line) -> str:

@@ -136,8 +136,8 @@ def _app_record(line: str) -> AppLine | None:
         except ValueError:
             return None
         names = ("timestamp", "level", "message", "request_id", "pid", "file", "line", "logger")
-        fields = {name: data.get(name) for name in (*names, "current_id", "parent_id")}
-        return AppLine(**fields, exception=data.get("exception") or "")
+        values: dict[str, Any] = {name: data.get(name) for name in (*names, "current_id", "parent_id")}
+        return AppLine(**values, exception=data.get("exception") or "")
     match = TEXT_APP.fullmatch(line)
     if match is None:
         return None
