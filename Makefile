@@ -9,7 +9,7 @@ ARGS :=
 # When set, pytest's exit code is written to this file, and make itself says nothing of it.
 STATUS :=
 
-.PHONY: run test lint format lock drift
+.PHONY: run test lint format lock drift bench
 .SILENT:
 # An activated environment of something else is not ours to fill.
 unexport VIRTUAL_ENV
@@ -43,6 +43,10 @@ lock: $(filter $(OWN_UV),$(UV))
 # Generates services with several sets of options, with the newest packages, and checks that they work.
 drift: $(filter $(OWN_UV),$(UV))
 	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.drift "$(UV)" $(ARGS)
+
+# Measures what the IDs cost, beside the bare libraries, and writes benchmarks/results.
+bench: $(filter $(OWN_UV),$(UV))
+	exec "$(UV)" run --quiet --locked python -m benchmarks.publishing "$(UV)"
 
 $(OWN_UV):
 	echo "uv is not on PATH: putting uv $(UV_VERSION) into .uv" >&2

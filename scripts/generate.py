@@ -1,4 +1,4 @@
-"""Generates the service with every default, below build/, and installs what its lock says."""
+"""Generates a service, by default with every default and below build/, and installs what its lock says."""
 
 import json
 import os
@@ -19,8 +19,8 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in strangers}
 
 
-def generate(build: Path = BUILD) -> Path:
-    """Bake the template with its defaults into the fresh folder `build`, and give the project's folder.
+def generate(build: Path = BUILD, **answers: bool) -> Path:
+    """Bake the template with its defaults, or other answers, into the fresh folder `build`; give the project's folder.
 
     Nothing of the user's is read or written: neither their cookiecutter settings nor their replay files. It is baked
     elsewhere and moved, as cookiecutter takes braces in the path of its output for a tag.
@@ -33,7 +33,8 @@ def generate(build: Path = BUILD) -> Path:
         folders = {key: str(work / key) for key in ("cookiecutters_dir", "replay_dir")}
         settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
         options = ["--no-input", "--config-file", settings, "--output-dir", output]
-        command = [sys.executable, "-m", "cookiecutter", *map(str, [template, *options])]
+        given = [f"{name}={value}" for name, value in answers.items()]
+        command = [sys.executable, "-m", "cookiecutter", *map(str, [template, *options, *given])]
         subprocess.run(command, check=True, capture_output=True, text=True)
         return Path(shutil.copytree(output, build)) / next(output.iterdir()).name
 

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from tests import test_ci, test_kubernetes, test_project, test_readme
 from tests.baking import TEMPLATE_DIR, UV, bake, environment, free_port, must, run
 from tests.compose.engine import fetch_images
 from tests.compose.stack import Stack
+from tests.live.brokers import Broker, Nats, Redis
 from tests.live.client import new_id
 from tests.terminal import Running, running
 from tests.test_docs import blocks, documents
@@ -216,9 +218,15 @@ def asks(places: Places, line: str) -> None:
     assert {shape(shown) for shown in sample.splitlines()} <= {shape(said) for said in service.said.splitlines()}
 
 
+VARIES = re.compile(
+    r"\d{4}-\d\d-\d\d [\d:,]{12}[+-]\d{4}|(?<=pid:)\d+|\d+\.\d{3}(?=s( |$))|(?<=127\.0\.0\.1:)\d+"
+    r"|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
+
+
 def shape(line: str) -> str:
-    """Give a line of a log without what differs each time: time, process, duration, port."""
-    return re.sub(r"\d{4}-\d\d-\d\d [\d:,]{12}[+-]\d{4}|(?<=pid:)\d+|\d+\.\d{3}(?=s )|(?<=127\.0\.0\.1:)\d+", "…", line)
+    """Give a line of a log without what differs each time: time, process, duration, port, IDs of tasks."""
+    return VARIES.sub("…", line)
 
 
 def children(pid: int) -> set[int]:
@@ -319,6 +327,53 @@ def develops(places: Places, line: str) -> None:
     assert places.composed.request("GET", "/api/docs").status == 404
 
 
+BROKERS: dict[str, tuple[str, type[Broker]]] = {
+    "celery": ("CELERY_BROKER_URL", Redis),
+    "saq": ("SAQ_URL", Redis),
+    "faststream": ("FASTSTREAM_URL", Nats),
+}
+"""The setting that names the broker of an option, and one that does by default."""
+
+
+def worker_of(option: str) -> str:
+    """Give the line of the option's document that starts its worker."""
+    lines = (command.line for command in commands() if runner_of(command) is works)
+    (found,) = (line for line in lines if f"app.integrations.{option}" in line)
+    return found
+
+
+def works(places: Places, line: str) -> None:
+    """The worker comes up with a broker, says so in the service's form, and ends with 0 when it is told to."""
+    (option,) = (name for name in BROKERS if f"app.integrations.{name}" in line)
+    setting, kind = BROKERS[option]
+    with kind() as broker:
+        variables = places.variables | {setting: broker.url}
+        with running(["sh", "-c", f"exec {line}"], places.whole, variables) as worker:
+            wait_until(lambda: bool(re.search(r"(?m)^\d{4}-\d\d-\d\d .+ INFO \[-\] ", worker.said)), "a line", 60)
+            time.sleep(1)  # it says so before it has set up its signals
+            worker.tell_group(signal.SIGTERM)
+            assert worker.end() == 0
+
+
+def asks_for_work(places: Places, line: str) -> None:
+    """The answer has the ID; service and worker write the lines that the document shows, and others with the ID."""
+    (option,) = re.findall(r"/api/(\w+)/demo", line)
+    setting, kind = BROKERS[option]
+    with kind() as broker:
+        words = f"{setting}={broker.url}"
+        variables = places.variables | {setting: broker.url}
+        document = TEMPLATE_DIR / f"docs/{option}.md"
+        with (
+            running(["sh", "-c", f"exec {worker_of(option)}"], places.whole, variables) as worker,
+            places.serving(f"{words} make run") as (service, port),
+        ):
+            head, _, body = places.run(line.replace(":8000/", f":{port}/"), places.folder).partition("\n\n")
+            assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
+            assert json.loads(body)["request_id"] == "order-4711"
+            for sample in [shape(shown) for text in blocks(document, "text") for shown in text.splitlines()]:
+                wait_until(lambda: sample in map(shape, f"{service.said}{worker.said}".splitlines()), sample)  # noqa: B023
+
+
 def leaves(places: Places, line: str) -> None:
     """Nothing runs any more."""
     places.composed.request("GET", "/livez")
@@ -341,6 +396,8 @@ RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r"service: all=\$\(docker compose ps .+": replaces,
     r"service: docker compose logs .+ \| grep order-4711": finds_lines,
     r"service: docker compose --file .+ up --wait": develops,
+    r"service: uv run (celery|saq|faststream) .+": works,
+    r"service: curl .*-X POST .+:8000/api/\w+/demo .+": asks_for_work,
     r"service: docker compose (stop nginx && docker compose )?down": leaves,
     r"service: curl .+:8080/api/demo .+": asks_composed,
 }
