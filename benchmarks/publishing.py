@@ -88,7 +88,7 @@ def main(uv: Path) -> int:
         table = [
             "# Cost of sending a message",
             "",
-            f"Processor time of the sender for each of {MESSAGES} messages in µs, median of {ROUNDS} rounds (quartiles).",
+            f"Processor time of the sender for each of {MESSAGES} messages in µs; medians of {ROUNDS} rounds.",
             "Bare: as the library's own documents send. Ours: with origin and parent in the message, under a request.",
             "",
             "| library | bare | ours | difference | ratio |",
