@@ -1,0 +1,15 @@
+"""The process that works on messages: `faststream run app.integrations.faststream.worker:worker`."""
+
+import logging
+
+from faststream import FastStream
+
+from app.common.log_handler import configure_logging, prepare_log_folder
+from app.integrations.faststream.broker import broker, log
+from app.settings import get_settings
+
+prepare_log_folder(get_settings().log_path)
+configure_logging(get_settings())
+logging.getLogger("faststream").handlers.clear()  # its own, with a format of its own
+logging.getLogger("faststream").propagate = True
+worker = FastStream(broker, logger=log)
