@@ -29,7 +29,7 @@ MOST = 5
 MOST_FILES, MOST_LINES = 62, 4200
 MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
 # One that speaks to four brokers, each of which keeps a message, and a connection, in a way of its own.
-MOST_LINES_OF = {"faststream": 260}
+MOST_LINES_OF = {"faststream": 265}
 # Of an option that is no part of the application but a way to run it, all documents included.
 MOST_FILES_TO_RUN = 12
 

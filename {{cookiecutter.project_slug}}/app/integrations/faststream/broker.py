@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from faststream import AckPolicy, BaseMiddleware, PublishType, StreamMessage
@@ -29,6 +30,7 @@ class SETTINGS(EnvironmentSettings, env_prefix="FASTSTREAM_"):
     consume: bool = Field(True, description="whether the API's own processes work on messages as well")
     stream: str = Field("service", pattern=r"^[\w-]+$", description="stream and group; queues and topics begin with it")
     redeliver_after: int = Field(30, ge=1, description="seconds until a dead worker's message comes again: NATS, Redis")
+    alive_file: Path | None = Field(None, description="file touched while the broker answers, for health checks")
 
 
 settings = read_settings(SETTINGS)
@@ -111,6 +113,8 @@ class Broker(getattr(kit, f"{KIND.title()}Broker")):  # type: ignore[misc]
                 log.info("The broker at %s answers", PLACE)
                 tries, self.answers = 0, True
                 while True:
+                    if settings.alive_file:
+                        settings.alive_file.touch()
                     await asyncio.sleep(0.5)
                     await ready()
             except Exception as error:
