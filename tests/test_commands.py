@@ -355,6 +355,20 @@ def works(places: Places, line: str) -> None:
             assert worker.end() == 0
 
 
+def finds_a_worker(places: Places, line: str) -> None:
+    """It ends with 1 without a worker, and with 0 as soon as there is one."""
+    setting, kind = BROKERS["saq"]
+    with kind() as broker:
+        variables = places.variables | {setting: broker.url}
+
+        def found() -> bool:
+            return run(["sh", "-c", line], places.whole, variables, seconds=60).returncode == 0
+
+        assert not found()
+        with running(["sh", "-c", f"exec {worker_of('saq')}"], places.whole, variables):
+            wait_until(found, "worker", 60)
+
+
 def asks_for_work(places: Places, line: str) -> None:
     """The answer has the ID; service and worker write the lines that the document shows, and others with the ID."""
     (option,) = re.findall(r"/api/(\w+)/demo", line)
@@ -396,7 +410,8 @@ RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r"service: all=\$\(docker compose ps .+": replaces,
     r"service: docker compose logs .+ \| grep order-4711": finds_lines,
     r"service: docker compose --file .+ up --wait": develops,
-    r"service: uv run (celery|saq|faststream) .+": works,
+    r"service: uv run saq .+ --check": finds_a_worker,
+    r"service: uv run (celery|saq|faststream) .+(worker|settings)": works,
     r"service: curl .*-X POST .+:8000/api/\w+/demo .+": asks_for_work,
     r"service: docker compose (stop nginx && docker compose )?down": leaves,
     r"service: curl .+:8080/api/demo .+": asks_composed,
