@@ -337,7 +337,7 @@ BROKERS: dict[str, tuple[str, type[Broker]]] = {
 
 def worker_of(option: str) -> str:
     """Give the line of the option's document that starts its worker."""
-    lines = (command.line for command in commands() if runner_of(command) is works)
+    lines = (command.line for command in commands() if command not in ELSEWHERE and runner_of(command) is works)
     (found,) = (line for line in lines if f"app.integrations.{option}" in line)
     return found
 

@@ -86,8 +86,9 @@ class Broker:
             self.prepare()
             self.start()
         except BaseException as error:
+            if (output := self.folder / "output.txt").exists():
+                error.add_note(output.read_text("utf-8", "replace")[-4000:])
             self.__exit__(None, None, None)
-            error.add_note((self.folder / "output.txt").read_text("utf-8", "replace")[-4000:])
             raise
         return self
 
