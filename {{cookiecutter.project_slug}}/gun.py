@@ -4,18 +4,13 @@ import errno
 import os
 import socket
 
-from app.common.log_handler import logging_config, prepare_log_folder
+from app.common.log_handler import logging_config, prepare_log_files
 from app.integrations.server_hooks import with_hooks_of_integrations
 from app.settings import get_settings, hold, project_metadata
 
 get_settings.cache_clear()  # SIGHUP runs this file again, and `.env` may have changed
 settings = get_settings()
-prepare_log_folder(settings.log_path)
-if settings.log_rotation != "off":
-    raise SystemExit(
-        f"LOG_ROTATION is {settings.log_rotation!r}, and gunicorn's processes would rotate the files under each other: "
-        "set LOG_ROTATION=off and rotate from outside (logrotate, then SIGUSR1 to gunicorn)."
-    )
+prepare_log_files(settings)
 
 wsgi_app = "app.main:app"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"

@@ -53,6 +53,14 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A comma-separated list in the environment."""
 
 
+def server_url(*schemes: str) -> str:
+    """Return the pattern of a server's URL, whose user and password hold no character that would shift its parts.
+
+    Such a password would else turn up where a library complains of a port, a host or a path.
+    """
+    return rf"^({'|'.join(schemes)})://(([^\s/?#@%]|%[\dA-Fa-f]{{2}})*@)?[\w.,:\[\]-]*([/?][^\s@#]*)?$"
+
+
 class EnvironmentSettings(BaseSettings):
     """Read from the environment and, in development, from `.env`; an integration's have its name as `env_prefix`."""
 

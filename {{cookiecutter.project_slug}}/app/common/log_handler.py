@@ -146,17 +146,25 @@ class RequestLogHandler(LogHandler):
     format = REQUEST_ID_LOG_FORMAT
 
 
-def prepare_log_folder(path: Path | None) -> None:
-    """Make the folder for log files; raise SystemExit with a sentence if nothing can be written there."""
-    if path is None:
+def prepare_log_files(settings: Settings) -> None:
+    """Make the folder for log files, for one of several processes that write there.
+
+    Raises SystemExit with a sentence if nothing can be written there, or if they would rotate under each other.
+    """
+    if settings.log_rotation != "off":
+        raise SystemExit(
+            f"LOG_ROTATION is {settings.log_rotation!r}, and several processes would rotate files under each other: "
+            "set LOG_ROTATION=off and rotate from outside (logrotate, then SIGUSR1 to gunicorn)."
+        )
+    if settings.log_path is None:
         return
-    probe = path / ".writable"
+    probe = settings.log_path / ".writable"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        settings.log_path.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise SystemExit(
-            f"LOG_PATH is {str(path)!r}, and no file can be written there ({error.strerror}): set it to a folder "
-            "that this user may write to, or leave it empty for standard output."
+            f"LOG_PATH is {str(settings.log_path)!r}, and no file can be written there ({error.strerror}): set it to a "
+            "folder that this user may write to, or leave it empty for standard output."
         ) from None

@@ -27,6 +27,7 @@ from app.common.request_record import RequestRecord, current_record
 log = logging.getLogger(TASK_LOGGER)
 
 _MAX_ID = 128
+_MAX_NAME = 256
 _UNSAFE = re.compile(r"[^!-~]")
 
 
@@ -59,7 +60,7 @@ class TaskRecord(RequestRecord):
 
     def tell(self, name: str, state: str, level: int = logging.INFO) -> None:
         """Write the last line of this work: what it was, how it ended, after how many seconds."""
-        self.ended = perf_counter()
+        name, self.ended = name[:_MAX_NAME], perf_counter()
         fields = {"task": name, "state": state, "duration": round(self.duration, 6)}
         log.log(level, "%s %s %.3fs", name, state, self.duration, extra=fields)
 
@@ -70,9 +71,12 @@ def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
     `task_id`: of what is sent, where it is known: what sends itself again (a retry) is not its own parent.
     """
     record = current_record.get()
-    carrier.setdefault(REQUEST_ID_KEY, record.request_id if record else new_request_id())
-    if record and record.task_id not in (NO_REQUEST_ID, task_id):
-        carrier.setdefault(PARENT_ID_KEY, record.task_id)
+    known = {str(key).lower() for key in carrier}
+    if REQUEST_ID_KEY not in known:
+        carrier[REQUEST_ID_KEY] = record.request_id if record else new_request_id()
+    parent = NO_REQUEST_ID if record is None else record.parent_id if record.task_id == task_id else record.task_id
+    if PARENT_ID_KEY not in known and parent != NO_REQUEST_ID:
+        carrier[PARENT_ID_KEY] = parent
 
 
 def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
@@ -85,7 +89,7 @@ def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -
     given = _acceptable(headers.get(REQUEST_ID_KEY)) or _acceptable(fallback)
     parent, outer = headers.get(PARENT_ID_KEY), current_record.get()
     if outer and not given:
-        given, parent = outer.request_id, outer.task_id
+        given, parent = outer.request_id, outer.parent_id if outer.task_id == task_id else outer.task_id
     return TaskRecord(given or new_request_id(), _printable(task_id), _printable(parent or NO_REQUEST_ID))
 
 

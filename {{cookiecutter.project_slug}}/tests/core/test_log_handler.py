@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_folder
+from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_files
 from app.main import Application, create_app
 from tests.support import HEADER, ID, Logs, connect
 
@@ -172,15 +172,15 @@ def test_the_configuration_is_the_file_with_the_level_of_the_settings(configure:
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:
-    prepare_log_folder(tmp_path / "a" / "b")
+    prepare_log_files(Settings(log_path=tmp_path / "a" / "b"))
     assert list((tmp_path / "a" / "b").iterdir()) == []
-    prepare_log_folder(None)
+    prepare_log_files(Settings(log_path=None))
 
 
 def test_a_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"LOG_PATH is '.+', and no file can be written there"):
-        prepare_log_folder(tmp_path / "file" / "log")
+        prepare_log_files(Settings(log_path=tmp_path / "file" / "log"))
 
 
 def test_a_refused_new_name_changes_nothing(logs: Logs) -> None:

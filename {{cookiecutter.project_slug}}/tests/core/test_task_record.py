@@ -143,15 +143,20 @@ def test_a_task_is_the_parent_of_what_it_sends_but_not_of_itself() -> None:
         again = {"x-request-id": ID, "x-parent-id": "task-0"}
         inject(again, "task-1")
         assert again == {"x-request-id": ID, "x-parent-id": "task-0"}
+        replaced: dict[str, str] = {}
+        inject(replaced, "task-1")
+        assert replaced == {"x-request-id": ID, "x-parent-id": "task-0"}
+    with TaskRecord(ID, "task-1"):
         first: dict[str, str] = {}
         inject(first, "task-1")
         assert first == {"x-request-id": ID}
 
 
 def test_what_stands_there_stays() -> None:
-    carrier = {"x-request-id": "by-hand-1"}
-    inject(carrier)
-    assert carrier == {"x-request-id": "by-hand-1"}
+    for key in ("x-request-id", "X-Request-ID"):
+        carrier = {key: "by-hand-1"}
+        inject(carrier)
+        assert carrier == {key: "by-hand-1"}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +193,15 @@ def test_a_task_that_is_called_instead_of_sent() -> None:
     with TaskRecord(ID, "task-1"):
         assert (extract({}, "called").request_id, extract({}, "called").parent_id) == (ID, "task-1")
         assert extract({"x-request-id": "another-id"}, "sent").parent_id == "-"
+    with TaskRecord(ID, "task-1", "task-0"):
+        assert extract({}, "task-1").parent_id == "task-0"
+
+
+def test_a_name_does_not_flood(logs: Logs) -> None:
+    configure_logging(get_settings())
+    with TaskRecord(ID, "task-1") as record:
+        record.tell("x" * 100_000, "done")
+    assert len(logs.error[0]) < 500
 
 
 def test_tasks_at_a_time_do_not_mix() -> None:

@@ -8,7 +8,7 @@ from celery import Task, current_task, signals
 from celery.app.trace import LOG_SUCCESS
 from celery.worker.request import Request
 
-from app.common.log_handler import configure_logging, prepare_log_folder
+from app.common.log_handler import configure_logging, prepare_log_files
 from app.common.request_id import new_request_id
 from app.common.task_record import extract, inject
 from app.settings import get_settings
@@ -55,7 +55,7 @@ def _received(request: Request, **_: object) -> None:
 
 @signals.setup_logging.connect(weak=False)
 def _set_up_logging(**_: object) -> None:
-    prepare_log_folder(get_settings().log_path)
+    prepare_log_files(get_settings())
     configure_logging(get_settings())
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)  # its "received" is ours, without the IDs
     # Arguments and results may be secrets, and how a task ended our last line says.

@@ -16,7 +16,7 @@ from saq import Job, Queue, Status
 from saq.web.starlette import saq_web
 
 from app.common.exceptions import NotReady
-from app.common.log_handler import configure_logging, prepare_log_folder
+from app.common.log_handler import configure_logging, prepare_log_files
 from app.common.response import Response
 from app.common.task_record import extract, inject
 from app.integrations.saq.jobs import AGAIN, WORK
@@ -115,7 +115,7 @@ async def ready() -> None:
 
 def settings() -> dict[str, Any]:
     """Return what `saq app.integrations.saq.settings` works with; its lines are written as the service's are."""
-    prepare_log_folder(get_settings().log_path)
+    prepare_log_files(get_settings())
     configure_logging(get_settings())
     own, hooks = read_settings(SETTINGS), {"before_process": before_process, "after_process": after_process}
     work = {"concurrency": own.concurrency, "timers": {"sweep": own.sweep}, "dequeue_timeout": 5, **hooks, **WORK}
