@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_files
 from app.main import Application, create_app
+from app.settings import Settings
 from tests.support import HEADER, ID, Logs, connect
 
 pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
