@@ -1,7 +1,6 @@
 """`docker compose up` with workers and brokers: all healthy, and one request leaves its trail in everybody's log."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,10 +92,9 @@ def test_trail_of_one_request(stack: Stack, chosen: list[str]) -> None:
 
 
 def test_lines_are_those_of_the_service(stack: Stack, chosen: list[str]) -> None:
-    """A worker writes JSON as the service does, but for what it says before it reads its settings."""
+    """Each line of a worker is a JSON object, as those of the service are."""
     for name in chosen:
-        lines = [line for line in stack.logs(f"{name}-worker") if not line.startswith("{")]
-        assert not any(re.match(r"\d{4}-|Traceback|\[\d{4}", line) for line in lines), lines
+        assert [line for line in stack.logs(f"{name}-worker") if not line.startswith("{")] == []
 
 
 def test_broker_gone_and_back(stack: Stack, chosen: list[str]) -> None:

@@ -76,6 +76,11 @@ class Broker:
             self.process.wait(30)
             self.process = None
 
+    def tell(self, number: int) -> None:
+        """Send a signal to it, and to what it has started."""
+        if self.process is not None:
+            os.killpg(self.process.pid, number)
+
     def restart(self) -> None:
         """Let it go, and come back with what it has kept."""
         self.stop()

@@ -32,6 +32,12 @@ def flaky(self: Task) -> None:
         raise self.retry(countdown=0.1)
 
 
+@app.task(bind=True, max_retries=0)
+def stubborn(self: Task, password: str) -> None:
+    log.info("a password of %d characters", len(password))
+    raise self.retry(countdown=0)
+
+
 @app.task
 def step(number: int) -> int:
     log.info("step %d", number)
@@ -88,6 +94,8 @@ def canvas(name: str) -> Signature:
         "dies": dies.s().on_error(on_error.s()),
         "hangs": hangs.s().on_error(on_error.s()),
         "flaky": flaky.s(),
+        "stubborn": stubborn.s(password="hunter2-again"),
+        "unknown": app.signature("no.such.task", kwargs={"password": "hunter2-unknown"}),
     }
     return canvases[name]
 

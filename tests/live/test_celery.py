@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import NamedTuple
 
 import pytest
@@ -191,6 +191,19 @@ def test_failure(system: System) -> None:
     assert "hunter2" not in system.worker.output()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("stubborn", "Can't retry app.integrations.celery_probe.stubborn"), ("unknown", "no.such.task is no task that")],
+)
+def test_no_argument_in_a_line(system: System, name: str, words: str) -> None:
+    """Where Celery itself would print what a task was called with, ours has the IDs instead."""
+    request_id = system.ask(f"/probe/canvas/{name}")
+    wait_for(lambda: any(words in f"{line.message}{line.exception}" for line in trail(system.places, request_id)))
+    lines = [line for line in trail(system.places, request_id) if words in f"{line.message}{line.exception}"]
+    assert {line.parent_id for line in lines} == {"-"}
+    assert "hunter2" not in system.worker.output()
+
+
 def test_worker_lost(system: System) -> None:
     """What only the first process can tell, and the errback that it sends, carry the IDs."""
     if system.pool != "prefork":
@@ -198,8 +211,8 @@ def test_worker_lost(system: System) -> None:
     request_id = system.ask("/probe/canvas/dies")
     system.lines(request_id, 1, "errback")
     (line,) = [line for line in trail(system.places, request_id) if "WorkerLostError" in line.exception]
-    (began,) = system.lines(request_id, 1, "dies")[:1]
-    assert line.current_id in {began.current_id, *[other.current_id for other in trail(system.places, request_id)]}
+    (began,) = [other for other in trail(system.places, request_id) if other.message == "dies"]
+    assert (line.current_id, line.parent_id) == (began.current_id, "-")
 
 
 def test_time_limit(system: System) -> None:
@@ -321,6 +334,45 @@ def test_broker_down(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
         assert_tree(system.lines(kept, 11, "Debug task"))
         assert running.process.poll() is None
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize("kind", [Redis, RabbitMQ])
+def test_broker_hangs(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
+    """A broker that takes connections and says nothing: nobody waits for long, and no thread is lost to it."""
+    with ExitStack() as stack:
+        broker = stack.enter_context(kind())
+        env = {"CELERY_BROKER_URL": broker.url, "LOG_FORMAT": "json"}
+        service = LiveService(probed, tmp_path / "service", app="app.main:app", env=env, workers=1)
+        stack.enter_context(service)
+        assert service.request("POST", "/api/celery/demo").status == 202
+        broker.tell(SIGSTOP)
+        stack.callback(broker.tell, SIGCONT)
+        for _ in range(3):
+            began = time.monotonic()
+            assert service.request("POST", "/api/celery/demo").status == 503
+            assert time.monotonic() - began < 10
+        for _ in range(8):
+            assert service.request("GET", "/readyz").status == 503
+        (worker_pid,) = service.workers()
+        threads = len(list(Path(f"/proc/{worker_pid}/task").iterdir()))
+        for _ in range(8):
+            assert service.request("GET", "/readyz").status == 503
+        assert len(list(Path(f"/proc/{worker_pid}/task").iterdir())) <= threads
+        broker.tell(SIGCONT)
+        wait_for(lambda: service.request("GET", "/readyz").status == 200, 20, "readiness")
+        wait_for(lambda: service.request("POST", "/api/celery/demo").status == 202, 20, "a task that is sent")
+
+
+def test_wrong_password(probed: Path, tmp_path: Path) -> None:
+    """A broker that lets nobody in is one that does not answer; the password is nowhere."""
+    with RabbitMQ() as broker:
+        env = {"CELERY_BROKER_URL": broker.url.replace("://", "://guest:hunter2@"), "LOG_FORMAT": "json"}
+        with LiveService(probed, tmp_path / "service", app="app.main:app", env=env, workers=1) as service:
+            answer = service.request("POST", "/api/celery/demo")
+            assert (answer.status, answer.json()["cause"]) == (503, "The broker of the tasks does not answer.")
+            assert service.request("GET", "/readyz").json()["cause"].startswith("celery: The broker of the tasks")
+            assert "hunter2" not in service.output()
+            assert "Traceback" not in service.output()
 
 
 def assert_unreachable(system: System) -> None:

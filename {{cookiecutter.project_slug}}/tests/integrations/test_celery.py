@@ -159,10 +159,17 @@ def test_without_a_broker(configure: Callable[..., Application], logs: Logs) -> 
     assert not any("Traceback" in line for line in logs.error)
 
 
-@pytest.mark.parametrize("url", ["http://user:hunter2@host", "nonsense", "sqs://"])
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@host", "nonsense", "sqs://", "redis://:hunter2/x@host", "amqp://u:hunter2#x@host"]
+)
 def test_a_broker_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", url)
     with pytest.raises(SystemExit, match="CELERY_BROKER_URL is not what it should be") as refused:
+        read_settings(SETTINGS)
+    assert "hunter2" not in str(refused.value)
+    monkeypatch.delenv("CELERY_BROKER_URL")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", url)
+    with pytest.raises(SystemExit, match="CELERY_RESULT_BACKEND is not what it should be") as refused:
         read_settings(SETTINGS)
     assert "hunter2" not in str(refused.value)
 

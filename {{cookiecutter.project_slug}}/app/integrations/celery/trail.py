@@ -2,16 +2,28 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from celery import Task, current_task, signals
 from celery.app.trace import LOG_SUCCESS
+from celery.exceptions import MaxRetriesExceededError
+from celery.worker.consumer.consumer import (
+    INVALID_TASK_ERROR,
+    MESSAGE_DECODE_ERROR,
+    UNKNOWN_FORMAT,
+    UNKNOWN_TASK_ERROR,
+)
 from celery.worker.request import Request
 
 from app.common.log_handler import configure_logging, prepare_log_files
 from app.common.request_id import new_request_id
 from app.common.task_record import extract, inject
 from app.settings import get_settings
+
+MAX_NAME: Final = 256
+WITH_BODY: Final = (INVALID_TASK_ERROR, MESSAGE_DECODE_ERROR, UNKNOWN_FORMAT)
+
+log = logging.getLogger(__name__)
 
 
 @signals.before_task_publish.connect(weak=False)
@@ -47,10 +59,23 @@ class TrailRequest(Request):
     revoked, terminate = _in_trail(Request.revoked), _in_trail(Request.terminate)
 
 
+class TriedTooOftenError(MaxRetriesExceededError):
+    """Says which task it was, but not, as Celery does, with which arguments."""
+
+    def __init__(self, sentence: str = "", *args: object, **options: object) -> None:
+        super().__init__(sentence.partition(" args:")[0], *args, **options)
+
+
 @signals.task_received.connect(weak=False)
 def _received(request: Request, **_: object) -> None:
     with extract(request.request_dict, request.id):
-        logging.getLogger(__name__).info("%s received", request.name)
+        log.info("%s received", request.name)
+
+
+@signals.task_unknown.connect(weak=False)
+def _unknown(message: Any, name: str, id: str, **_: object) -> None:  # noqa: A002, ANN401 - Celery's names
+    with extract(message.headers, id):
+        log.error("%s is no task that this worker knows; it is refused", name[:MAX_NAME])
 
 
 @signals.setup_logging.connect(weak=False)
@@ -58,6 +83,18 @@ def _set_up_logging(**_: object) -> None:
     prepare_log_files(get_settings())
     configure_logging(get_settings())
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)  # its "received" is ours, without the IDs
-    # Arguments and results may be secrets, and how a task ended our last line says.
-    trace = logging.getLogger("celery.app.trace")
-    trace.addFilter(lambda line: not vars(line).pop("data", None) or line.msg != LOG_SUCCESS)
+    logging.getLogger("celery.app.trace").addFilter(_without_arguments)
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(_without_body)
+
+
+def _without_arguments(line: logging.LogRecord) -> bool:
+    """Keep arguments and results out, which may be secrets; how a task ended our last line says."""
+    vars(line).pop("data", None)
+    return bool(line.msg != LOG_SUCCESS)
+
+
+def _without_body(line: logging.LogRecord) -> bool:
+    """Keep out what a message holds that is no task, and what `_unknown` says."""
+    if str(line.msg).startswith(WITH_BODY):
+        line.msg, line.args, line.exc_info = "A message that is no task, or a broken one, is refused", (), None
+    return bool(line.msg != UNKNOWN_TASK_ERROR)
