@@ -2,13 +2,27 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.combinations import Row, options, pairwise
-from tests.baking import NO_INTERPRETER, TEMPLATE_DIR, UV, bake, environment, interpreter, literal, must, named, run
+from tests.baking import (
+    NO_INTERPRETER,
+    TEMPLATE_DIR,
+    UV,
+    Result,
+    bake,
+    environment,
+    interpreter,
+    literal,
+    must,
+    named,
+    run,
+)
 
 VERSIONS = ["3.11", "3.12", "3.13"]
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
@@ -83,13 +97,26 @@ def warm(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     must(run([UV, "sync", "--quiet", "--locked"], Path(folder)))
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.fixture(scope="module")
+def made(
+    repository: Path,
+    warm: None,
+    tmp_path_factory: pytest.TempPathFactory,  # noqa: ARG001 - the packages are there
+) -> Iterator[dict[str, Future[Result]]]:
+    """What `make test` says in a project of each combination, two at a time."""
+    with ThreadPoolExecutor(2) as threads:
+        results = {}
+        for row in ROWS:
+            answers = dict.fromkeys(options(), False) | row
+            fresh = bake(repository, tmp_path_factory.mktemp("made") / "output", **answers)
+            results[named(row)] = threads.submit(run, ["make", "test"], fresh, environment(UV_OFFLINE="true"))
+        yield results
+
+
 @pytest.mark.parametrize("row", ROWS, ids=named)
-def test_make_test_of_combinations(repository: Path, tmp_path: Path, row: Row) -> None:
+def test_make_test_of_combinations(made: dict[str, Future[Result]], row: Row) -> None:
     """Any two options with and without each other, each alone, none: installed without a network, and as sound."""
-    fresh = bake(repository, tmp_path / "output", **(dict.fromkeys(options(), False) | row))
-    result = must(run(["make", "test"], fresh, environment(UV_OFFLINE="true")))
-    assert "passed" in result.stdout
+    assert "passed" in must(made[named(row)].result()).stdout
 
 
 def test_versions_are_the_promised_ones(fresh: Path) -> None:

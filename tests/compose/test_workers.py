@@ -72,6 +72,12 @@ def test_services_are_hardened(stack: Stack) -> None:
         assert ("ports" in service) == (name == "nginx"), name
 
 
+def test_development_is_valid(stack: Stack) -> None:
+    """With the file for development as well, Compose has nothing to say against it."""
+    result = must(stack.compose("--file", "compose.yaml", "--file", "compose.dev.yaml", "config", "--quiet"))
+    assert result.stdout + result.stderr == ""
+
+
 def test_trail_of_one_request(stack: Stack, chosen: list[str]) -> None:
     """One ID in the answer, in nginx's line, in the access line, and in the lines of each worker."""
     for name in chosen:
