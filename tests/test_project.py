@@ -91,19 +91,12 @@ def test_make_test(whole: Path, tmp_path: Path, version: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def warm(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Every package that any combination needs is in uv's cache."""
-    folder = shutil.copytree(whole, tmp_path_factory.mktemp("warm") / whole.name)
-    must(run([UV, "sync", "--quiet", "--locked"], Path(folder)))
-
-
-@pytest.fixture(scope="module")
 def made(
-    repository: Path,
-    warm: None,
-    tmp_path_factory: pytest.TempPathFactory,  # noqa: ARG001 - the packages are there
+    repository: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Result]]]:
     """What `make test` says in a project of each combination, two at a time."""
+    folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("warm") / whole.name))
+    must(run([UV, "sync", "--quiet", "--locked"], folder))  # now every package is in uv's cache
     with ThreadPoolExecutor(2) as threads:
         results = {}
         for row in ROWS:
