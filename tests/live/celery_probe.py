@@ -1,3 +1,4 @@
+# mypy: disable-error-code="untyped-decorator"
 """An integration for the live tests: tasks that are tried again, fail, die, take too long or belong together.
 
 It is copied into the baked project as `app/integrations/celery_probe/__init__.py`.

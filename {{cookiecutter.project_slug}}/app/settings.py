@@ -54,10 +54,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 def server_url(*schemes: str) -> str:
-    """Return the pattern of a server's URL, whose user and password hold no character that would shift its parts.
-
-    Such a password would else turn up where a library complains of a port, a host or a path.
-    """
+    """Return the pattern of a server's URL, in which no part of a password can pass for a port, which is then told."""
     return rf"^({'|'.join(schemes)})://(([^\s/?#@%]|%[\dA-Fa-f]{{2}})*@)?[\w.,:\[\]-]*([/?][^\s@#]*)?$"
 
 

@@ -147,10 +147,7 @@ class RequestLogHandler(LogHandler):
 
 
 def prepare_log_files(settings: Settings) -> None:
-    """Make the folder for log files, for one of several processes that write there.
-
-    Raises SystemExit with a sentence if nothing can be written there, or if they would rotate under each other.
-    """
+    """Make the folder for log files of several processes; raise SystemExit with a sentence if that cannot work."""
     if settings.log_rotation != "off":
         raise SystemExit(
             f"LOG_ROTATION is {settings.log_rotation!r}, and several processes would rotate files under each other: "

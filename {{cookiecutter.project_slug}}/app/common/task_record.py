@@ -1,7 +1,7 @@
 """Work outside of a request, followed like one: a task, a job, a message, each with its own ID and its parent's.
 
-Who sends a message calls `inject(headers)`; who works on it does so `with extract(headers, task_id)`. In between, every
-accessor, log line and outgoing call has the ID of the request that set it off.
+Who sends a message calls `inject(headers)`; who works on it does so `with extract(headers, task_id)`: every accessor,
+log line and outgoing call has the ID of the request that set it off.
 """
 
 import logging
@@ -26,8 +26,7 @@ from app.common.request_record import RequestRecord, current_record
 
 log = logging.getLogger(TASK_LOGGER)
 
-_MAX_ID = 128
-_MAX_NAME = 256
+_MAX_ID, _MAX_NAME = 128, 256
 _UNSAFE = re.compile(r"[^!-~]")
 
 
@@ -39,6 +38,7 @@ class TaskRecord(RequestRecord):
     """
 
     __slots__ = ("_before", "parent_id", "task_id")
+    _before: tuple[Token[Any], Token[Any]]
 
     def __init__(self, request_id: str, task_id: str, parent_id: str = NO_REQUEST_ID) -> None:
         super().__init__(request_id, {"type": "task"})
@@ -46,17 +46,14 @@ class TaskRecord(RequestRecord):
         self.parent_id = parent_id
         self.context[REQUEST_ID_CTX_KEY] = request_id
         self.context[REQUEST_START_TIME_CTX_KEY] = self.started_at
-        self._before: tuple[Token[Any], Token[Any]] | None = None
 
     def __enter__(self) -> Self:
         self._before = current_record.set(self), starlette_context_storage.set(self.context)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before:
-            current_record.reset(self._before[0])
-            starlette_context_storage.reset(self._before[1])
-            self._before = None
+        current_record.reset(self._before[0])
+        starlette_context_storage.reset(self._before[1])
 
     def tell(self, name: str, state: str, level: int = logging.INFO) -> None:
         """Write the last line of this work: what it was, how it ended, after how many seconds."""

@@ -27,8 +27,8 @@ from app.settings import get_settings
 HEARTBEAT = 1
 """Seconds between two signs of life to the master."""
 
-PAUSE, TURN, TURNS = 2, 0.5, 8
-"""Seconds until a worker that could not start is tried again; between two of the first start; of these how many."""
+PAUSE = 2
+"""Seconds until a worker that could not start is tried again."""
 
 
 class DrainingServer(Server):
@@ -81,11 +81,16 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     server: Server
     first: ClassVar[int] = 0
     """How many workers the master has started with; whoever is younger is a replacement, or one more."""
+    token: ClassVar[int] = -1
+    """A pipe that holds one byte: whoever of these reads it is the one that ends gunicorn."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
         super().__init__(*args, **kwargs)
         if self.age == 1:  # here, in the master: a reload may bring another number, and the ages go on
             type(self).first = self.cfg.workers
+            type(self).token, end = os.pipe()
+            os.set_blocking(self.token, False)
+            os.write(end, b"x")
         # The base class makes uvicorn share gunicorn's very lists of handlers, in the master; a reload empties both.
         for name in ("uvicorn.error", "uvicorn.access"):
             shared = logging.getLogger(name)
@@ -110,14 +115,17 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     def give_up(self) -> None:
         """End a worker that cannot start so that gunicorn tries again, not so that it ends as well; raise SystemExit.
 
-        A worker of the first start returns: there gunicorn shall end, at once. They return one after the other, as
+        One worker of the first start returns: there gunicorn shall end, at once. The others wait for their end, as
         gunicorn stumbles over a second one that ends so: exit code 1, a traceback, and the file with its ID stays.
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: sys.exit(0))
         if self.age <= self.first:
-            time.sleep(min(self.age - 1, TURNS) * TURN)
-            return
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.token, 1)
+                return
+            time.sleep(PAUSE)
+            sys.exit(0)
         self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)
         for _ in range(PAUSE):
             self.notify()
