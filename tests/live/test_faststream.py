@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
@@ -36,6 +37,8 @@ from pathlib import Path
 
 on_slow, slow = channel("slow")
 on_bad, bad = channel("bad")
+on_odd, odd = channel("odd")
+_, result = channel("result")
 
 
 async def wait(text: str) -> None:
@@ -49,9 +52,14 @@ async def fail(_text: str) -> None:
     raise RuntimeError("on purpose")
 
 
+async def give(_text: str) -> Any:
+    return object()
+
+
 if settings.consume or IS_WORKER:
     on_slow(wait)
     on_bad(fail)
+    on_odd(result(give))
 
 demo_only = install
 
@@ -68,6 +76,31 @@ def install(app: "FastAPI", service: "Settings") -> None:
     async def publish_bad() -> Response[str]:
         await bad.publish("")
         return Response()
+
+    @app.post("/probe/odd")
+    async def publish_odd(what: str) -> Response[str]:
+        if what == "object":
+            await result.publish(object())
+        elif what == "nowhere":
+            await broker.publish("", "nowhere")
+        else:
+            await odd.publish("")
+        return Response()
+"""
+
+ELSEWHERE = """
+import asyncio, os
+from app.common.task_record import TaskRecord
+from app.integrations.faststream import broker, demo
+
+async def publish(number):
+    with TaskRecord(os.environ["ID"], f"job-{number}"):
+        async with broker:
+            await demo.publish("demo")
+            await demo.publish("demo")
+
+for number in range(2):
+    asyncio.run(publish(number))
 """
 
 FOREIGN = {
@@ -75,7 +108,7 @@ FOREIGN = {
 import asyncio, nats, os
 async def main():
     client = await nats.connect(os.environ["URL"])
-    await client.jetstream().publish("service.demo", b"demo", headers={"X-Request-ID": os.environ["ID"]})
+    await client.jetstream().publish(os.environ["SUBJECT"], b"demo", headers={"X-Request-ID": os.environ["ID"]})
     await client.close()
 asyncio.run(main())
 """,
@@ -84,7 +117,7 @@ import aio_pika, asyncio, os
 async def main():
     async with await aio_pika.connect(os.environ["URL"]) as connection:
         message = aio_pika.Message(b"demo", headers={"X-Request-ID": os.environ["ID"]}, correlation_id="its-own-id")
-        await (await connection.channel()).default_exchange.publish(message, "service.demo")
+        await (await connection.channel()).default_exchange.publish(message, os.environ["SUBJECT"])
 asyncio.run(main())
 """,
 }
@@ -190,7 +223,8 @@ def test_trail(streams: Path, tmp_path: Path, kind: str, log_format: str) -> Non
         show({"api": system.service, "worker": system.worker}, request_id)
         if kind in FOREIGN:
             foreign = new_id("foreign")
-            done = run_python(streams, FOREIGN[kind], URL=system.broker.url, ID=foreign)
+            subject = f"{tomllib.loads((streams / 'pyproject.toml').read_text('utf-8'))['project']['name']}.demo"
+            done = run_python(streams, FOREIGN[kind], URL=system.broker.url, ID=foreign, SUBJECT=subject)
             assert done.returncode == 0, done.stderr
             check_hops(wait_for_trail(system.places, foreign, 4), foreign)
         assert system.worker.stop() == 0
@@ -305,6 +339,7 @@ def test_broker_away_for_a_moment(streams: Path, tmp_path: Path, kind: str) -> N
     with running(streams, tmp_path, kind) as system:
         accepted = [system.ask() for _ in range(5)]
         system.broker.stop(SIGKILL)
+        assert {system.service.request("POST", DEMO).status for _ in range(10)} == {503}, "noticed or not"
         time.sleep(1)
         check_refused(system)
         system.broker.start()
@@ -327,6 +362,77 @@ def test_failing_handler(streams: Path, tmp_path: Path) -> None:
         assert unhandled.current_id == closing.current_id != "-"
         assert system.worker.output().count("RuntimeError: on purpose") == 1
         show({"api": system.service, "worker": system.worker}, request_id)
+
+
+@pytest.mark.parametrize("kind", ["nats", "rabbitmq"])
+def test_what_cannot_be_sent(streams: Path, tmp_path: Path, kind: str) -> None:
+    """A result that is no message is a fault of the handler, and one of the endpoint: told as such, and once."""
+    with running(streams, tmp_path, kind) as system:
+        request_id = system.ask("/probe/odd?what=reply", 200)
+        lines = wait_for_trail(system.places, request_id, 2)
+        time.sleep(1)
+        unhandled, closing = wait_for_trail(system.places, request_id, 2)
+        assert len(lines) == 2
+        assert "PydanticSerializationError: " in unhandled.exception
+        assert closing.message.startswith("Give failed ")
+        for what in ["object"] + ["nowhere"] * (kind == "rabbitmq"):  # to NATS anyone may say anything
+            answer = system.service.request("POST", f"/probe/odd?what={what}")
+            assert answer.status == 500, answer
+            assert "has not taken" not in str(answer.json())
+
+
+def test_from_elsewhere(streams: Path, tmp_path: Path) -> None:
+    """A process in which nobody keeps a connection publishes as well, and as often as it likes."""
+    with running(streams, tmp_path, "nats") as system:
+        request_id = new_id("elsewhere")
+        done = run_python(streams, ELSEWHERE, FASTSTREAM_URL=system.broker.url, ID=request_id)
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = wait_for_trail(system.places, request_id, 16)
+        works = [line.parent_id for line in lines if line.message == "working"]
+        assert sorted(works) == ["job-0", "job-0", "job-1", "job-1"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_worker_that_is_told_to_end(streams: Path, tmp_path: Path, kind: str) -> None:
+    """It lets a handler come to its end for a while; one that does not is cut off, and its message comes again."""
+    with running(streams, tmp_path, kind, GRACEFUL_TIMEOUT="4") as system:
+        system.mark.touch()
+        soon = system.ask("/probe/slow", 200)
+        wait_for_trail(system.places, soon, 1, "wait begins")
+        system.worker.process.send_signal(SIGTERM)
+        time.sleep(0.3)
+        system.mark.unlink()
+        assert system.worker.process.wait(10) == 0
+        assert wait_for_trail(system.places, soon, 1, "Wait processed")
+        system.mark.touch()
+        system.worker.start()
+        late = system.ask("/probe/slow", 200)
+        wait_for_trail(system.places, late, 1, "wait begins")
+        assert system.worker.stop() == 0
+        assert wait_for_trail(system.places, late, 1, "Wait returned")
+        system.mark.unlink()
+        system.worker.start()
+        assert wait_for_trail(system.places, late, 1, "Wait processed", timeout=30)
+        assert len(wait_for_trail(system.places, soon, 3)) == 3
+        assert "Traceback" not in system.worker.app_text()
+        assert " ERROR " not in system.worker.app_text()
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_broker_that_does_not_hear_of_the_end(streams: Path, tmp_path: Path, kind: str) -> None:
+    """It is told once, with the IDs, that the message may come again; and it does."""
+    with running(streams, tmp_path, kind) as system:
+        system.mark.touch()
+        request_id = system.ask("/probe/slow", 200)
+        begun = wait_for_trail(system.places, request_id, 1, "wait begins")
+        system.broker.stop(SIGKILL)
+        system.mark.unlink()
+        words = "The broker was not told how it ended ("
+        told = wait_for_trail(system.places, request_id, 1, words)
+        assert [line.current_id for line in told] == [begun[0].current_id]
+        system.broker.start()
+        assert len(wait_for_trail(system.places, request_id, 2, "Wait processed", timeout=30)) == 2
+        assert "Traceback" not in system.worker.app_text()
 
 
 def test_inside_of_the_api(streams: Path, tmp_path: Path) -> None:

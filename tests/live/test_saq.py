@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -398,9 +399,63 @@ def test_broker_away(kind: str, probed: Path, tmp_path: Path) -> None:
         for request_id, key in asked:
             assert system.one(request_id, "owned by me").current_id == key
         text = running.app_text()
+        assert "Sweeping" not in text, "what waited was taken for lost as soon as it was taken"
         assert text.count("The broker is away") == text.count("The broker is back") == 2
         assert "Traceback" not in text
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_worker_ends_without_its_broker(kind: str, probed: Path, tmp_path: Path) -> None:
+    """It ends soon, with 0 and without a traceback: in the midst of a job, and when it never had a broker."""
+    with BROKERS[kind]() as broker:
+        elsewhere(probed, broker, "asyncio.run(get_queue().enqueue('slow', seconds=60, timeout=90, retries=3))")
+        with worker(probed, tmp_path, variables(broker)) as running:
+            wait_for(lambda: "begun 1" in running.app_text(), 10, "the job")
+            broker.stop(SIGINT)
+            wait_for(lambda: "The broker is away" in running.app_text(), 10, "a worker that knows")
+            assert running.stop(timeout=10) == 0
+            wait_for(lambda: "slow cancelled" in running.app_text(), 5, "the job's end")
+            running.ready = "The broker is away"
+            running.start()
+            assert running.stop(timeout=10) == 0
+            assert "Traceback" not in running.output()
+            assert "destroyed" not in running.output()
+
+
+def elsewhere(project: Path, broker: Broker, code: str) -> list[str]:
+    """Run code that no loop of the service runs, and return the words that it prints."""
+    code = f"import asyncio, threading\nfrom app.integrations.saq import get_queue\n{code}"
+    words = [str(project / ".venv/bin/python"), "-X", "dev", "-c", code]
+    done = subprocess.run(words, cwd=project, env=variables(broker), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout.split()
+
+
+def test_from_elsewhere(broker: Broker, probed: Path) -> None:
+    """A task of another library enqueues as often as it likes, each time in a loop of its own, and leaves nothing open.
+
+    PostgreSQL takes a hundred connections; a queue holds four.
+    """
+    code = """
+import os
+
+def work(count):
+    for _ in range(count):
+        assert asyncio.run(get_queue().enqueue("demo"))
+
+work(2)
+known = len(os.listdir("/proc/self/fd"))
+work(40)
+threads = [threading.Thread(target=work, args=(10,)) for _ in range(2)]
+for step in (threading.Thread.start, threading.Thread.join):
+    for thread in threads:
+        step(thread)
+print(asyncio.run(get_queue().count("queued")), len(os.listdir("/proc/self/fd")) - known)
+"""
+    count, left = map(int, elsewhere(probed, broker, code))
+    assert count == 62
+    assert left <= 4
 
 
 def test_silent_broker(probed: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The hooks in server.py, and the worker that cannot start: what ends gunicorn, and what must not."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -203,6 +204,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     monkeypatch.setattr(workers, "PAUSE", 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(RequestUvicornWorker, "first", 2)
+    token, end = os.pipe()
+    os.set_blocking(token, False)
+    os.write(end, b"x")
+    monkeypatch.setattr(RequestUvicornWorker, "token", token)
     monkeypatch.setattr(RequestUvicornWorker, "_set_up", lambda _self: None)
 
     def end(age: int, error: BaseException, *, booted: bool = False) -> object:
@@ -228,10 +233,15 @@ def test_a_replacement_that_cannot_start_is_tried_again(
     assert sum("Exception in worker process" in line for line in logs.error) == (not isinstance(error, SystemExit))
 
 
-def test_the_first_ones_end_gunicorn_and_at_once(start: Callable[..., object], logs: Logs) -> None:
-    fault = SyntaxError("pass pass")
-    assert [start(1, SystemExit(3)), start(2, SystemExit(3)), start(2, fault)] == [3, 3, fault]
+def test_one_of_the_first_ends_gunicorn_and_at_once(start: Callable[..., object], logs: Logs) -> None:
+    """Whoever comes first: gunicorn stumbles over a second one that ends so."""
+    assert [start(2, SystemExit(3)), start(1, SystemExit(3)), start(2, SyntaxError("pass pass"))] == [3, 0, 0]
     assert logs.error == []
+
+
+def test_gunicorn_is_told_the_fault_of_the_first(start: Callable[..., object]) -> None:
+    fault = SyntaxError("pass pass")
+    assert [start(1, fault), start(2, fault)] == [fault, 0]
 
 
 def test_a_worker_that_has_served_ends_as_it_did(start: Callable[..., object], logs: Logs) -> None:
