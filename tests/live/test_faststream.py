@@ -339,8 +339,8 @@ def test_broker_away_for_a_moment(streams: Path, tmp_path: Path, kind: str) -> N
     with running(streams, tmp_path, kind) as system:
         accepted = [system.ask() for _ in range(5)]
         system.broker.stop(SIGKILL)
-        assert {system.service.request("POST", DEMO).status for _ in range(10)} == {503}, "noticed or not"
-        time.sleep(1)
+        assert {system.service.request("POST", DEMO).status for _ in range(4)} == {503}, "noticed or not"
+        time.sleep(1.5)
         check_refused(system)
         system.broker.start()
         system.wait_ready()
@@ -418,10 +418,9 @@ def test_worker_that_is_told_to_end(streams: Path, tmp_path: Path, kind: str) ->
         assert " ERROR " not in system.worker.app_text()
 
 
-@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
-def test_broker_that_does_not_hear_of_the_end(streams: Path, tmp_path: Path, kind: str) -> None:
+def test_broker_that_does_not_hear_of_the_end(streams: Path, tmp_path: Path) -> None:
     """It is told once, with the IDs, that the message may come again; and it does."""
-    with running(streams, tmp_path, kind) as system:
+    with running(streams, tmp_path, "redis") as system:
         system.mark.touch()
         request_id = system.ask("/probe/slow", 200)
         begun = wait_for_trail(system.places, request_id, 1, "wait begins")

@@ -204,9 +204,9 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     monkeypatch.setattr(workers, "PAUSE", 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(RequestUvicornWorker, "first", 2)
-    token, end = os.pipe()
+    token, writer = os.pipe()
     os.set_blocking(token, False)
-    os.write(end, b"x")
+    os.write(writer, b"x")
     monkeypatch.setattr(RequestUvicornWorker, "token", token)
     monkeypatch.setattr(RequestUvicornWorker, "_set_up", lambda _self: None)
 

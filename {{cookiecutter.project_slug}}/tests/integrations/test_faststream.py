@@ -5,8 +5,10 @@ what counts here is what stands in the headers.
 """
 
 import importlib
+import logging
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -31,6 +33,8 @@ KINDS = {
 }
 PACKAGE = "app.integrations.faststream"
 NO_ANSWER = "The broker at 127.0.0.1:1 does not answer."
+OBJECT = object()
+FAULTS = {"fail": RuntimeError("on purpose"), "other": NotReady("Another service does not answer.")}
 
 Load = Callable[..., Any]
 Seen = list[tuple[str, Any, TaskRecord]]
@@ -39,6 +43,7 @@ Seen = list[tuple[str, Any, TaskRecord]]
 def forget() -> None:
     for name in [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]:
         del sys.modules[name]
+    logging.getLogger("app.faststream").filters.clear()
 
 
 @pytest.fixture
@@ -55,11 +60,12 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     forget()
 
 
-def probe(module: Any) -> tuple[Any, Seen]:  # noqa: ANN401
+def probe() -> tuple[Any, Seen]:
     """Add two subscribers, the first of which answers to the second; return its publisher, and what both saw."""
     seen: Seen = []
-    on_first, first = module.channel("first")
-    on_second, second = module.channel("second")
+    channel = sys.modules[PACKAGE].channel
+    on_first, first = channel("first")
+    on_second, second = channel("second")
 
     async def see(name: str, message: Any) -> None:  # noqa: ANN401
         record = current_record.get()
@@ -67,11 +73,11 @@ def probe(module: Any) -> tuple[Any, Seen]:  # noqa: ANN401
         assert current_request_id() == record.request_id
         seen.append((name, message, record))
 
-    async def work(text: str, message: Any = Context("message")) -> str:  # noqa: ANN401, B008
+    async def work(text: str, message: Any = Context("message")) -> Any:  # noqa: ANN401, B008
         await see("first", message)
-        if text == "fail":
-            raise RuntimeError("on purpose")
-        return text
+        if text in FAULTS:
+            raise FAULTS[text]
+        return OBJECT if text == "object" else text
 
     async def conclude(_text: str, message: Any = Context("message")) -> None:  # noqa: ANN401, B008
         await see("second", message)
@@ -97,11 +103,11 @@ def test_two_hops(load: Load, logs: Logs, configure: Callable[..., Application],
     """Origin, own ID and parent stand in the headers of each message, and the origin in the broker's own field."""
     module = load(URL=KINDS[kind])
     configure()
-    first, seen = probe(module)
+    first, seen = probe()
 
     async def act() -> None:
         with TaskRecord(ID, "the-sender"):
-            await first.publish("text", headers={module.MESSAGE_ID_KEY: "message-1"})
+            await first.publish("text", headers={module.MESSAGE_KEY: "message-1"})
 
     run(module, act)
     (_, one, record), (_, two, next_record) = seen
@@ -122,7 +128,7 @@ def test_two_hops(load: Load, logs: Logs, configure: Callable[..., Application],
 def test_foreign_sender(load: Load, kind: str) -> None:
     """A foreign X-Request-ID goes before the correlation ID; a doubtful one is replaced; each is taken on its own."""
     module = load(URL=KINDS[kind])
-    first, seen = probe(module)
+    first, seen = probe()
     cases = [
         ({"X-Request-ID": "foreign-1234"}, "correlation-1", "foreign-1234"),
         ({}, "correlation-2", "correlation-2"),
@@ -158,12 +164,12 @@ def test_foreign_sender(load: Load, kind: str) -> None:
 def test_headers_of_the_caller_stay_his(load: Load) -> None:
     """One dict of headers may serve many messages: it is not written into."""
     module = load()
-    _, seen = probe(module)
+    _, seen = probe()
     mine = {"mine": "1"}
 
     async def act() -> None:
-        await module.broker.publish("a", "service.first", headers=mine, stream="service")
-        await module.broker.publish("b", "service.first", headers=mine, stream="service")
+        for text in ("a", "b"):
+            await module.broker.publish(text, f"{module.NAME}.first", headers=mine, stream=module.NAME)
 
     run(module, act)
     assert mine == {"mine": "1"}
@@ -171,43 +177,129 @@ def test_headers_of_the_caller_stay_his(load: Load) -> None:
     assert len(ids) == 2, "outside of any work, each message has an origin of its own"
 
 
-def test_failing_handler(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
-    """One traceback and one closing line, both with the IDs; what came after is not bound to them."""
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fail", "RuntimeError: on purpose"),
+        ("other", "NotReady: Another service does not answer."),
+        ("object", "PydanticSerializationError: Unable to serialize"),
+    ],
+)
+def test_failing_handler(load: Load, logs: Logs, configure: Callable[..., Application], text: str, words: str) -> None:
+    """One traceback and one closing line, with the IDs, and it is put away: so for a reply that is none as well."""
     module = load()
     configure()
-    first, _ = probe(module)
+    first, seen = probe()
 
     async def act() -> None:
-        with pytest.raises(NotReady), TaskRecord(ID, "the-sender"):  # in memory, the handler is part of the publishing
-            await first.publish("fail")
+        with pytest.raises(Exception) as raised, TaskRecord(ID, "the-sender"):  # noqa: PT011
+            await first.publish(text)  # in memory, the handler is part of the publishing
+        assert type(raised.value).__name__ == words.partition(":")[0]
         assert current_request_id() == "-"
 
     run(module, act)
-    text = "\n".join(logs.error)
-    assert text.count("RuntimeError: on purpose") == 1
+    told = "\n".join(logs.error)
+    assert told.count(words) == told.count("Traceback") == 1
     assert len([line for line in logs.error if f"[{ID}]" in line]) == 2
-    assert "Work failed 0.0" in text
+    assert "Work failed 0.0" in told
+    assert seen[0][1].committed.name == "REJECTED"
 
 
-def test_reply_that_is_not_taken(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message whose reply did not get out goes back to the broker, instead of being put away."""
+def test_message_that_does_not_fit(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
+    """It is told where it does not fit, and why, but not what it says."""
     module = load()
-    first, seen = probe(module)
+    configure()
+    first, seen = probe()
+
+    async def act() -> None:
+        with pytest.raises(ValueError), TaskRecord(ID, "the-sender"):  # noqa: PT011 - FastDepends' own
+            await first.publish({"password": "hunter2-secret"})
+
+    run(module, act)
+    told = "\n".join(logs.error)
+    assert seen == []
+    assert "What the handler takes or returns does not fit: text: string_type" in told
+    assert "Work failed" in told
+    assert "hunter2" not in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reply_that_is_not_taken(load: Load, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The message whose reply did not get out goes back to the broker, after a pause, instead of being put away."""
+    module = load(URL=KINDS[kind])
+    first, seen = probe()
     taken: list[str] = []
+    began = time.monotonic()
 
     async def act() -> None:
         async def refuse() -> None:
             if seen:
-                raise NotReady(NO_ANSWER)
+                raise module.NotTaken(NO_ANSWER)
 
         monkeypatch.setattr(module, "ready", refuse)
         monkeypatch.setattr(module.TaskRecord, "tell", lambda _self, _name, state, _level: taken.append(state))
         await first.publish("text")
 
     run(module, act)
-    assert [name for name, _, _ in seen] == ["first"]
-    assert taken == ["returned"]
+    assert {name for name, _, _ in seen} == {"first"}
+    assert set(taken) == {"returned"}
     assert seen[0][1].committed.name == "NACKED"
+    assert (time.monotonic() - began > 1) == (kind in {"kafka", "rabbit"}), "the others make the pause themselves"
+
+
+def test_answer_that_no_handler_gets(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
+    """What a request brings back is no work: nothing is bound, and nothing told."""
+    module = load()
+    configure()
+    probe()
+    answers: list[Any] = []
+
+    async def act() -> None:
+        answers.append(await module.broker.request("text", f"{module.NAME}.first", stream=module.NAME))
+        assert current_request_id() == "-"
+
+    run(module, act)
+    assert answers[0].body == b"text"
+    assert len([line for line in logs.error if "processed" in line]) == 2
+
+
+def test_what_the_library_says(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
+    """How a message ends is told by us already, but not that the broker did not hear of it, nor anything else."""
+    module = load()
+    configure()
+    record = TaskRecord(ID, "message-1", "the-sender")
+
+    def say(level: int, words: str, error: Exception | None = None) -> None:
+        module.lines.log(level, words, exc_info=error)
+
+    with module.broker.context.scopes((("message", object()), ("record", record))):
+        say(logging.ERROR, "RuntimeError: told by us", RuntimeError("told by us"))
+        say(logging.CRITICAL, "ConnectionResetError()", ConnectionResetError())
+        say(logging.ERROR, "something else")
+    say(logging.ERROR, "Message fetch error", RuntimeError())
+    say(logging.ERROR, "Task-16 raised an exception, retrying...", ConnectionResetError())
+    say(logging.ERROR, "Task-17 raised an exception, retrying...", ValueError())
+    told = "\n".join(logs.error)
+    assert f"[{ID}] [message-1 the-sender] The broker was not told how it ended (ConnectionResetError)" in told
+    assert [words in told for words in ("told by us", "something else", "fetch error", "Task-16", "Task-17")] == [
+        False, True, False, False, True,
+    ]  # fmt: skip
+
+
+def test_stop(load: Load) -> None:
+    """At the end nothing goes on, and nobody takes the broker for one that answers."""
+    broker = load(URL=KINDS["nats"]).broker
+
+    async def main() -> None:
+        await broker.start()
+        keeper = broker.keeper
+        broker.answers = True
+        await broker.stop()
+        assert keeper.done()
+        assert not broker.answers
+
+    anyio.run(main)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,16 +339,16 @@ def test_demo(load: Load, configure: Callable[..., Application]) -> None:
     run(module, act)
     package.demo.publish = original
     assert answers[0].status_code == 202
-    assert answers[0].json()["result"] == sent[0][module.MESSAGE_ID_KEY]
+    assert answers[0].json()["result"] == sent[0][module.MESSAGE_KEY]
 
 
 @pytest.mark.parametrize("debug", ["true", "false"])
 def test_page(load: Load, configure: Callable[..., Application], debug: str) -> None:
     """The messages are described where the API is: in debug mode only."""
-    load()
+    module = load()
     answer = connect(configure(DEBUG=debug)).get("/api/faststream/asyncapi")
     assert answer.status_code == (200 if debug == "true" else 404)
-    assert ("service.demo" in answer.text) == (debug == "true")
+    assert (f"{module.NAME}.demo" in answer.text) == (debug == "true")
 
 
 @pytest.mark.parametrize("consume", ["true", "false"])
@@ -267,13 +359,32 @@ def test_who_works(load: Load, configure: Callable[..., Application], consume: s
     assert {bool(subscriber.calls) for subscriber in module.broker.subscribers} == {consume == "true"}
 
 
-@pytest.mark.parametrize("url", ["ftp://u:hunter2@host", "hunter2", "mqtt://u:hunter2@host"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://u:hunter2@host", "hunter2", "mqtt://u:hunter2@host", "nats://u:hunter2/3@host", "kafka://u:hunter2@host"],
+)
 def test_bad_url(load: Load, url: str) -> None:
     """A scheme that nobody speaks is refused in a sentence, which does not show what may be a secret."""
     with pytest.raises(SystemExit) as raised:
         load(URL=url)
-    assert "FASTSTREAM_URL is: broker: nats, redis, amqp, kafka." in str(raised.value)
+    assert "FASTSTREAM_URL is: broker: nats, redis, amqp; kafka, with neither user nor password." in str(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "servers"),
+    [
+        ("nats://a:1,nats://b:2", "a:1,b:2", ["nats://a:1", "nats://b:2"]),
+        ("nats://u:p@a:1,b:2/x", "a:1,b:2", ["nats://u:p@a:1", "nats://u:p@b:2"]),
+        ("redis://u:p@a:1?password=hunter2", "a:1", "redis://u:p@a:1?password=hunter2"),
+        ("kafka://a:1,b:2", "a:1,b:2", "a:1,b:2"),
+    ],
+)
+def test_good_url(load: Load, url: str, place: str, servers: object) -> None:
+    """Several hosts are understood; what is told of a URL is no more than where that is."""
+    module = load(URL=url)
+    assert place == module.PLACE
+    assert servers == module.SERVERS
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]])

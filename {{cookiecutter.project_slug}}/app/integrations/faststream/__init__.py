@@ -2,16 +2,16 @@
 
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from faststream import AsyncAPI
+from faststream import AckPolicy, AsyncAPI
 from faststream.asgi import make_asyncapi_asgi
 
 from app.common.request_id import new_request_id
 from app.common.response import Response
-from app.integrations.faststream.broker import MESSAGE_ID_KEY, SETTINGS, broker, channel, ready, settings
+from app.integrations.faststream.broker import KIND, MESSAGE_KEY, NAME, SETTINGS, STREAM, broker, kit, ready, settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -22,6 +22,28 @@ __all__ = ["SETTINGS", "broker", "install", "lifespan", "ready"]
 
 log = logging.getLogger(__name__)
 IS_WORKER = sys.argv[0].removesuffix("/__main__.py").endswith("faststream")
+
+
+def channel(name: str) -> tuple[Callable[[Any], Any], Any]:
+    """Return the decorator of who works on the messages of a name, and their publisher."""
+    path, handle, after = f"{NAME}.{name}", broker.subscriber, settings.redeliver_after
+    match KIND:
+        case "nats":
+            limits = kit.ConsumerConfig(ack_wait=after, max_deliver=5)
+            pull = {"durable": name, "config": limits, "pull_sub": kit.PullSub(batch_size=10, timeout=1)}
+            return handle(path, stream=STREAM, **pull), broker.publisher(path, stream=STREAM, timeout=2)
+        case "redis":
+            group = {"group": NAME, "consumer": new_request_id(), "polling_interval": 1000}
+            new = handle(stream=kit.StreamSub(path, max_records=1, **group), ack_policy=AckPolicy.ACK)
+            again = handle(stream=kit.StreamSub(path, min_idle_time=1000 * after, **group), ack_policy=AckPolicy.ACK)
+            return lambda work: new(again(work)), broker.publisher(stream=kit.StreamSub(path, maxlen=100_000))
+        case "rabbit":
+            return handle(path), broker.publisher(path, persist=True)  # FastStream's queues are durable
+    policy = {"auto_offset_reset": "earliest", "ack_policy": AckPolicy.ACK, "group_id": NAME}
+    # Not made before it is wanted: one that works on nothing takes its share of the partitions all the same.
+    return lambda work: handle(path, **policy)(work), broker.publisher(path)  # noqa: PLW0108
+
+
 on_demo, demo = channel("demo")
 on_done, done = channel("demo-done")
 
@@ -45,16 +67,13 @@ if settings.consume or IS_WORKER:
 def install(app: "FastAPI", service: "Settings") -> None:
     """Add the demo and, in debug mode, the page that describes the messages."""
     if IS_WORKER:
-        raise SystemExit(
-            "`faststream run` cannot serve this application: the worker is started by `faststream run "
-            "app.integrations.faststream.worker:worker`, and the API by `gunicorn -c gun.py`."
-        )
+        raise SystemExit("Run `faststream run app.integrations.faststream.worker:worker`, and the API by gunicorn.")
 
     @app.post("/api/faststream/demo", status_code=202, tags=["faststream"])
     async def publish() -> Response[str]:
         """Publish a message that sets off another; the result is its ID."""
         message_id = new_request_id()
-        await demo.publish("demo", headers={MESSAGE_ID_KEY: message_id})
+        await demo.publish("demo", headers={MESSAGE_KEY: message_id})
         return Response(result=message_id)
 
     if service.debug:

@@ -1,45 +1,54 @@
-"""The broker, whose kind its URL decides: where messages lie, what each carries, how the connection is kept."""
+"""The broker, whose kind its URL decides: what each message carries, how it ends, how the connection is kept."""
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from faststream import AckPolicy, BaseMiddleware, PublishType, StreamMessage
+from faststream import BaseMiddleware, PublishType, StreamMessage
 from faststream.exceptions import NackMessage
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from app.common.exceptions import NotReady
 from app.common.log_filters import log_unhandled
 from app.common.request_id import current_request_id, new_request_id
 from app.common.task_record import TaskRecord, extract, inject
-from app.settings import EnvironmentSettings, get_settings, read_settings
+from app.settings import EnvironmentSettings, get_settings, project_metadata, read_settings, server_url
 
-MESSAGE_ID_KEY = "x-message-id"
-KINDS = r"^(nats|rediss?|amqps?|kafka)://"
+MESSAGE_KEY = "x-message-id"
+URL = server_url("nats", "rediss?", "amqps?") + r"|^kafka://[\w.,:\[\]-]+$"
+KINDS = "broker: nats, redis, amqp; kafka, with neither user nor password"
+# The names of what the clients raise for want of a connection or of an answer.
+LOST = re.compile("Connection|Time(d)?[oO]ut|IncorrectState|InvalidState|StreamResponse|Available|Unavailable|Closed")
 log = logging.getLogger(__name__)
 
 
 class SETTINGS(EnvironmentSettings, env_prefix="FASTSTREAM_"):
     """Where the broker is, and who works on its messages."""
 
-    url: str = Field("nats://127.0.0.1:4222", pattern=KINDS, repr=False, description="broker: nats, redis, amqp, kafka")
+    url: str = Field("nats://127.0.0.1:4222", pattern=URL, repr=False, description=KINDS)
     consume: bool = Field(True, description="whether the API's own processes work on messages as well")
-    stream: str = Field("service", pattern=r"^[\w-]+$", description="stream and group; queues and topics begin with it")
+    stream: str | None = Field(None, pattern=r"^[\w-]+$", description="begins all names there; empty: project's name")
     redeliver_after: int = Field(30, ge=1, description="seconds until a dead worker's message comes again: NATS, Redis")
     alive_file: Path | None = Field(None, description="file touched while the broker answers, for health checks")
 
 
 settings = read_settings(SETTINGS)
 KIND = {"a": "rabbit", "k": "kafka", "n": "nats", "r": "redis"}[settings.url[0]]
-PLACE = settings.url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+LOGIN, PLACE = re.findall(r"://(.*@)?([^/?#]*)", settings.url.replace(",nats://", ","))[0]
+SERVERS = {"kafka": PLACE, "nats": [f"nats://{LOGIN}{host}" for host in PLACE.split(",")]}.get(KIND, settings.url)
 GRACE = get_settings().graceful_timeout / 4
 kit: Any = import_module(f"faststream.{KIND}")
-WEEK = 7 * 24 * 60 * 60  # seconds that JetStream keeps a message
-STREAM: Any = kit.JStream(settings.stream, subjects=[f"{settings.stream}.>"], max_age=WEEK) if KIND == "nats" else None
+NAME = settings.stream or project_metadata().get("name", "service")
+STREAM: Any = kit.JStream(NAME, subjects=[f"{NAME}.>"], max_age=604_800) if KIND == "nats" else None
+
+
+class NotTaken(NotReady):
+    """The broker does not answer, or has not said that it has the message."""
 
 
 class Correlation(BaseMiddleware[Any, Any]):
@@ -49,35 +58,49 @@ class Correlation(BaseMiddleware[Any, Any]):
 
     async def consume_scope(self, call_next: Callable[[Any], Any], msg: StreamMessage[Any]) -> object:
         """Work under the ID in the sender's header, or else under its correlation ID."""
-        self.record = extract(msg.headers, msg.headers.get(MESSAGE_ID_KEY) or new_request_id(), msg.correlation_id)
-        self.record.__enter__()
+        if self.context.get_local("message") is msg:  # else no handler gets it: it answers a request, or is fetched
+            self.record = extract(msg.headers, msg.headers.get(MESSAGE_KEY) or new_request_id(), msg.correlation_id)
+            self.context.set_local("record", self.record)
+            self.record.__enter__()
         return await call_next(msg)
 
     async def after_processed(self, _: object = None, error: BaseException | None = None, __: object = None) -> bool:
         """Tell how it ended; a message whose reply the broker did not take goes back instead of being put away."""
         if self.record:
-            back = isinstance(error, (NotReady, NackMessage, asyncio.CancelledError))
-            state = "returned" if back else "failed" if error else "processed"
+            back = isinstance(error, (NotTaken, NackMessage, asyncio.CancelledError))
+            if error and not back:
+                tell_failure(error)
             name = self.context.get_local("handler_").specification.call_name
-            if error and state == "failed":
-                log_unhandled(error)
+            state = "returned" if back else "failed" if error else "processed"
             self.record.tell(name, state, logging.WARNING if error else logging.INFO)
             self.record.__exit__()
-        if isinstance(error, NotReady):
-            raise NackMessage(**({"delay": settings.redeliver_after} if KIND == "nats" else {})) from error
+            if isinstance(error, NotTaken):
+                await asyncio.sleep(KIND in ("kafka", "rabbit"))  # a second: they give it again at once
+                raise NackMessage(**({"delay": settings.redeliver_after} if KIND == "nats" else {})) from error
         return False
 
     async def publish_scope(self, call_next: Callable[[Any], Any], cmd: Any) -> object:  # noqa: ANN401
-        """Await the broker's word that it has the message; raise NotReady without it."""
-        cmd.headers = {MESSAGE_ID_KEY: new_request_id()} | cmd.headers
-        inject(cmd.headers, cmd.headers[MESSAGE_ID_KEY])
+        """Await the broker's word that it has the message; raise NotTaken without it."""
+        cmd.headers = {MESSAGE_KEY: new_request_id()} | cmd.headers
+        inject(cmd.headers, cmd.headers[MESSAGE_KEY])
         if not broker.answers:
             await ready()
         try:
             async with asyncio.timeout(None if cmd.publish_type is PublishType.REQUEST else 2):
                 return await call_next(cmd)
         except Exception as error:
-            raise NotReady(f"The broker at {PLACE} has not taken the message; try again.") from error
+            if not any(LOST.search(kind.__name__) for kind in type(error).__mro__):
+                raise
+            raise NotTaken(f"The broker at {PLACE} has not taken the message; try again.") from error
+
+
+def tell_failure(error: BaseException) -> None:
+    """Log an error; of a message that does not fit, where and why alone: pydantic's own words show what it says."""
+    cause = getattr(error, "original_error", error)
+    if not isinstance(cause, ValidationError):
+        return log_unhandled(error)
+    faults = [f"{'.'.join(map(str, fault['loc'])) or 'result'}: {fault['type']}" for fault in cause.errors()]
+    return log.error("What the handler takes or returns does not fit: %s", "; ".join(faults[:5]))
 
 
 class Broker(getattr(kit, f"{KIND.title()}Broker")):  # type: ignore[misc]
@@ -86,14 +109,28 @@ class Broker(getattr(kit, f"{KIND.title()}Broker")):  # type: ignore[misc]
     answers = False
     keeper: asyncio.Task[None] | None = None
 
+    async def __aexit__(self, *_: object) -> None:
+        """Disconnect who only publishes inside of `async with broker:`; it stays connected where it was started."""
+        if not self.keeper:
+            await self.stop()
+
+    async def _connect(self) -> object:
+        """Ask the server before its client, which may try in vain for long, or leave something behind when it fails."""
+        host, _, port = PLACE.rpartition(":")
+        async with asyncio.timeout(5):
+            if port.isdigit() and "," not in host:
+                (await asyncio.open_connection(host.strip("[]"), int(port)))[1].close()
+            return await super()._connect()
+
     async def start(self) -> None:
-        """Return at once; until the broker answers, whoever publishes is told NotReady."""
+        """Return at once; until the broker answers, whoever publishes is told NotTaken."""
         self.keeper = asyncio.create_task(self._keep())
 
     async def stop(self, *_: object) -> None:
         """Let the handlers that run come to their end, for a quarter of GRACEFUL_TIMEOUT, and disconnect."""
-        if self.keeper:
-            self.keeper.cancel()
+        keeper, self.keeper, self.answers = self.keeper, None, False
+        if keeper and keeper.cancel():
+            await asyncio.wait([keeper])
         with suppress(Exception):
             await super().stop()
 
@@ -101,75 +138,57 @@ class Broker(getattr(kit, f"{KIND.title()}Broker")):  # type: ignore[misc]
         tries = 0
         while True:
             try:
-                if STREAM:
-                    STREAM.declare = True  # FastStream does so once only, whether it works or not
                 async with asyncio.timeout(5):
-                    # Asked before the client, which may try in vain for long, or leave something behind when it fails.
-                    host, _, port = PLACE.rpartition(":")
-                    if port.isdigit() and "," not in host:
-                        (await asyncio.open_connection(host.strip("[]"), int(port)))[1].close()
-                    await super().start()
+                    if not self.answers:
+                        if STREAM:
+                            STREAM.declare = True  # FastStream does so once only, whether it works or not
+                        await super().start()
                     await ready()
-                log.info("The broker at %s answers", PLACE)
+                if not self.answers:
+                    log.info("The broker at %s answers", PLACE)
                 tries, self.answers = 0, True
-                while True:
-                    if settings.alive_file:
-                        settings.alive_file.touch()
-                    await asyncio.sleep(0.5)
-                    await ready()
+                if settings.alive_file:
+                    settings.alive_file.touch()
+                await asyncio.sleep(0.5)
             except Exception as error:
                 tries, self.answers = tries + 1, False
                 if tries == 1:
                     log.warning("The broker at %s does not answer (%s); it is tried again", PLACE, type(error).__name__)
-            with suppress(Exception):
-                async with asyncio.timeout(GRACE + 1):
-                    await super().stop()
-            await asyncio.sleep(min(tries, 5))
+                with suppress(Exception):
+                    await asyncio.wait_for(super().stop(), GRACE + 1)
+                await asyncio.sleep(min(tries, 5))
 
 
 async def ready() -> None:
-    """Raise NotReady if the broker does not answer."""
+    """Raise NotTaken if the broker does not answer."""
     with suppress(Exception):
         if await broker.ping(0.7):
             return
-    raise NotReady(f"The broker at {PLACE} does not answer.")
+    raise NotTaken(f"The broker at {PLACE} does not answer.")
 
 
-def channel(name: str) -> tuple[Callable[[Any], Any], Any]:
-    """Return the decorator of who works on the messages of a name, and their publisher."""
-    path, handle, redeliver = f"{settings.stream}.{name}", broker.subscriber, settings.redeliver_after
-    match KIND:
-        case "nats":
-            limits = import_module("nats.js.api").ConsumerConfig(ack_wait=redeliver, max_deliver=5)
-            pull = {"durable": name, "config": limits, "pull_sub": kit.PullSub(batch_size=10, timeout=1)}
-            return handle(path, stream=STREAM, **pull), broker.publisher(path, stream=STREAM, timeout=2)
-        case "redis":
-            group = {"group": settings.stream, "consumer": new_request_id(), "polling_interval": 1000}
-            new = handle(stream=kit.StreamSub(path, max_records=1, **group), ack_policy=AckPolicy.ACK)
-            left = kit.StreamSub(path, min_idle_time=1000 * redeliver, **group)
-            again = handle(stream=left, ack_policy=AckPolicy.ACK)
-            return lambda work: new(again(work)), broker.publisher(stream=kit.StreamSub(path, maxlen=100_000))
-        case "rabbit":
-            queue = kit.RabbitQueue(path, durable=True)
-            return handle(queue), broker.publisher(queue, persist=True)
-    policy = {"auto_offset_reset": "earliest", "ack_policy": AckPolicy.ACK, "group_id": settings.stream}
-    # Not made before it is wanted: one that works on nothing takes its share of the partitions all the same.
-    return lambda work: handle(path, **policy)(work), broker.publisher(path)  # noqa: PLW0108
+def is_news(line: logging.LogRecord) -> bool:
+    """Leave out what we tell ourselves, with the ID and once: how a message ends, and that the broker is away."""
+    error = type(line.exc_info[1] if line.exc_info else None).__name__
+    if not broker.context.get_local("message"):
+        return line.msg != "Message fetch error" and not LOST.search(error)
+    if line.levelno < logging.CRITICAL:
+        return not line.getMessage().startswith(f"{error}: ")
+    with broker.context.get_local("record"):  # an acknowledgement comes when it is bound no more
+        log.error("The broker was not told how it ended (%s), and may send it again", error)
+    return False
 
 
-# Of a message and of a broker that is away we tell ourselves, with the ID, and once; its other plights stay.
 lines = logging.getLogger("app.faststream")
 lines.setLevel(logging.ERROR)
-lines.addFilter(lambda line: line.msg != "Message fetch error" and broker.context.get_local("message") is None)
-for name in ("aio_pika", "aiokafka", "aiormq"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
-extra: dict[str, Any] = {}
-if KIND == "nats":
-    extra = {"max_reconnect_attempts": -1}
-elif KIND == "rabbit":
+lines.addFilter(is_news)
+for client in ("aio_pika", "aiokafka", "aiormq"):
+    logging.getLogger(client).setLevel(logging.CRITICAL)
+extra: dict[str, Any] = {"nats": {"max_reconnect_attempts": -1}}.get(KIND, {})
+if KIND == "rabbit":
     extra = {"reconnect_interval": 1, "default_channel": kit.Channel(prefetch_count=10, on_return_raises=True)}
 broker: Any = Broker(
-    PLACE if KIND == "kafka" else settings.url,
+    SERVERS,
     middlewares=[Correlation],
     logger=lines,
     graceful_timeout=GRACE,
