@@ -14,12 +14,12 @@ from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
 from app.common.exceptions import NotReady
 from app.common.request_id import current_request_id
 from app.common.task_record import TaskRecord
-from app.integrations import saq as package
-from app.integrations.saq import SETTINGS, after_process, before_process, get_queue, ready, settings
+from app.integrations.saq import SETTINGS, after_process, before_process, get_queue, queue, ready, settings
+from app.integrations.saq.queue import make_queue, record_of
 from app.main import Application
-from app.settings import get_settings, read_settings
+from app.settings import get_settings, project_metadata, read_settings
 from tests.conftest import reset
-from tests.support import HEADER, ID, Logs, connect
+from tests.support import HEADER, ID, UUID4, Logs, connect
 
 Configure = Callable[..., Application]
 
@@ -32,7 +32,7 @@ SECRET = "hunter2-hunter2"
 def alone(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Application:
     """No other integration, which would look for its own broker; and a broker that is not there."""
     monkeypatch.setattr("app.integrations.names", lambda: ["saq"])
-    monkeypatch.setattr(package, "_gone", {})
+    monkeypatch.setattr(queue, "_gone", {})
     return configure(SAQ_URL=NOBODY)
 
 
@@ -46,10 +46,14 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         logging.getLogger("saq").info("Kept %s", job)
         return job
 
-    for name in ("_enqueue", "_retry", "_finish"):
+    for name in ("_enqueue", "_update", "_retry", "_finish"):
         monkeypatch.setattr(RedisQueue, name, keep)
-    get_queue.cache_clear()
     return jobs
+
+
+def context(job: Job) -> dict[str, Any]:
+    """Return what a worker gives to its hooks."""
+    return {"job": job, "worker": Worker(**settings())}
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
@@ -84,7 +88,7 @@ def test_a_retry_keeps_its_ids(parent: dict[str, str], kept: list[Job]) -> None:
     job = Job("demo", key="job-2", queue=get_queue(), meta={REQUEST_ID_KEY: ID, **parent})
 
     async def fail() -> None:
-        await before_process(ctx := {"job": job})
+        await before_process(ctx := context(job))
         await job.retry("a traceback")
         await job.enqueue()  # by itself, as a job does that goes on later
         await after_process(ctx)
@@ -98,10 +102,10 @@ def test_a_job_from_elsewhere_is_not_its_own_parent(kept: list[Job], logs: Logs)
     job = Job("demo", key="job-2", queue=get_queue())
 
     async def fail() -> None:
-        await before_process({"job": job})
-        assert job.meta.get(REQUEST_ID_KEY, "-") != current_request_id() != "-"
+        await before_process(context(job))
         await job.retry("a traceback")
         assert job.meta == {REQUEST_ID_KEY: current_request_id()}
+        assert UUID4.fullmatch(current_request_id())
 
     run(fail())
     assert len(kept) == 1
@@ -109,10 +113,162 @@ def test_a_job_from_elsewhere_is_not_its_own_parent(kept: list[Job], logs: Logs)
 
 
 @pytest.mark.parametrize(
+    "meta",
+    [{REQUEST_ID_KEY: "bad one"}, {REQUEST_ID_KEY: ID, "X-Request-Id": "bad\none"}, {"X-REQUEST-ID": 7}, [ID], None],
+)
+def test_a_doubtful_id_is_replaced_once(meta: Any, kept: list[Job]) -> None:  # noqa: ANN401
+    """It is what the job has from then on: when it is taken, and in all of its attempts."""
+    job = Job("demo", key="job-2", queue=get_queue(), meta=meta)
+
+    async def fail() -> str:
+        await job.update(status=Status.ACTIVE)
+        await before_process(ctx := context(Job("demo", key="job-2", queue=job.queue, meta=kept[-1].meta)))
+        await ctx["job"].retry("a traceback")
+        return current_request_id()
+
+    seen = run(fail())
+    assert UUID4.fullmatch(seen)
+    assert [one.meta for one in kept] == [{REQUEST_ID_KEY: seen}] * 2
+    assert record_of(kept[-1]).request_id == seen
+
+
+def test_a_key_tells_neither_host_nor_time(kept: list[Job]) -> None:
+    run(get_queue().enqueue("demo"))
+    run(get_queue().enqueue("demo", key="mine"))
+    assert UUID4.fullmatch(kept[0].key)
+    assert kept[1].key == "mine"
+
+
+def process(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
+    """Let a worker do a job."""
+
+    async def work() -> None:
+        worker: Worker[Any] = Worker(**settings())
+        job.queue = worker.queue
+        monkeypatch.setattr(worker.queue, "dequeue", give)
+        assert await worker.process()
+
+    async def give(**_: object) -> Job:
+        return job
+
+    run(work())
+
+
+@pytest.mark.usefixtures("kept")
+def test_no_job_floods_the_log(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its function, which nobody has, and its key are written at no length, in no traceback, and with its IDs."""
+    job = Job("f" * 200_000, key="k" * 50_000, meta={REQUEST_ID_KEY: ID})
+    process(monkeypatch, job)
+    assert job.status is Status.FAILED
+    logging.getLogger("saq").warning("Aborting %s", f"saq:job:{job.key}")
+    lines = logs.wait("error.log", "Aborting")
+    assert "LookupError: This worker has no such function." in "".join(logs.error)
+    assert len(lines) == 1
+    assert max(map(len, logs.error)) < 2000
+    assert all(f" [{ID}] [{'k' * 128} -] " in line for line in logs.error if "ffff" in line)
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_job_that_cannot_even_begin_has_its_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails before its IDs are bound."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise ValueError("not written")
+
+    monkeypatch.setattr(RedisQueue, "update", fail)
+    process(monkeypatch, Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"}))
+    (line,) = logs.wait("error.log", "Error processing job")
+    assert f" ERROR [{ID}] [job-2 job-1] Error processing job demo job-2" in line
+
+
+def test_a_broker_that_goes_while_a_job_is_taken_is_waited_for(
+    kept: list[Job], monkeypatch: pytest.MonkeyPatch, logs: Logs
+) -> None:
+    answers: list[Exception | None] = [ConnectionError("gone"), None]
+
+    async def update(*_: object, **__: object) -> None:
+        if error := answers.pop(0):
+            raise error
+
+    async def count(*_: object) -> int:
+        return 0
+
+    monkeypatch.setattr(RedisQueue, "update", update)
+    monkeypatch.setattr(RedisQueue, "count", count)
+    process(monkeypatch, Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID}))
+    assert [job.status for job in kept] == [Status.COMPLETE]
+    assert len(logs.wait("error.log", f" WARNING [{ID}] [job-2 -] The broker is away: gone")) == 1
+    assert "Traceback" not in "".join(logs.error)
+
+
+@pytest.mark.parametrize("words", ["Sweeping job %s", "Sweeping %s"])
+def test_a_line_about_a_job_has_its_ids(words: str, logs: Logs) -> None:
+    settings()
+    job = Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"})
+    logging.getLogger("saq").info(words, job.info(full=False))
+    with TaskRecord("another-request", "job-3"):
+        logging.getLogger("saq").info("In %s", job)
+    logging.getLogger("saq").info("%d of %s", 1, ["a"])
+    assert f"INFO [{ID}] [job-2 job-1] {words % 'demo job-2'}" in logs.wait("error.log", "Sweeping")[0]
+    assert "INFO [another-request] [job-3 -] In demo job-2" in logs.wait("error.log", "In demo")[0]
+    assert "INFO [-] 1 of ['a']" in logs.wait("error.log", "1 of")[0]
+
+
+def test_each_loop_has_a_queue_of_its_own(kept: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed with its loop, however it was come by; a worker's is that of its jobs."""
+    closed: list[RedisQueue] = []
+
+    async def disconnect(queue: RedisQueue) -> None:
+        closed.append(queue)
+        raise ConnectionError("SAQ says good-bye to a broker that is gone")
+
+    async def twice() -> RedisQueue:
+        await get_queue().enqueue("demo")
+        found = get_queue()
+        assert isinstance(found, RedisQueue)
+        assert found is get_queue()
+        return found
+
+    async def work() -> None:
+        worker = make_queue(waits=True)
+        await worker.connect()
+        assert get_queue() is worker
+        await worker.disconnect()
+
+    monkeypatch.setattr(RedisQueue, "disconnect", disconnect)
+    run(get_queue().enqueue("demo"))
+    assert run(twice()) is closed[1]
+    run(work())
+    assert len({id(one) for one in closed}) == len(closed) == 3
+    assert len(kept) == 2
+    assert queue._queues == {}
+
+
+def test_a_loop_that_was_left_open_keeps_nothing() -> None:
+    loop = asyncio.new_event_loop()
+
+    async def get() -> None:
+        get_queue()
+
+    loop.run_until_complete(get())
+    loop.close()
+    run(get())
+    assert loop not in queue._queues
+
+
+def test_the_queue_has_the_name_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another service on the same broker would take its jobs else."""
+    assert get_queue().name == project_metadata()["name"]
+    monkeypatch.setenv("SAQ_QUEUE", "mine")
+    assert get_queue().name == "mine"
+
+
+@pytest.mark.parametrize(
     ("status", "state", "level"),
     [
         (Status.COMPLETE, "complete", "INFO"),
         (Status.QUEUED, "retried", "WARNING"),
+        (Status.ACTIVE, "cancelled", "WARNING"),
         (Status.FAILED, "failed", "WARNING"),
         (Status.ABORTED, "aborted", "WARNING"),
     ],
@@ -121,7 +277,7 @@ def test_each_attempt_has_a_closing_line(status: Status, state: str, level: str,
     job = Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"})
 
     async def work() -> None:
-        await before_process(ctx := {"job": job})
+        await before_process(ctx := context(job))
         assert current_request_id() == ID
         job.status = status
         await after_process(ctx)
@@ -207,8 +363,7 @@ def test_a_worker_waits_for_its_broker(monkeypatch: pytest.MonkeyPatch, logs: Lo
     monkeypatch.setattr(RedisQueue, "dequeue", answer)
     monkeypatch.setattr(RedisQueue, "count", count)
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    get_queue.cache_clear()
-    run(get_queue(waits=True).dequeue(5))
+    run(make_queue(waits=True).dequeue(5))
     assert (pauses, answers) == ([1, 1, 1], [])
     assert [
         line.partition("] ")[2].partition(" WARNING ")[2] for line in logs.wait("error.log", "The broker is", 2)
@@ -219,16 +374,15 @@ def test_a_worker_waits_for_its_broker(monkeypatch: pytest.MonkeyPatch, logs: Lo
 
 
 def test_what_cannot_be_asked_again_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is lost in the midst of a transaction would be lost for ever."""
+    """A connection that is lost in the midst of a transaction would be lost for ever: who began it begins anew."""
 
     async def finish(*_: object, **__: object) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(RedisQueue, "finish", finish)
-    get_queue.cache_clear()
-    job = Job("demo", queue=get_queue(waits=True))
-    with pytest.raises(NotReady):
-        run(get_queue(waits=True).finish(job, Status.ABORTED, connection=object()))
+    patient = make_queue(waits=True)
+    with pytest.raises(ConnectionError):
+        run(patient.finish(Job("demo", queue=patient), Status.ABORTED, connection=object()))
 
 
 def test_a_fault_of_ours_is_no_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +390,6 @@ def test_a_fault_of_ours_is_no_broker_that_is_away(monkeypatch: pytest.MonkeyPat
         raise TypeError("Object of type UUID is not JSON serializable")
 
     monkeypatch.setattr(RedisQueue, "_enqueue", enqueue)
-    get_queue.cache_clear()
     with pytest.raises(TypeError):
         run(get_queue().enqueue("demo"))
 
@@ -276,7 +429,6 @@ def test_an_address_is_taken_and_never_shown(url: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("SAQ_URL", url)
     assert read_settings(SETTINGS).url == url
     assert SECRET not in repr(read_settings(SETTINGS))
-    get_queue.cache_clear()
     assert SECRET not in repr(get_queue())
 
 
@@ -293,7 +445,6 @@ def test_the_worker_is_the_services_own(monkeypatch: pytest.MonkeyPatch, logs: L
     monkeypatch.setenv("SAQ_CONCURRENCY", "3")
     monkeypatch.setenv("SAQ_QUEUE", "mine")
     monkeypatch.setenv("SAQ_SWEEP", "7")
-    get_queue.cache_clear()
     worker: Worker[Any] = Worker(**settings())
     assert (worker.concurrency, worker.queue.name, worker.timers["sweep"]) == (3, "mine", 7)
     assert set(worker.functions) == {"demo", "demo_in_thread"}
