@@ -389,7 +389,7 @@ def test_from_elsewhere(streams: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         lines = wait_for_trail(system.places, request_id, 16)
         works = [line.parent_id for line in lines if line.message == "working"]
-        assert sorted(works) == ["job-0", "job-0", "job-1", "job-1"]
+        assert sorted(map(str, works)) == ["job-0", "job-0", "job-1", "job-1"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
