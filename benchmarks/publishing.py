@@ -25,6 +25,8 @@ MESSAGES = 2000
 SENDER = ROOT / "benchmarks" / "sender.py"
 RESULTS = ROOT / "benchmarks" / "results" / "publishing.md"
 OPTIONS = ("celery", "saq", "faststream")
+# The sender only sends: it neither works on its messages nor writes lines about them.
+QUIET = {"LOG_LEVEL": "WARNING", "FASTSTREAM_CONSUME": "false"}
 
 
 class Subject(NamedTuple):
@@ -56,7 +58,7 @@ def measure(project: Path, subject: Subject) -> dict[str, list[float]]:
     with subject.broker() as broker:
         for number in range(ROUNDS + 1):
             for way in sorted(found, reverse=bool(number % 2)):
-                figure = send(project, subject.library, way, {subject.setting: broker.url, "LOG_LEVEL": "WARNING"})
+                figure = send(project, subject.library, way, {subject.setting: broker.url, **QUIET})
                 if number:  # the first round warms up
                     found[way].append(figure)
     return found
