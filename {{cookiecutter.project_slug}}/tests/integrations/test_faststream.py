@@ -313,7 +313,8 @@ def test_no_broker(load: Load, logs: Logs, configure: Callable[..., Application]
         assert (body["cause"], body["request_id"], body["message"]) == (NO_ANSWER, ID, "failed")
         assert answer.headers[HEADER] == ID
         ready = client.get("/readyz")
-        assert (ready.status_code, ready.json()["cause"]) == (503, f"faststream: {NO_ANSWER}")
+        assert ready.status_code == 503
+        assert f"faststream: {NO_ANSWER}" in ready.json()["cause"]  # beside what others lack
         assert client.get("/livez").status_code == 200
         assert len(logs.wait("error.log", "The broker at 127.0.0.1:1 does not answer (ConnectionRefused")) == 1
     assert "hunter2" not in "".join(logs.error)
