@@ -27,9 +27,10 @@ MARK = re.compile(r"^\s*(?:#|<!--) (>>>|<<<) (.+?)(?: -->)?$", re.MULTILINE)
 MOST = 5
 # What the smallest service may be at most, and what an option may add to it, its tests aside.
 MOST_FILES, MOST_LINES = 62, 4200
-MOST_FILES_OF_OPTION, MOST_LINES_OF_FILE = 4, 150
-# It speaks to four brokers, each of which keeps a message, and a connection, in a way of its own.
-MOST_LINES_OF = {"app/integrations/faststream/broker.py": 200}
+MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
+# These are larger, as they mend what their libraries do when a broker hangs or dies, and what they print of secrets;
+# FastStream speaks to four brokers besides.
+MOST_LINES_OF = {"celery": 235, "saq": 285, "faststream": 300}
 # Of an option that is no part of the application but a way to run it, all documents included.
 MOST_FILES_TO_RUN = 12
 
@@ -180,14 +181,13 @@ def test_the_smallest_service_stays_small(repository: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "core_tests"])
 def test_options_stay_small(repository: Path, option: str) -> None:
-    """An option is a handful of files, each read in a few minutes; its tests may be longer."""
+    """An option is a handful of files that are read in a few minutes; its tests may be longer."""
     owned = {path for path in FEATURES[option]["paths"] if not path.startswith("tests/")}
     template = repository / TEMPLATE
-    files = [name for name in files_below(template) if is_below(name, owned)]
+    files = [template / name for name in files_below(template) if is_below(name, owned)]
     runs_it = any(path.startswith("deploy/") for path in owned)
     assert len(files) <= (MOST_FILES_TO_RUN if runs_it else MOST_FILES_OF_OPTION)
-    for name in files:
-        assert lines_of_code([template / name]) <= MOST_LINES_OF.get(name, MOST_LINES_OF_FILE), name
+    assert lines_of_code(files) <= MOST_LINES_OF.get(option, MOST_LINES_OF_OPTION)
 
 
 def test_manifest_is_complete() -> None:

@@ -1,24 +1,23 @@
 """Start the service under a server, talk to it over a socket, read what it wrote."""
 
-import contextlib
 import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
 from types import TracebackType
 from typing import Self
 
 from .client import ID_HEADER, Answer, Connection, build_request, new_id
 from .lines import AccessLine, AppLine
-from .logs import Logs, wait_for
+from .logs import wait_for
+from .processes import Process
 from .servers import SERVERS
 
 __all__ = ["ID_HEADER", "AccessLine", "Answer", "AppLine", "Connection", "LiveService", "new_id", "wait_for"]
 
 
-class LiveService(Logs):
+class LiveService(Process):
     """A running service; a context manager that leaves no process behind."""
 
     def __init__(
@@ -49,7 +48,6 @@ class LiveService(Logs):
             **(env or {}),
         }
         self._wait = wait
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.work.mkdir(parents=True, exist_ok=True)
@@ -73,40 +71,12 @@ class LiveService(Logs):
 
     # The process
 
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The server's (master) process."""
-        assert self._process is not None, "not started"
-        return self._process
-
     def _ready(self) -> bool:
         assert self.process.poll() is None, f"exit code {self.process.returncode}"
         try:
             return self.request("GET", "/livez").status == 200
         except (OSError, EOFError):
             return False
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the master alone."""
-        self.process.send_signal(number)
-
-    def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
-        """Ask the master to leave, and return its exit code."""
-        if self.process.poll() is None:
-            self.signal(number)
-        return self.process.wait(timeout)
-
-    def kill(self) -> None:
-        """End the whole process group, whatever state it is in."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, SIGKILL)
-            self._process.wait(10)
-
-    def workers(self) -> list[int]:
-        """Return the process IDs of the master's children."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     # The wire
 

@@ -32,6 +32,8 @@ WAYS = [
     ("rabbitmq", "prefork", "text"),
     ("rabbitmq", "solo", "json"),
 ]
+# The other pools end with a task that ends its process, and know no time limits.
+PREFORK = [way for way in WAYS if "prefork" in way]
 
 
 class System(NamedTuple):
@@ -204,10 +206,9 @@ def test_no_argument_in_a_line(system: System, name: str, words: str) -> None:
     assert "hunter2" not in system.worker.output()
 
 
+@pytest.mark.parametrize("system", PREFORK, indirect=True, ids="-".join, scope="module")
 def test_worker_lost(system: System) -> None:
     """What only the first process can tell, and the errback that it sends, carry the IDs."""
-    if system.pool != "prefork":
-        return  # a task that ends its process ends these workers
     request_id = system.ask("/probe/canvas/dies")
     system.lines(request_id, 1, "errback")
     (line,) = [line for line in trail(system.places, request_id) if "WorkerLostError" in line.exception]
@@ -215,10 +216,9 @@ def test_worker_lost(system: System) -> None:
     assert (line.current_id, line.parent_id) == (began.current_id, "-")
 
 
+@pytest.mark.parametrize("system", PREFORK, indirect=True, ids="-".join, scope="module")
 def test_time_limit(system: System) -> None:
     """So does a task that takes too long."""
-    if system.pool != "prefork":
-        return  # these pools have no time limits
     request_id = system.ask("/probe/canvas/hangs")
     (line,) = system.lines(request_id, 1, "Hard time limit")
     (began,) = [other for other in trail(system.places, request_id) if other.message == "hangs"]

@@ -1,21 +1,20 @@
 """Worker processes beside the service, and the trail of one request through all of them."""
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
 from types import TracebackType
 from typing import Self
 
 from .lines import AppLine
 from .logs import SETTLE, Logs, wait_for
+from .processes import Process
 
 
-class WorkerProcess(Logs):
+class WorkerProcess(Process):
     """A command of the project's environment that stays; a context manager that leaves no process behind.
 
     `ready`: a text of its log that says that it works.
@@ -41,13 +40,6 @@ class WorkerProcess(Logs):
             **env,
         }
         self.ready = ready
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        """The process that was started last."""
-        assert self._process is not None, "not started"
-        return self._process
 
     def __enter__(self) -> Self:
         self.start()
@@ -79,24 +71,6 @@ class WorkerProcess(Logs):
     def _is_ready(self, known: int) -> bool:
         assert self.process.poll() is None, f"exit code {self.process.returncode}"
         return self.output().count(self.ready) > known
-
-    def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
-        """Ask it to leave, and return its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(timeout)
-
-    def kill(self) -> None:
-        """End the whole process group, whatever state it is in."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, SIGKILL)
-            self._process.wait(10)
-
-    def children(self) -> list[int]:
-        """Return the process IDs of its children."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def trail(places: Iterable[Logs], request_id: str) -> list[AppLine]:
