@@ -88,7 +88,7 @@ def test_times_contain_each_other(stack: Stack, target: str, least: float) -> No
     """What the client measures is at least what nginx says, and that is at least what the service says."""
     times = [timed(stack, target) for _ in range(5)]
     say(f"{target}: client, nginx, service: {times}")
-    assert min(inner for _, _, inner in times) >= least
+    assert min(inner for _, _, inner in times) >= least - COARSE  # uvloop rounds what is to be slept to milliseconds
     # The service hands its last byte over before it reads the clock: on a busy machine, single values may be off.
     assert statistics.median(outer - middle for outer, middle, _ in times) >= -COARSE
     assert statistics.median(middle - inner for _, middle, inner in times) >= -COARSE

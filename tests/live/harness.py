@@ -74,9 +74,13 @@ class LiveService(Process):
     def _ready(self) -> bool:
         assert self.process.poll() is None, f"exit code {self.process.returncode}"
         try:
-            return self.request("GET", "/livez").status == 200
+            return self.request("GET", "/livez").status == 200 and self._has_all_workers()
         except (OSError, EOFError):
             return False
+
+    def _has_all_workers(self) -> bool:
+        # gunicorn makes them one by one: the first may answer before there is a second, which a test would not know of.
+        return self.command[0] != "gunicorn" or len(self.workers()) >= int(self.env.get("WORKERS", "1"))
 
     # The wire
 
