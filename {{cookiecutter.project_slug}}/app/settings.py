@@ -76,6 +76,7 @@ class Settings(EnvironmentSettings):
     debug: bool = Field(False, description="docs pages, readable errors; never in production")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="lowest level kept")
+    log_levels: Words = Field((), description="levels of single loggers: app.outbound=WARNING,sqlalchemy=DEBUG")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
     log_id_length: int = Field(0, ge=0, description="characters of each ID that a line shows; 0: all")
     log_path: Path | None = Field(None, description="folder for log files; empty: stdout and stderr")
@@ -86,6 +87,10 @@ class Settings(EnvironmentSettings):
     masked_query: Words = Field(
         ("token", "pass", "pwd", "secret", "key", "auth", "jwt", "credential", "signature", "session"),
         description="query parameters whose name contains one of these are masked in the access line",
+    )
+    masked_log: Words = Field(
+        ("authorization", "cookie", "password", "passwd", "secret", "token", "api_key", "access_key", "private_key"),
+        description="names of secrets: what stands after one of them in a line (name=…, a JSON key) becomes ***",
     )
 
     request_id_header: str = Field(
@@ -121,6 +126,14 @@ class Settings(EnvironmentSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
+
+    @field_validator("log_levels")
+    @classmethod
+    def _levels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for word in value:
+            if not re.fullmatch(r"[\w.-]+=(DEBUG|INFO|WARNING|ERROR|CRITICAL)", word, re.IGNORECASE):
+                raise ValueError(f"{word!r} is not a logger and its level such as app.outbound=DEBUG")
+        return value
 
     @field_validator("host")
     @classmethod

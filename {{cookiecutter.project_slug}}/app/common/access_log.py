@@ -10,7 +10,7 @@ from app.common.access_fields import FIELDS, as_dict, policy, request_line_of
 from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER
 from app.common.log_format import dump_json, escape, iso_clock
 from app.common.request_id import logged_id
-from app.common.request_record import RequestRecord
+from app.common.request_record import RequestRecord, current_fields, fields_suffix, log_fields
 
 logger = logging.getLogger(ACCESS_LOGGER)
 
@@ -39,7 +39,9 @@ class RequestAccessFormatter(logging.Formatter):
         request = getattr(record, "request", None)
         if not isinstance(request, RequestRecord):
             return escape(record.getMessage())
-        return self._pattern % tuple([field(request) for field in self._fields])
+        line = self._pattern % tuple([field(request) for field in self._fields])
+        fields = getattr(record, "fields", None)
+        return line + escape(fields_suffix(fields)) if fields else line
 
 
 class JsonAccessFormatter(logging.Formatter):
@@ -50,7 +52,7 @@ class JsonAccessFormatter(logging.Formatter):
         request = getattr(record, "request", None)
         if not isinstance(request, RequestRecord):
             return dump_json({"timestamp": iso_clock.format(record.created), "message": record.getMessage()})
-        return dump_json(as_dict(request))
+        return dump_json(as_dict(request) | getattr(record, "fields", {}))
 
 
 def write_access_line(request: RequestRecord) -> None:
@@ -75,6 +77,8 @@ class AccessRecord(logging.LogRecord):
         self.args = (AccessMessage(request),)
         self.request = request
         self.request_id = logged_id(request.request_id)
+        if log_fields:
+            self.fields = current_fields()
 
 
 @cache

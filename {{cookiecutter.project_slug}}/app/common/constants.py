@@ -20,7 +20,7 @@ PARENT_ID_KEY: Final = "x-parent-id"
 LOG_FORMAT: Final = "%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) %(levelname)s %(message)s"
 REQUEST_ID_LOG_FORMAT: Final = (
     "%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) "
-    "%(levelname)s [%(request_id)s]%(task_suffix)s %(message)s"
+    "%(levelname)s [%(request_id)s]%(ids_suffix)s %(message)s"
 )
 ACCESS_LOG_FORMAT: Final = (
     "[%(asctime)s] %(request_id)s %(status_code)s %(request_time)ss "

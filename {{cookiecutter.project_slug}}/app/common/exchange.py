@@ -18,7 +18,7 @@ from app.common.errors import error_response, phrase_of
 from app.common.log_filters import log_cancelled, log_unhandled, mark
 from app.common.messages import BODIES, FRAMES, NO_CLOSE_FRAME, STARTS, check, size_of
 from app.common.refusal import BODY_FAULT_KEY, Refusal
-from app.common.request_record import RequestRecord
+from app.common.request_record import RequestRecord, request_watchers
 from app.common.request_time import RequestTimePlugin
 
 
@@ -186,4 +186,6 @@ class Exchange:
         self._finished = True
         if self._client_left():
             self.record.flags.insert(0, "client_disconnect")
+        for watch in request_watchers.values():
+            watch(self.record)
         write_access_line(self.record)

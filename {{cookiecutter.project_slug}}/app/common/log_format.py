@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_LOG_FORMAT
+from app.common.redaction import redact
 from app.common.request_id import current_request_id, stamp
 
 # C0, DEL, C1, line and paragraph separators, bidirectional controls, byte order mark, lone surrogates: whatever a
@@ -18,9 +19,9 @@ _HOSTILE = re.compile(
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
-# uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, and two IDs once more.
-NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "task_suffix"})
-_NO_TASK: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "task_suffix": ""}
+# uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, and the IDs once more.
+NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix"})
+_NOTHING: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}.items()
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -97,11 +98,12 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the indented lines of a traceback where there is one."""
         stamp(record)
-        if not hasattr(record, "task_suffix"):
-            record.__dict__.update(_NO_TASK)
+        for name, value in _NOTHING:
+            record.__dict__.setdefault(name, value)
         record.message = record.getMessage()
         record.asctime = self.formatTime(record, self.datefmt)
-        line = escape(self.formatMessage(record))  # the whole of it, since a format may show what `extra` holds
+        # The whole of it, since a format may show what `extra` holds.
+        line = redact(escape(self.formatMessage(record)))
         details = traceback_of(record)
         return line if details is None else f"{line}\n{indent(details)}"
 
@@ -120,7 +122,7 @@ def traceback_of(record: logging.LogRecord) -> str | None:
 
 def indent(text: str) -> str:
     """Return each line escaped and moved in by four spaces."""
-    return "\n".join(f"    {escape(line)}" for line in text.split("\n"))
+    return "\n".join(f"    {redact(escape(line))}" for line in text.split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -145,4 +147,4 @@ class JsonFormatter(logging.Formatter):
         for key, value in vars(record).items():
             if key not in STANDARD_ATTRIBUTES and key not in NOT_FOR_READERS and key not in content:
                 content[key] = value
-        return dump_json(content)
+        return redact(dump_json(content))

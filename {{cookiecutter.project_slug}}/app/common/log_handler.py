@@ -18,6 +18,7 @@ from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER, LOG_FORMAT, R
 from app.common.log_files import FILE_HANDLERS, LogStreamHandler
 from app.common.log_filters import OwnFileMark
 from app.common.log_format import JsonFormatter, TextFormatter
+from app.common.redaction import redact
 from app.common.request_id import RequestIDLogFilter, set_logged_length
 from app.settings import PROJECT_ROOT, Settings, get_settings
 
@@ -62,7 +63,10 @@ def configure_logging(settings: Settings) -> None:
     if not logging.getLogger(ACCESS_LOGGER).handlers:
         logging.config.dictConfig(logging_config())
     logging.getLogger().setLevel(settings.log_level)
+    for name, _, level in (word.partition("=") for word in settings.log_levels):
+        logging.getLogger(name).setLevel(level.upper())
     policy.configure(settings.access_log_exclude, settings.masked_query)
+    redact.configure(settings.masked_log)
     set_logged_length(settings.log_id_length)
 
 

@@ -13,13 +13,15 @@ All else is httpx2's, also its defaults: 5 s each to connect, read, write and ge
 import logging
 import re
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx2
 
 from app.common.constants import MAX_LOGGED_TARGET, NO_REQUEST_ID, REQUEST_ID_HEADER
 from app.common.request_id import current_request_id
+from app.common.request_record import injectors
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -69,12 +71,14 @@ class _Correlation:
     def stamp(self, request: httpx2.Request) -> httpx2.Request:
         """Return the request as it is to be sent; the given one keeps its headers, so it may be sent again."""
         origin = (request.url.scheme, request.url.netloc)
-        wanted = self._header not in request.headers and any(rule.matches(request.url) for rule in self._rules)
         headers = httpx2.Headers(request.headers)
         if request.extensions.setdefault(_FIRST_ORIGIN, origin) != origin:
             headers.pop(self._header, None)
-        elif wanted and (request_id := current_request_id()) != NO_REQUEST_ID:
-            headers[self._header] = request_id
+        elif any(rule.matches(request.url) for rule in self._rules):
+            if (request_id := current_request_id()) != NO_REQUEST_ID:
+                headers.setdefault(self._header, request_id)
+            for inject in injectors.values():
+                inject(headers)
         return request if headers == request.headers else _copy(request, headers)
 
 
@@ -85,8 +89,37 @@ def _copy(given: httpx2.Request, headers: httpx2.Headers) -> httpx2.Request:
     return copy
 
 
+class Exchange:
+    """One request as it is sent, and what became of it: for `exchange_watchers`."""
+
+    def __init__(self, request: httpx2.Request) -> None:
+        self.request = request
+        self.response: httpx2.Response | None = None
+
+
+exchange_watchers: Final[dict[str, Callable[[Exchange], AbstractContextManager[None]]]] = {}
+"""What integrations put around each exchange: it sees the request, the answer, and what is raised instead of one."""
+
+
+@contextmanager
+def _exchange(correlation: _Correlation, request: httpx2.Request) -> Iterator[Exchange]:
+    """Stamp the request and write the line of its exchange; the seconds end with the response's headers."""
+    exchange = Exchange(request)
+    with ExitStack() as stack:
+        for watch in exchange_watchers.values():
+            stack.enter_context(watch(exchange))
+        exchange.request = correlation.stamp(request)
+        started = time.perf_counter()
+        try:
+            yield exchange
+        except BaseException as error:  # also a cancelled call, which leaves no other trace
+            _log(exchange.request, started, error)
+            raise
+        if exchange.response is not None:
+            _log(exchange.request, started, exchange.response.status_code)
+
+
 def _log(request: httpx2.Request, started: float, outcome: int | BaseException) -> None:
-    """Write an exchange's line; its seconds end with the response's headers, since a body may be read much later."""
     duration = time.perf_counter() - started
     failed = isinstance(outcome, BaseException)
     result = type(outcome).__name__ if failed else outcome
@@ -112,13 +145,8 @@ class OutboundAsyncClient(httpx2.AsyncClient):
     # Undocumented, but the one place that every exchange passes, whatever its transport, proxy or mount. Should httpx2
     # rename it, mypy and the tests fail.
     async def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
-        started = time.perf_counter()
-        try:
-            response = await super()._send_single_request(self._correlation.stamp(request))
-        except BaseException as error:  # also a cancelled call, which leaves no other trace
-            _log(request, started, error)
-            raise
-        _log(request, started, response.status_code)
+        with _exchange(self._correlation, request) as exchange:
+            response = exchange.response = await super()._send_single_request(exchange.request)
         return response
 
 
@@ -130,13 +158,8 @@ class OutboundClient(httpx2.Client):
         super().__init__(**options)
 
     def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
-        started = time.perf_counter()
-        try:
-            response = super()._send_single_request(self._correlation.stamp(request))
-        except BaseException as error:
-            _log(request, started, error)
-            raise
-        _log(request, started, response.status_code)
+        with _exchange(self._correlation, request) as exchange:
+            response = exchange.response = super()._send_single_request(exchange.request)
         return response
 
 

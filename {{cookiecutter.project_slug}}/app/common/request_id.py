@@ -9,9 +9,9 @@ from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_ID_HEADER
-from app.common.request_record import RequestRecord, current_record
+from app.common.request_record import RequestRecord, current_fields, current_record, fields_suffix, log_fields
 
-# UUID, ULID, 32 hex digits and traceparent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
+# UUID, ULID, 32 hex digits and W3C's trace parent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
 # takes a trailing newline. Eight characters at least, since shorter ones are no use for finding anything.
 _ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
 
@@ -120,7 +120,10 @@ def stamp(record: logging.LogRecord) -> None:
     record.request_id = NO_REQUEST_ID if work is None else logged_id(work.request_id)
     if work is not None and work.task_id != NO_REQUEST_ID:
         current, parent = logged_id(work.task_id), logged_id(work.parent_id)
-        record.current_id, record.parent_id, record.task_suffix = current, parent, f" [{current} {parent}]"
+        record.current_id, record.parent_id, record.ids_suffix = current, parent, f" [{current} {parent}]"
+    if log_fields:
+        fields = {key: value for key, value in current_fields().items() if not hasattr(record, key)}
+        record.__dict__.update(fields, ids_suffix=getattr(record, "ids_suffix", "") + fields_suffix(fields))
 
 
 class RequestIDLogFilter(logging.Filter):

@@ -1,8 +1,12 @@
-"""What is known of one request while it is served; the accessors, the context and the access line read it."""
+"""What is known of one request while it is served; the accessors, the context and the access line read it.
 
+Integrations that want to know of it as well put themselves into the tables below, each under its own name.
+"""
+
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from time import perf_counter, time
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import Scope
 
@@ -68,3 +72,22 @@ current_record: ContextVar[RequestRecord | None] = ContextVar("request_record", 
 
 SCOPE_KEY: Final = "app.request_record"
 """Marks a scope whose request has a record, so that mounted applications open no second one."""
+
+log_fields: Final[dict[str, Callable[[], Mapping[str, object]]]] = {}
+"""What each line has besides the IDs, such as a trace's: of the context in which it is called."""
+
+injectors: Final[dict[str, Callable[[MutableMapping[Any, Any]], None]]] = {}
+"""What goes out besides the IDs, into the headers of calls (to allowed hosts), tasks and messages."""
+
+request_watchers: Final[dict[str, Callable[[RequestRecord], None]]] = {}
+"""Who is told of each request when it is over, refused ones and websockets included; they must not raise."""
+
+
+def current_fields() -> dict[str, object]:
+    """Return what the integrations have to say of a line that is written now."""
+    return {key: value for fields in log_fields.values() for key, value in fields().items()}
+
+
+def fields_suffix(fields: Mapping[str, object]) -> str:
+    """Return them as a text line shows them: a space and `name=value` for each."""
+    return "".join(f" {name}={value}" for name, value in fields.items())

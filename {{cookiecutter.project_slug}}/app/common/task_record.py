@@ -6,10 +6,11 @@ log line and outgoing call has the ID of the request that set it off.
 
 import logging
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import Token
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from starlette_context import _request_scope_context_storage as starlette_context_storage
 
@@ -22,7 +23,7 @@ from app.common.constants import (
     TASK_LOGGER,
 )
 from app.common.request_id import is_acceptable, new_request_id
-from app.common.request_record import RequestRecord, current_record
+from app.common.request_record import RequestRecord, current_record, injectors
 
 log = logging.getLogger(TASK_LOGGER)
 
@@ -37,11 +38,16 @@ class TaskRecord(RequestRecord):
     none did. What comes from outside goes through `extract`.
     """
 
-    __slots__ = ("_before", "parent_id", "task_id")
+    __slots__ = ("_before", "_watches", "headers", "name", "parent_id", "state", "task_id")
     _before: tuple[Token[Any], Token[Any]]
 
-    def __init__(self, request_id: str, task_id: str, parent_id: str = NO_REQUEST_ID) -> None:
+    def __init__(
+        self, request_id: str, task_id: str, parent_id: str = NO_REQUEST_ID, headers: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(request_id, {"type": "task"})
+        self.headers = headers or {}
+        self.name = self.state = ""
+        self._watches = ExitStack()
         self.task_id = task_id
         self.parent_id = parent_id
         self.context[REQUEST_ID_CTX_KEY] = request_id
@@ -51,15 +57,28 @@ class TaskRecord(RequestRecord):
         self._before = current_record.set(self), starlette_context_storage.set(self.context)
         return self
 
+    def begin(self, name: str) -> Self:
+        """Enter it for the work itself, of which those who watch are told; else it is only for lines about it."""
+        self.name = name[:_MAX_NAME]
+        self.__enter__()
+        for watch in task_watchers.values():
+            self._watches.enter_context(watch(self))
+        return self
+
     def __exit__(self, *_: object) -> None:
+        self._watches.close()
         current_record.reset(self._before[0])
         starlette_context_storage.reset(self._before[1])
 
     def tell(self, name: str, state: str, level: int = logging.INFO) -> None:
         """Write the last line of this work: what it was, how it ended, after how many seconds."""
-        name, self.ended = name[:_MAX_NAME], perf_counter()
+        name, self.state, self.ended = name[:_MAX_NAME], state, perf_counter()
         fields = {"task": name, "state": state, "duration": round(self.duration, 6)}
         log.log(level, "%s %s %.3fs", name, state, self.duration, extra=fields)
+
+
+task_watchers: Final[dict[str, Callable[[TaskRecord], AbstractContextManager[None]]]] = {}
+"""What integrations put around each piece of work: it sees the `headers`, and, when it ends, the `state`."""
 
 
 def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
@@ -74,6 +93,8 @@ def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
     parent = NO_REQUEST_ID if record is None else record.parent_id if record.task_id == task_id else record.task_id
     if PARENT_ID_KEY not in known and parent != NO_REQUEST_ID:
         carrier[PARENT_ID_KEY] = parent
+    for one in injectors.values():
+        one(carrier)
 
 
 def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
@@ -87,7 +108,7 @@ def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -
     parent, outer = headers.get(PARENT_ID_KEY), current_record.get()
     if outer and not given:
         given, parent = outer.request_id, outer.parent_id if outer.task_id == task_id else outer.task_id
-    return TaskRecord(given or new_request_id(), _printable(task_id), _printable(parent or NO_REQUEST_ID))
+    return TaskRecord(given or new_request_id(), _printable(task_id), _printable(parent or NO_REQUEST_ID), headers)
 
 
 def _acceptable(value: object) -> str:

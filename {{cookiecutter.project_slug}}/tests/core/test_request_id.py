@@ -28,7 +28,7 @@ ACCEPTED = {
     "uuid in capitals": ID.upper(),
     "uuid as hex": ID.replace("-", ""),
     "ulid": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
-    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "W3C": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     "base64": "Zm9vYmFyL2Jheis_=+/x",
     "mail message": "20261001.1658@host.example",
     "eight characters": "a1234567",

@@ -67,7 +67,7 @@ def test_every_line_has_three_ids(log_format: str, logs: Logs, monkeypatch: pyte
     for line in (within, others, last):
         content = json.loads(line)
         assert (content["request_id"], content["current_id"], content["parent_id"]) == (ID, "task-1", "task-0")
-        assert "task_suffix" not in content
+        assert "ids_suffix" not in content
     assert "current_id" not in json.loads(before)
     content = json.loads(last)
     assert (content["task"], content["state"], content["logger"]) == ("count", "done", "app.task")

@@ -61,7 +61,7 @@ class Correlation(BaseMiddleware[Any, Any]):
         if self.context.get_local("message") is msg:  # else no handler gets it: it answers a request, or is fetched
             self.record = extract(msg.headers, msg.headers.get(MESSAGE_KEY) or new_request_id(), msg.correlation_id)
             self.context.set_local("record", self.record)
-            self.record.__enter__()
+            self.record.begin(self.context.get_local("handler_").specification.call_name)
         return await call_next(msg)
 
     async def after_processed(self, _: object = None, error: BaseException | None = None, __: object = None) -> bool:
@@ -70,9 +70,8 @@ class Correlation(BaseMiddleware[Any, Any]):
             back = isinstance(error, (NotTaken, NackMessage, asyncio.CancelledError))
             if error and not back:
                 tell_failure(error)
-            name = self.context.get_local("handler_").specification.call_name
             state = "returned" if back else "failed" if error else "processed"
-            self.record.tell(name, state, logging.WARNING if error else logging.INFO)
+            self.record.tell(self.record.name, state, logging.WARNING if error else logging.INFO)
             self.record.__exit__()
             if isinstance(error, NotTaken):
                 await asyncio.sleep(KIND in ("kafka", "rabbit"))  # a second: they give it again at once

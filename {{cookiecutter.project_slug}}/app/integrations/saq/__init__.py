@@ -58,7 +58,7 @@ async def startup(ctx: dict[str, Any]) -> None:
 
 async def before_process(ctx: dict[str, Any]) -> None:
     """Bind a job's IDs to all that it does."""
-    ctx["record"] = record_of(ctx["job"]).__enter__()
+    ctx["record"] = record_of(ctx["job"]).begin(ctx["job"].function)
     if ctx["job"].function not in ctx["worker"].functions:  # SAQ's KeyError has the name, however long it is
         raise LookupError("This worker has no such function.")
 
