@@ -115,6 +115,28 @@ def test_level(project: Path, tmp_path: Path, level: str, *, shown: bool) -> Non
         assert bool(service.app_records(good)) is shown
 
 
+def test_level_of_one_logger_while_it_runs(project: Path, tmp_path: Path) -> None:
+    """LOG_LEVELS in `.env` and SIGHUP: one logger falls silent, then talks again, in every worker."""
+    environment = project / ".env"
+    heard = []
+    with serve(project, tmp_path) as service, Load(service, clients=2) as load:
+        try:
+            for value in ("DEMO=error", "demo=ERROR", "other=ERROR,demo=DEBUG", "demo=LOUD", ""):
+                environment.write_text(f"LOG_LEVELS={value}\n", "utf-8")
+                old = service.workers()
+                service.signal(SIGHUP)
+                wait_serving(service, new_workers(service, old, 2))
+                request_id = new_id("level")
+                assert service.request("GET", "/api/demo", request_id=request_id).status == 200
+                assert service.access_line(request_id).status == 200
+                heard.append([record.message for record in service.app_records(request_id)])
+        finally:
+            environment.unlink()
+    assert heard == [["demo"], [], ["demo"], ["demo"], ["demo"]]
+    assert load.failures == []
+    assert service.app_text().count("'demo=LOUD' is not a logger and its level such as app.outbound=DEBUG") == 1
+
+
 def test_exclude_and_mask(project: Path, tmp_path: Path) -> None:
     """ACCESS_LOG_EXCLUDE leaves out what went well; MASKED_QUERY replaces the default names."""
     env = {"ACCESS_LOG_EXCLUDE": "/api/demo, /nothing", "MASKED_QUERY": "pin , x-code"}

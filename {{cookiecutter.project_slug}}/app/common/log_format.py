@@ -5,7 +5,7 @@ import re
 import time
 from typing import Any, Final
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_LOG_FORMAT
 from app.common.redaction import redact
@@ -45,6 +45,14 @@ def dump_json(content: dict[str, Any]) -> str:
 
 def _to_json(value: object) -> str:
     return to_json(value, inf_nan_mode="null", serialize_unknown=True, bytes_mode="utf8").decode()
+
+
+def _is_json(line: str) -> bool:
+    try:
+        from_json(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _safe(value: object) -> object:
@@ -147,4 +155,10 @@ class JsonFormatter(logging.Formatter):
         for key, value in vars(record).items():
             if key not in STANDARD_ATTRIBUTES and key not in NOT_FOR_READERS and key not in content:
                 content[key] = value
-        return redact(dump_json(content))
+        line = dump_json(content)
+        shown = redact(line)
+        if shown is line or _is_json(shown):
+            return shown
+        return dump_json(
+            content | {"message": "left out, as it holds a secret"} | dict.fromkeys(list(content)[8:], "***")
+        )

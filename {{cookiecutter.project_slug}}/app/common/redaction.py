@@ -7,16 +7,22 @@ within JSON. A name counts as well where it ends a longer one (`accessToken`), i
 import re
 from typing import Final
 
-_QUOTED: Final = r"""(?P<quote{0}>\\*["'])(?:\\\\\\["']|(?!(?P=quote{0}))(?:\\.|[^\\]))*"""
+# From the quote on, up to where it stands again with as many backslashes before it: those are of JSON within JSON.
+# Rather too much than too little: after two backslashes it may be Python that shows JSON, and the quote a secret's.
+_QUOTED: Final = (
+    r'"(?:\\\\"|\\.|[^"\\])*'
+    r"|'(?:\\\\'|\\.|[^'\\])*"
+    r"""|(?P<escaped>\\+["'])(?:(?!(?P=escaped))\\+["']?|[^"\\])*"""
+)
 _BARE: Final = r"""[^\s"'\\,;&()\[\]{}]+"""
 # In a header's line everything up to its end: "Bearer abc", "a=1; b=2".
-_REST: Final = r"""(?<=authorization)\s*[:=]\s*[^"'\\]+|(?<=cookie)\s*[:=]\s*[^"'\\]+"""
+_REST: Final = r"""(?:(?<=authorization)|(?<=cookie))(?P<colon>\s*[:=]\s*)[^"'\\]+"""
 _VALUE: Final = (
-    rf"""(?P<key>(?P<close>\\*["'])\s*(?:[:=]|,(?=\s*b?\\*["']))\s*b?)(?:{_QUOTED.format(1)}|{_BARE})"""
-    rf"|{_REST}|\s*[:=]\s*(?:{_QUOTED.format(2)}|{_BARE})"
+    r"""(?P<sign>(?P<close>\\*["'])\s*(?:[:=]|,(?=\s*b?\\*["']))\s*b?|\s*[:=]\s*)"""
+    rf"(?P<value>{_QUOTED}|{_BARE})"
 )
 _URL: Final = re.compile(r"""(?<=://)([^\s/:@"'\\]*:)[^\s/"'\\]+(?=@)""")
-_START: Final = re.compile(r"\s*[:=]\s*")
+_QUOTE: Final = re.compile(r"""\\*["']|""")
 
 
 class Redactor:
@@ -29,20 +35,20 @@ class Redactor:
         """Take over the names; without any, only passwords in URLs are replaced."""
         names = "|".join(re.escape(word.lower()).replace(r"\-", "_").replace("_", "[-_]?") for word in words) or "(?!)"
         self._names = re.compile(names)
-        self._secrets = re.compile(rf"(?i)(?:{names})(?![\w-])(?P<value>{_VALUE})")
+        self._secrets = re.compile(rf"(?i)(?P<name>{names})(?![\w-])(?:{_REST}|{_VALUE})")
 
     def __call__(self, line: str) -> str:
-        """Return the line with `***` in the place of each secret; a JSON text stays one."""
+        """Return the line with `***` in the place of each secret."""
         if self._names.search(line.lower()):  # most lines have none; without regard to case it takes ten times as long
             line = self._secrets.sub(_mask, line)
         return _URL.sub(r"\1***", line) if "://" in line and "@" in line else line
 
 
 def _mask(match: re.Match[str]) -> str:
-    name = match[0][: match.start("value") - match.start()]
-    quote = match["quote1"] or match["quote2"] or match["close"] or ""
-    begin = match["key"] or _START.match(match["value"])[0]  # type: ignore[index]
-    return f"{name}{begin}{quote}***{'' if match['quote1'] or match['quote2'] else quote}"
+    quote = _QUOTE.match(match["value"] or "")[0]  # type: ignore[index] # it matches nothing as well
+    # What had no quotes gets those of its name, or JSON would not be JSON any more: `"token": 5`.
+    masked = f"{quote}***" if quote else f"{match['close'] or ''}***{match['close'] or ''}"
+    return f"{match['name']}{match['colon'] or match['sign']}{masked}"
 
 
 redact: Final = Redactor()

@@ -1,0 +1,146 @@
+"""Whatever writes a secret into a line, `***` stands there."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.common.redaction import Redactor
+from app.main import Application
+from app.settings import Settings
+from tests.support import ID, Logs, connect
+
+SECRET = "hunter2"
+NESTED = json.dumps({"password": f'a"{SECRET}\\"{SECRET}', "kept": 1})
+
+
+@pytest.fixture
+def redact() -> Redactor:
+    made = Redactor()
+    made.configure(Settings.model_fields["masked_log"].default)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("password=hunter2 ok", "password=*** ok"),
+        ("PASSWORD = hunter2, ok", "PASSWORD = ***, ok"),
+        ("db_password: hunter2; ok", "db_password: ***; ok"),
+        ("accessToken=hunter2&page=2", "accessToken=***&page=2"),
+        ("x-api-key: hunter2", "x-api-key: ***"),
+        ("apikey=hunter2", "apikey=***"),
+        ('client_secret="hunter2 hunter2" ok', 'client_secret="***" ok'),
+        ("User(name='a', password='hun\\'hunter2')", "User(name='a', password='***')"),
+        ("{'password': 'hunter2', 'a': 1}", "{'password': '***', 'a': 1}"),
+        ("(b'authorization', b'Bearer hunter2'), (b'host', b'h')", "(b'authorization', b'***'), (b'host', b'h')"),
+        ("Authorization: Bearer hunter2.hunter2", "Authorization: ***"),
+        ("Set-Cookie: sid=hunter2; b=hunter2", "Set-Cookie: ***"),
+        ("token=hunter2\\nHost: h", "token=***\\nHost: h"),
+        ("postgres://user:hunter2@host/db", "postgres://user:***@host/db"),
+        ("redis://:hunt@hunter2@host:6379", "redis://:***@host:6379"),
+        ("password='hunter2", "password='***"),
+        ("passwort: offen", "passwort: offen"),
+        ("token_type=bearer tokens=5", "token_type=bearer tokens=5"),
+        ("KeyError: 'abc'", "KeyError: 'abc'"),
+        ("see https://host/a@b and 12:30", "see https://host/a@b and 12:30"),
+        ("no secret here: at=all", "no secret here: at=all"),
+    ],
+)
+def test_a_line(redact: Redactor, line: str, shown: str) -> None:
+    assert redact(line) == shown
+    assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"password": SECRET, "kept": 1},
+        {"password": None, "token": 5, "secret": True, "kept": 1},
+        {"password": f'"{SECRET}\\"\n', "kept": 1},
+        {"cookie": f"a={SECRET}; b={SECRET}", "kept": 1},
+        {"authorization": {"secret": SECRET, "kept": 1}, "kept": 1},
+        {"credentials": [{"api_key": SECRET}], "kept": 1},
+        {"message": NESTED, "kept": 1},
+        {"message": json.dumps({"inner": NESTED}), "kept": 1},
+        {"message": f"Authorization: Bearer {SECRET}", "kept": 1},
+        {"message": repr({"token": SECRET}), "kept": 1},
+    ],
+)
+def test_json_stays_json(redact: Redactor, content: dict[str, object]) -> None:
+    for separators in ((",", ":"), (", ", ": ")):
+        line = redact(json.dumps(content, separators=separators))
+        assert SECRET not in line
+        assert json.loads(line).keys() == content.keys()
+        assert json.loads(line)["kept"] == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "token" * 40_000,
+        "token=" * 40_000,
+        'token:"' + "\\" * 200_000,
+        "'" * 200_000 + "token:",
+        "token: " + " " * 200_000,
+        "://" * 70_000 + "@",
+        "://a:" * 40_000 + "@",
+    ],
+)
+def test_a_hostile_line_takes_no_longer_than_its_length(redact: Redactor, line: str) -> None:
+    began = time.process_time()
+    redact(line)
+    assert time.process_time() - began < 2
+
+
+def test_what_redaction_would_break_is_left_out(configure: Callable[..., Application], logs: Logs) -> None:
+    """A secret that ends with a backslash cannot be told from one with a quote in it; the line is JSON all the same."""
+    configure(LOG_FORMAT="json")
+    logging.getLogger("orders").warning("lost", extra={"token": f"{SECRET}\\", "order": 7})
+    (line,) = logs.error
+    assert SECRET not in line
+    assert json.loads(line)["message"] == "left out, as it holds a secret"
+    assert (json.loads(line)["logger"], json.loads(line)["order"]) == ("orders", "***")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_line_of_the_service(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
+    app = configure(LOG_FORMAT=log_format)
+
+    @app.get("/leak")
+    def leak() -> None:
+        logging.getLogger("orders").warning(
+            "login with %s", {"password": SECRET}, extra={"headers": {"cookie": SECRET}}
+        )
+        where = f"https://user:{SECRET}@host?token={SECRET}"
+        raise RuntimeError(where)
+
+    assert connect(app).get("/leak", headers={"X-Request-ID": ID}).status_code == 500
+    text = "\n".join(logs.error)
+    assert text.count("***") == (4 if log_format == "json" else 3)
+    assert "login with {'password': '***'}" in text
+    assert "RuntimeError: https://user:***@host?token=***" in text
+    assert SECRET not in text
+
+
+def test_the_names_are_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
+    configure(MASKED_LOG="iban, pin-code")
+    logging.getLogger("orders").warning("IBAN=DE12 pin_code=1234 password=shown")
+    assert logs.error[-1].endswith(" IBAN=*** pin_code=*** password=shown")
+
+
+def test_levels_of_single_loggers(configure: Callable[..., Application], logs: Logs) -> None:
+    configure(LOG_LEVEL="WARNING", LOG_LEVELS="orders=debug, orders.noisy=ERROR,app.outbound=INFO")
+    for name in ("orders", "orders.deep", "orders.noisy", "others"):
+        for level in (logging.DEBUG, logging.WARNING):
+            logging.getLogger(name).log(level, "%s at %d", name, level)
+    told = [line.partition("] [")[2].partition("] ")[2] or line.rpartition("] ")[2] for line in logs.error]
+    assert told == ["orders at 10", "orders at 30", "orders.deep at 10", "orders.deep at 30", "others at 30"]
+
+
+@pytest.mark.parametrize("value", ["orders", "orders=LOUD", "=DEBUG", "a b=INFO", "orders:DEBUG"])
+def test_a_level_that_is_none(configure: Callable[..., Application], value: str) -> None:
+    with pytest.raises(SystemExit, match=r"LOG_LEVELS is .*: '.+' is not a logger and its level such as"):
+        configure(LOG_LEVELS=value)

@@ -1,0 +1,153 @@
+"""What integrations are told: of each line, request, piece of work and call, and never of a neighbour's."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from app.common.outbound import Exchange, OutboundAsyncClient, exchange_watchers
+from app.common.request_record import RequestRecord, injectors, log_fields, request_watchers
+from app.common.task_record import TaskRecord, extract, inject, task_watchers
+from app.main import Application
+from tests.support import HEADER, ID, Logs, connect
+
+number: ContextVar[int] = ContextVar("number", default=0)
+
+
+def fields() -> dict[str, object]:
+    return {"trace": f"t{number.get()}", "note": "two\nlines"}
+
+
+def stamp(carrier: MutableMapping[Any, Any]) -> None:
+    carrier.setdefault("x-trace", f"t{number.get()}")
+
+
+@pytest.fixture
+def told() -> list[tuple[object, ...]]:
+    """What watchers were told, in order; they are in place."""
+    told: list[tuple[object, ...]] = []
+
+    @contextmanager
+    def work(record: TaskRecord) -> Iterator[None]:
+        told.append(("begins", record.name, record.request_id, record.headers))
+        number.set(5)
+        yield
+        told.append(("ends", record.name, record.state))
+
+    @contextmanager
+    def call(exchange: Exchange) -> Iterator[None]:
+        number.set(7)
+        try:
+            yield
+        except Exception as error:
+            told.append((exchange.request.url.path, type(error).__name__))
+            raise
+        told.append((exchange.request.headers.get("x-trace"), exchange.response and exchange.response.status_code))
+
+    task_watchers["test"], exchange_watchers["test"] = work, call
+    log_fields["test"], injectors["test"] = fields, stamp
+    return told
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_each_line_has_the_fields(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
+    app = configure(LOG_FORMAT=log_format)
+    log_fields["test"] = fields
+
+    @app.get("/count/{value}")
+    async def count(value: int) -> None:
+        number.set(value)
+        raise RuntimeError
+
+    client = connect(app)
+    for value in (3, 4):
+        client.get(f"/count/{value}", headers={HEADER: f"{ID}-{value}"})
+        (own,) = [line for line in logs.error if f"{ID}-{value}" in line and "Unhandled" in line]
+        (access,) = [line for line in logs.access if f"{ID}-{value}" in line]
+        for line in (own, access):
+            if log_format == "json":
+                assert (json.loads(line)["trace"], json.loads(line)["note"]) == (f"t{value}", "two\nlines")
+            else:
+                assert f" trace=t{value} note=two\\nlines" in line
+    if log_format == "text":
+        assert f"[{ID}-4] trace=t4 note=two\\nlines Unhandled" in own
+        assert access.endswith('HTTP/1.1" RuntimeError trace=t4 note=two\\nlines')
+
+
+def test_a_field_never_replaces_what_a_line_has(configure: Callable[..., Application], logs: Logs) -> None:
+    configure(LOG_FORMAT="json")
+    log_fields["test"] = lambda: {"request_id": "forged", "name": "forged", "levelname": "forged", "own": 1}
+    TaskRecord(ID, "task").tell("work", "success")
+    (line,) = logs.error
+    assert "forged" not in line
+    assert json.loads(line)["own"] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/demo", 200),
+        ("HEAD", "/api/demo", 405),
+        ("GET", "/nowhere", 404),
+        ("GET", "/api/demo/fail", 500),
+        ("GET", "/livez", 200),
+        ("GET", "/api/demo/stream?lines=2", 200),
+    ],
+)
+def test_each_request_is_told_once_when_it_is_over(app: Application, method: str, path: str, status: int) -> None:
+    told: list[RequestRecord] = []
+    request_watchers["test"] = told.append
+    connect(app).request(method, path, headers={HEADER: ID})
+    (record,) = told
+    assert (record.request_id, record.status) == (ID, status)
+    assert record.ended is not None
+
+
+def test_a_websocket_is_told_when_it_closes(app: Application) -> None:
+    told: list[RequestRecord] = []
+    request_watchers["test"] = told.append
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/nowhere", headers={HEADER: ID}):
+        pass
+    assert [(record.request_id, record.status) for record in told] == [(ID, 403)]
+
+
+def test_work_is_watched_from_its_beginning_to_its_end(told: list[tuple[object, ...]]) -> None:
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    with extract(carrier, "a-line-about-it"):
+        pass
+    record = extract(carrier, "task").begin("work")
+    sent: dict[str, str] = {"X-Trace": "kept"} | carrier
+    inject(sent)
+    follower: dict[str, str] = {}
+    inject(follower)
+    record.tell("work", "success")
+    record.__exit__()
+    assert told == [("begins", "work", record.request_id, carrier), ("ends", "work", "success")]
+    assert (carrier["x-trace"], sent["x-trace"], follower["x-trace"]) == ("t0", "t0", "t5")
+
+
+def test_calls_are_watched_and_carry_what_is_injected(told: list[tuple[object, ...]]) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/broken":
+            raise httpx2.ConnectError("no")
+        return httpx2.Response(204, request=request)
+
+    async def calls() -> None:
+        transport = httpx2.MockTransport(answer)
+        async with OutboundAsyncClient(allowed_hosts=["ours"], transport=transport) as client:
+            await client.get("http://ours/one")
+            await client.get("http://ours/two", headers={"x-trace": "by hand"})
+            await client.get("http://theirs/three")
+            with pytest.raises(httpx2.ConnectError):
+                await client.get("http://ours/broken")
+
+    asyncio.run(calls())
+    assert told == [("t7", 204), ("by hand", 204), (None, 204), ("/broken", "ConnectError")]
