@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
-from app.common.constants import NO_REQUEST_ID, REQUEST_ID_LOG_FORMAT
+from app.common.constants import LOG_FORMAT, NO_REQUEST_ID, REQUEST_ID_LOG_FORMAT
 from app.common.redaction import redact
 from app.common.request_id import current_request_id, stamp
 
@@ -16,6 +16,7 @@ from app.common.request_id import current_request_id, stamp
 _HOSTILE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
+_OWN_KEYS: Final = 8
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
@@ -98,6 +99,7 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, fmt: str = REQUEST_ID_LOG_FORMAT, datefmt: str | None = None) -> None:
         super().__init__(fmt, datefmt)
+        self._shows_more = fmt not in (LOG_FORMAT, REQUEST_ID_LOG_FORMAT)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """Return the record's time with its zone, or in the form of `datefmt`."""
@@ -111,7 +113,9 @@ class TextFormatter(logging.Formatter):
         record.message = record.getMessage()
         record.asctime = self.formatTime(record, self.datefmt)
         # The whole of it, since a format may show what `extra` holds.
-        line = redact(escape(self.formatMessage(record)))
+        line = escape(self.formatMessage(record))
+        if redact.suspects(line if self._shows_more else f"{record.message}{record.ids_suffix}"):  # type: ignore[attr-defined]
+            line = redact(line)
         details = traceback_of(record)
         return line if details is None else f"{line}\n{indent(details)}"
 
@@ -156,9 +160,11 @@ class JsonFormatter(logging.Formatter):
             if key not in STANDARD_ATTRIBUTES and key not in NOT_FOR_READERS and key not in content:
                 content[key] = value
         line = dump_json(content)
+        if not redact.suspects(line if len(content) > _OWN_KEYS else content["message"]):
+            return line
         shown = redact(line)
-        if shown is line or _is_json(shown):
+        if _is_json(shown):
             return shown
         return dump_json(
-            content | {"message": "left out, as it holds a secret"} | dict.fromkeys(list(content)[8:], "***")
+            content | {"message": "left out, as it holds a secret"} | dict.fromkeys(list(content)[_OWN_KEYS:], "***")
         )

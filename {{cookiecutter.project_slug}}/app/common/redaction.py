@@ -34,14 +34,21 @@ class Redactor:
     def configure(self, words: tuple[str, ...]) -> None:
         """Take over the names; without any, only passwords in URLs are replaced."""
         names = "|".join(re.escape(word.lower()).replace(r"\-", "_").replace("_", "[-_]?") for word in words) or "(?!)"
-        self._names = re.compile(names)
+        # A part of each, to look for first: most lines have none, and a search without regard to case takes 15 µs.
+        self._parts = tuple({max(re.split("[-_]", word.lower()), key=len) for word in words})
         self._secrets = re.compile(rf"(?i)(?P<name>{names})(?![\w-])(?:{_REST}|{_VALUE})")
+
+    def suspects(self, text: str) -> bool:
+        """Tell whether the text may hold a secret; false: it holds none."""
+        lower = text.lower()
+        for part in self._parts:
+            if part in lower:
+                return True
+        return "://" in text and "@" in text
 
     def __call__(self, line: str) -> str:
         """Return the line with `***` in the place of each secret."""
-        if self._names.search(line.lower()):  # most lines have none; without regard to case it takes ten times as long
-            line = self._secrets.sub(_mask, line)
-        return _URL.sub(r"\1***", line) if "://" in line and "@" in line else line
+        return _URL.sub(r"\1***", self._secrets.sub(_mask, line)) if self.suspects(line) else line
 
 
 def _mask(match: re.Match[str]) -> str:
