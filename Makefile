@@ -44,9 +44,10 @@ lock: $(filter $(OWN_UV),$(UV))
 drift: $(filter $(OWN_UV),$(UV))
 	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.drift "$(UV)" $(ARGS)
 
-# Measures what the IDs cost, beside the bare libraries, and writes benchmarks/results.
+# Measures what the IDs and the observers cost, beside what has none, and writes benchmarks/results.
 bench: $(filter $(OWN_UV),$(UV))
-	exec "$(UV)" run --quiet --locked python -m benchmarks.publishing "$(UV)"
+	"$(UV)" run --quiet --locked python -m benchmarks.publishing "$(UV)"
+	"$(UV)" run --quiet --locked python -m benchmarks.observing "$(UV)"
 
 $(OWN_UV):
 	echo "uv is not on PATH: putting uv $(UV_VERSION) into .uv" >&2
