@@ -1,9 +1,97 @@
-"""To be written."""
+"""structlog beside standard logging: its events become records of the standard logger, and so the service's lines."""
 
+import logging
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any, Final
+
+import structlog
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.contextvars import clear_contextvars, get_contextvars
+from structlog.stdlib import LoggerFactory, PositionalArgumentsFormatter, filter_by_level
+from structlog.typing import EventDict, WrappedLogger
 
-from app.settings import Settings
+from app.common.log_format import NOT_FOR_READERS, STANDARD_ATTRIBUTES
+from app.common.request_record import fields_suffix, log_fields
+from app.settings import Settings, get_settings
+
+TAKEN: Final = frozenset(
+    ("timestamp", "level", "logger", "pid", "file", "line", "exception", "fields", "request", "current_id", "parent_id")
+)
+"""What a line has anyway, besides the attributes of a record."""
+OF_LOGGING: Final = ("exc_info", "stack_info", "stacklevel")
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Add what it has."""
+def install(_app: FastAPI, settings: Settings) -> None:
+    """Hand over what structlog is told."""
+    observe(settings)
+
+
+def observe(_settings: Settings) -> None:
+    """Hand it over to standard logging, in this process, and show what is bound in each line."""
+    log_fields["structlog"] = bound
+    structlog.configure(
+        processors=[filter_by_level, PositionalArgumentsFormatter(), hand_over],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=StandardLoggers(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def wrap(app: ASGIApp, _settings: Settings) -> ASGIApp:
+    """Begin each request with nothing bound; what it binds stays for its last lines, as the server's task ends then."""
+
+    async def unbound(scope: Scope, receive: Receive, send: Send) -> None:
+        clear_contextvars()
+        await app(scope, receive, send)
+
+    return unbound
+
+
+class StandardLoggers(LoggerFactory):
+    """Gives standard loggers whose lines have the file and the line of who has called structlog."""
+
+    def __init__(self) -> None:
+        before = logging.getLoggerClass()
+        super().__init__(["app.integrations.structlog"])
+        self.find_caller = logging.getLoggerClass().findCaller
+        logging.setLoggerClass(before)  # theirs would be for every logger, but only for those that are made later
+
+    def __call__(self, *args: Any) -> logging.Logger:  # noqa: ANN401 - structlog's
+        """Return the logger with the name that was asked for, else with that of the calling module."""
+        logger = super().__call__(*args)
+        logger.findCaller = MethodType(self.find_caller, logger)  # type: ignore[method-assign]
+        return logger
+
+
+def hand_over(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return what the logger's method is called with; in a text line the values stand behind the message."""
+    options = {name: event.pop(name) for name in OF_LOGGING if name in event}
+    message, values = str(event.pop("event", "")), safe(event)
+    if get_settings().log_format == "text":
+        message += fields_suffix({name: shown(value) for name, value in values.items()})
+    return {"msg": message, "extra": values, **options}
+
+
+def bound() -> Mapping[str, object]:
+    """Return what `bind_contextvars` has bound here, for every line, whoever writes it."""
+    values = get_contextvars()
+    return {name: shown(value) for name, value in safe(values).items()} if values else {}
+
+
+def safe(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the values under names that nothing else in a line has; `name` becomes `name_`."""
+    taken = STANDARD_ATTRIBUTES | NOT_FOR_READERS | TAKEN
+    return {f"{name}_" if name in taken else str(name): value for name, value in values.items()}
+
+
+def shown(value: object) -> object:
+    """Return a value as a text line shows it: in quotes where it could not be told from what follows."""
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    try:
+        text = str(value)
+    except Exception:  # whatever a class of the user's does
+        return f"<{type(value).__name__}>"
+    return text if text.isprintable() and not {" ", "=", '"'} & {*text} and text else repr(text)

@@ -1,0 +1,193 @@
+"""Events of structlog are lines of the service, and what is bound is in every line of its request, and in no other."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from fastapi import BackgroundTasks
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
+
+from app.common.request_record import log_fields
+from app.main import Application
+from tests.support import HEADER, ID, Logs, connect
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    clear_contextvars()
+    yield
+    clear_contextvars()
+    structlog.reset_defaults()
+
+
+@pytest.fixture(params=["text", "json"])
+def log_format(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+def last(logs: Logs) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(logs.error[-1])
+    return content
+
+
+def test_an_event_is_a_line_like_any_other(configure: Callable[..., Application], logs: Logs) -> None:
+    configure(LOG_FORMAT="json")
+    structlog.get_logger("orders").bind(order=7).info("paid", amount=1.5, customer={"id": 3})
+    logging.getLogger("orders").info("paid", extra={"order": 7, "amount": 1.5, "customer": {"id": 3}})
+    by_structlog, by_logging = map(json.loads, logs.error)
+    assert by_structlog.keys() == by_logging.keys()
+    for name in by_structlog.keys() - {"timestamp", "line"}:
+        assert by_structlog[name] == by_logging[name], name
+    assert by_structlog["line"] == by_logging["line"] - 1
+    assert by_structlog["file"] == "test_structlog.py"
+
+
+def test_in_a_text_line_the_values_follow_the_message(configure: Callable[..., Application], logs: Logs) -> None:
+    configure()
+    log = structlog.get_logger("orders")
+    log.warning("paid", order=7, by="card", note="two words", empty="", forged="a\n2026-10-01 b", none=None)
+    assert (
+        " WARNING [-] paid order=7 by=card note='two words' empty='' forged='a\\n2026-10-01 b' none=None"
+        in logs.error[-1]
+    )
+    log.info("%s of %d", "one", 2, order=7)
+    assert logs.error[-1].endswith(" one of 2 order=7")
+    log.info("100 %", order=7)
+    assert logs.error[-1].endswith(" 100 % order=7")
+
+
+def test_a_logger_is_named_after_its_module_or_as_it_is_told(configure: Callable[..., Application], logs: Logs) -> None:
+    configure(LOG_FORMAT="json", LOG_LEVELS=f"{__name__}=ERROR")
+    structlog.get_logger().warning("not kept")
+    structlog.get_logger().error("kept")
+    assert [json.loads(line)["logger"] for line in logs.error] == [__name__]
+    structlog.get_logger("orders").debug("not kept")
+    assert len(logs.error) == 1
+
+
+def test_a_traceback_once_without_local_variables(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
+    configure(LOG_FORMAT=log_format)
+    secret_of_the_frame = "hunter" + "2"
+    try:
+        int(f"{len(secret_of_the_frame)}x")
+    except ValueError:
+        structlog.get_logger("orders").exception("failed", order=7)
+    text = "\n".join(logs.error)
+    assert text.count("ValueError: invalid literal") == text.count("Traceback (most recent call last):") == 1
+    assert "hunter2" not in text
+    assert text.count("failed") == 1
+
+
+def test_asynchronous_methods_keep_ids_and_caller(configure: Callable[..., Application], logs: Logs) -> None:
+    app = configure(LOG_FORMAT="json")
+
+    @app.get("/asynchronous")
+    async def asynchronous() -> None:
+        bind_contextvars(customer=3)
+        await structlog.get_logger("orders").ainfo("paid", order=7)
+
+    connect(app).get("/asynchronous", headers={HEADER: ID})
+    line = last(logs)
+    assert (line["request_id"], line["customer"], line["order"], line["file"]) == (ID, 3, 7, "test_structlog.py")
+
+
+def test_names_that_a_line_has_already(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
+    configure(LOG_FORMAT=log_format)
+    names = ("name", "msg", "args", "message", "levelname", "request_id", "timestamp", "level", "ids_suffix", "fields")
+    for bind in (False, True):
+        values = dict.fromkeys(names, "theirs")
+        if bind:
+            bind_contextvars(**values)
+        structlog.get_logger("orders").warning("paid", **({} if bind else values))
+        line = logs.error[-1]
+        if log_format == "json":
+            assert {last(logs)[f"{name}_"] for name in names} == {"theirs"}
+            assert (last(logs)["message"], last(logs)["logger"], last(logs)["request_id"]) == ("paid", "orders", "-")
+        else:
+            assert all(f" {name}_=theirs" in line for name in names)
+            assert " WARNING [-]" in line
+
+
+def test_what_cannot_be_shown_breaks_no_line(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+        __repr__ = __str__
+
+    configure(LOG_FORMAT=log_format)
+    bind_contextvars(first=Broken())
+    structlog.get_logger("orders").warning("paid", second=Broken(), third=object, fourth=b"\xff")
+    (line,) = logs.error
+    assert line.count("Broken") == 2
+    assert "paid" in line
+
+
+def test_secrets_are_masked(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
+    configure(LOG_FORMAT=log_format)
+    bind_contextvars(token="hunter2")
+    structlog.get_logger("orders").warning("paid", password="hunter2 hunter2")
+    (line,) = logs.error
+    assert "hunter2" not in line
+    assert line.count("***") == 2
+
+
+def test_what_is_bound_is_in_every_line_of_the_request(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
+    app = configure(LOG_FORMAT=log_format)
+
+    async def later() -> None:
+        logging.getLogger("plain").info("later")
+
+    @app.get("/bound/{number}")
+    async def endpoint(number: int, background: BackgroundTasks) -> None:
+        seen = dict(get_contextvars())
+        bind_contextvars(number=f"n{number}")
+        logging.getLogger("plain").info("by logging %s", seen)
+        await asyncio.to_thread(structlog.get_logger("orders").info, "by structlog")
+        background.add_task(later)
+
+    @app.get("/unbound")
+    async def unbound() -> None:
+        logging.getLogger("plain").info("unbound")
+        raise RuntimeError
+
+    client = connect(app)
+    for number in (1, 2):
+        client.get(f"/bound/{number}", headers={HEADER: f"{ID}-{number}"})
+        mark = f'"number":"n{number}"' if log_format == "json" else f" number=n{number}"
+        lines = [line for line in (*logs.error, *logs.access) if f"{ID}-{number}" in line]
+        assert [mark in line for line in lines] == [True] * 4
+        assert "by logging {}" in "\n".join(lines)
+    client.get("/unbound", headers={HEADER: f"{ID}-3"})
+    assert not [line for line in (*logs.error, *logs.access) if f"{ID}-3" in line and "number" in line]
+
+
+def test_an_event_s_own_value_goes_before_what_is_bound(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
+    configure(LOG_FORMAT=log_format)
+    bind_contextvars(order=1, customer=3)
+    structlog.get_logger("orders").info("paid", order=2)
+    (line,) = logs.error
+    assert ("order=2" in line) is (log_format == "text")
+    assert ('"order":2' in line) is (log_format == "json")
+    assert not {"order=1", '"order":1'} & {*line.replace(",", " ").split()}
+    assert "order=1" not in line
+    assert "customer" in line
+
+
+def test_other_loggers_are_left_alone(configure: Callable[..., Application]) -> None:
+    configure()
+    assert logging.getLoggerClass() is logging.Logger
+    assert list(log_fields).count("structlog") == 1
