@@ -222,11 +222,12 @@ VARIES = re.compile(
     r"\d{4}-\d\d-\d\d [\d:,]{12}[+-]\d{4}|(?<=pid:)\d+|\d+\.\d{3}(?=s( |$))|(?<=127\.0\.0\.1:)\d+"
     r"|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )
+ADDED = re.compile(r" trace_id=[0-9a-f]{32} span_id=[0-9a-f]{16}")
 
 
 def shape(line: str) -> str:
-    """Give a line of a log without what differs each time: time, process, duration, port, IDs of tasks."""
-    return VARIES.sub("…", line)
+    """Give a line of a log without what differs each time: time, process, duration, port, IDs of tasks and traces."""
+    return VARIES.sub("…", ADDED.sub("", line))
 
 
 def children(pid: int) -> set[int]:

@@ -8,15 +8,18 @@ from typing import Any
 from .client import Json
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}[+-]\d{4}"
+# What the option `tracing` adds.
+TRACE = r"(?: trace_id=(?P<trace_id>[0-9a-f]{32}) span_id=(?P<span_id>[0-9a-f]{16}))?"
 TEXT_ACCESS = re.compile(
     rf"\[(?P<timestamp>{STAMP})\] (?P<request_id>[!-~]+) (?P<status>\d{{3}}) (?P<duration>\d+\.\d{{3}})s "
     r'(?P<client>[!-~]+) - "(?P<line>(?:[^"\\\x00-\x1f\x7f]|\\.)*)"'
-    r"(?: (?P<flags>[A-Za-z_][\w.]*(?:,[A-Za-z_][\w.]*)*))?",
+    r"(?: (?P<flags>[A-Za-z_][\w.]*(?:,[A-Za-z_][\w.]*)*))?"
+    rf"{TRACE}",
     re.ASCII,
 )
 TEXT_APP = re.compile(
     rf"(?P<timestamp>{STAMP}) \[pid:(?P<pid>\d+)\] (?P<file>[^\s(]+)\(line:(?P<line>\d+)\) "
-    r"(?P<level>[A-Z]+) \[(?P<request_id>[!-~]+)\](?: \[(?P<current_id>[!-~]+) (?P<parent_id>[!-~]+)\])? "
+    rf"(?P<level>[A-Z]+) \[(?P<request_id>[!-~]+)\](?: \[(?P<current_id>[!-~]+) (?P<parent_id>[!-~]+)\])?{TRACE} "
     r"(?P<message>.*)"
 )
 TARGET_KEYS = ("method", "path", "query", "http_version")
@@ -24,6 +27,7 @@ ACCESS_KEYS = frozenset(
     ("timestamp", "request_id", *TARGET_KEYS, "status", "duration", "ttfb", "bytes", "client", "user_agent", "flags")
 )
 APP_KEYS = frozenset(("timestamp", "level", "logger", "message", "request_id", "pid", "file", "line"))
+IDS = ("current_id", "parent_id", "trace_id", "span_id")
 INDENT = "    "
 
 
@@ -44,6 +48,8 @@ class AccessLine:
     ttfb: float | None = None
     bytes: int | None = None
     user_agent: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class AppLine:
     logger: str | None = None
     current_id: str | None = None
     parent_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
 
 
 def parse_access(text: str) -> AccessLine:
@@ -86,6 +94,8 @@ def _text_access(text: str) -> AccessLine:
         target=" ".join(parts[1:-1]),
         http_version=parts[-1].removeprefix("HTTP/"),
         flags=tuple(match["flags"].split(",")) if match["flags"] else (),
+        trace_id=match["trace_id"],
+        span_id=match["span_id"],
     )
 
 
@@ -106,6 +116,8 @@ def _json_access(text: str) -> AccessLine:
         ttfb=None if data["ttfb"] is None else float(_typed(data, "ttfb", (int, float))),
         bytes=_typed(data, "bytes", int),
         user_agent=data["user_agent"],
+        trace_id=data.get("trace_id"),
+        span_id=data.get("span_id"),
     )
 
 
@@ -136,7 +148,7 @@ def _app_record(line: str) -> AppLine | None:
         except ValueError:
             return None
         names = ("timestamp", "level", "message", "request_id", "pid", "file", "line", "logger")
-        values: dict[str, Any] = {name: data.get(name) for name in (*names, "current_id", "parent_id")}
+        values: dict[str, Any] = {name: data.get(name) for name in (*names, *IDS)}
         return AppLine(**values, exception=data.get("exception") or "")
     match = TEXT_APP.fullmatch(line)
     if match is None:

@@ -15,7 +15,7 @@ from app.common.redaction import redact
 from app.common.request_id import set_logged_length
 from app.common.request_record import injectors, log_fields, request_watchers
 from app.common.task_record import task_watchers
-from app.integrations import names
+from app.integrations import names, settings_classes
 from app.settings import EnvironmentSettings, Settings, get_settings
 from tests.support import Logs, connect
 
@@ -25,6 +25,9 @@ for kind in (EnvironmentSettings, Settings):
 prefixes = tuple(f"{name}_" for name in names())
 for exported in list(os.environ):
     if exported.lower() in Settings.model_fields or exported.lower().startswith(prefixes):
+        del os.environ[exported]
+for integration in settings_classes().values():  # those whose names a standard gives
+    for exported in [name for name in os.environ if name.startswith(integration.model_config["env_prefix"])]:
         del os.environ[exported]
 
 from app.main import Application, create_app  # noqa: E402

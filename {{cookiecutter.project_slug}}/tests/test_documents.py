@@ -33,7 +33,9 @@ def test_no_document_has_a_setting_that_is_gone() -> None:
     assert set(re.findall(r"(?m)^# ([A-Z0-9_]+)=", example)) == names
 
 
-def test_settings_of_integrations_begin_with_their_names() -> None:
-    for integration in KINDS.keys() - {"service"}:
-        assert KINDS[integration].model_config["env_prefix"] == f"{integration.upper()}_"
-        assert KINDS[integration].model_config["frozen"]
+def test_settings_of_integrations_begin_with_a_name_of_their_own() -> None:
+    configs = [KINDS[integration].model_config for integration in KINDS.keys() - {"service"}]
+    prefixes = {config["env_prefix"] for config in configs}
+    assert len(prefixes) == len(configs)
+    assert all(re.fullmatch(r"[A-Z]{3,}_", prefix) for prefix in prefixes)
+    assert all(config["frozen"] for config in configs)

@@ -11,6 +11,8 @@ import logging
 import pkgutil
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from app.common.lifespans import kept
@@ -117,6 +119,27 @@ def lifespan_of(
             yield
 
     return lifespan
+
+
+def start_work(settings: Settings) -> None:
+    """Set up a process that works on tasks and serves nobody: its lines, and who observes it."""
+    from app.common.log_handler import configure_logging, prepare_log_files  # noqa: PLC0415 - not for every import
+
+    prepare_log_files(settings)
+    configure_logging(settings)
+    observe_work(settings)
+
+
+def observe_work(settings: Settings) -> None:
+    """Let the integrations watch what a worker of tasks does: each of its processes calls this once, after its fork.
+
+    Only those are imported that define `observe`: a worker needs neither the packages nor the settings of the others.
+    """
+    for name in names():
+        found = find_spec(f"{__name__}.{name}")
+        if found and found.origin and "\ndef observe(" in Path(found.origin).read_text("utf-8"):
+            with starting(name):
+                import_module(found.name).observe(settings)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_files
 from app.main import Application, create_app
 from app.settings import Settings
-from tests.support import HEADER, ID, Logs, connect
+from tests.support import ADDED, HEADER, ID, Logs, connect
 
 pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
 
@@ -154,7 +154,7 @@ def test_without_a_folder_lines_go_to_the_streams(
     client.get("/api/demo", headers={HEADER: ID})
     out, err = capfd.readouterr()
     assert out.count(f" {ID} 200 ") == out.count("\n") == 1
-    assert err.count(f"[{ID}] demo") == 1
+    assert ADDED.sub("", err).count(f"[{ID}] demo") == 1
     assert logs.access == logs.error == []
 
 

@@ -2,28 +2,32 @@
 
 import logging
 from collections.abc import Callable
+from multiprocessing.util import _run_finalizers  # type: ignore[attr-defined]
 from typing import Any, Final
 
 from celery import Task, current_task, signals
 from celery.app.trace import LOG_SUCCESS
 from celery.exceptions import MaxRetriesExceededError
-from celery.worker.consumer.consumer import (
-    INVALID_TASK_ERROR,
-    MESSAGE_DECODE_ERROR,
-    UNKNOWN_FORMAT,
-    UNKNOWN_TASK_ERROR,
-)
+from celery.worker.consumer import consumer as words
 from celery.worker.request import Request
 
 from app.common.log_handler import configure_logging, prepare_log_files
 from app.common.request_id import new_request_id
 from app.common.task_record import extract, inject
+from app.integrations import observe_work
 from app.settings import get_settings
 
 MAX_NAME: Final = 256
-WITH_BODY: Final = (INVALID_TASK_ERROR, MESSAGE_DECODE_ERROR, UNKNOWN_FORMAT)
+WITH_BODY: Final = (words.INVALID_TASK_ERROR, words.MESSAGE_DECODE_ERROR, words.UNKNOWN_FORMAT)
 
 log = logging.getLogger(__name__)
+# Each process of a pool tells of its start and its end, where billiard runs only its own finalizers. Pools of threads
+# have none but the first one; theirs are those that no signal's handler may stop.
+signals.worker_process_init.connect(lambda **_: observe_work(get_settings()), weak=False)
+signals.worker_process_shutdown.connect(lambda **_: _run_finalizers(), weak=False)
+signals.worker_ready.connect(
+    lambda sender, **_: None if sender.pool.signal_safe else observe_work(get_settings()), weak=False
+)
 
 
 @signals.before_task_publish.connect(weak=False)
@@ -97,4 +101,4 @@ def _without_body(line: logging.LogRecord) -> bool:
     """Keep out what a message holds that is no task, and what `_unknown` says."""
     if str(line.msg).startswith(WITH_BODY):
         line.msg, line.args, line.exc_info = "A message that is no task, or a broken one, is refused", (), None
-    return bool(line.msg != UNKNOWN_TASK_ERROR)
+    return bool(line.msg != words.UNKNOWN_TASK_ERROR)

@@ -4,12 +4,11 @@ import logging
 
 from faststream import FastStream
 
-from app.common.log_handler import configure_logging, prepare_log_files
+from app.integrations import start_work
 from app.integrations.faststream.broker import broker, log
 from app.settings import get_settings
 
-prepare_log_files(get_settings())
-configure_logging(get_settings())
+start_work(get_settings())
 logging.getLogger("faststream").handlers.clear()  # its own, with a format of its own
 logging.getLogger("faststream").propagate = True
 worker = FastStream(broker, logger=log)

@@ -1,0 +1,635 @@
+"""Tracing: spans in memory, headers by the rules of the specification, and a collector on loopback."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import APIRouter, FastAPI, HTTPException, WebSocket
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, sampling
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, get_current_span
+from opentelemetry.util._once import Once
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from app.common.outbound import OutboundAsyncClient, OutboundClient
+from app.common.refusal import REFUSAL_KEY, Refusal
+from app.common.task_record import TaskRecord, extract, inject
+from app.integrations import tracing
+from app.integrations.tracing import SETTINGS, export
+from app.integrations.tracing.trace_context import remote_context
+from app.main import Application
+from app.settings import get_settings, project_metadata, read_settings
+from tests.support import HEADER, ID, Logs, connect
+
+TRACE, CALLER = "12345678901234567890123456789012", "1234567890123456"
+PARENT = f"00-{TRACE}-{CALLER}-01"
+log = logging.getLogger("work")
+
+Sampled = Callable[[sampling.Sampler], InMemorySpanExporter]
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> Sampled:
+    """Return a function that has spans recorded in memory, for this test."""
+
+    def record(sampler: sampling.Sampler) -> InMemorySpanExporter:
+        exporter, provider = InMemorySpanExporter(), TracerProvider(sampler, shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+        monkeypatch.setattr(tracing, "tracer", provider.get_tracer("test"))
+        return exporter
+
+    return record
+
+
+@pytest.fixture
+def memory(sampled: Sampled) -> InMemorySpanExporter:
+    return sampled(sampling.DEFAULT_ON)
+
+
+def span_of(memory: InMemorySpanExporter, kind: SpanKind = SpanKind.SERVER) -> ReadableSpan:
+    """Return the one span of this kind."""
+    (span,) = [span for span in memory.get_finished_spans() if span.kind is kind]
+    return span
+
+
+def context_of(span: ReadableSpan) -> SpanContext:
+    """Return its IDs, which the type makes optional."""
+    context = span.get_span_context()
+    assert context
+    return context
+
+
+def ids(span: ReadableSpan) -> str:
+    """Return its IDs as a text line has them."""
+    context = context_of(span)
+    return f" trace_id={context.trace_id:032x} span_id={context.span_id:016x}"
+
+
+def raw(logs: Logs, name: str) -> list[str]:
+    """Return lines with what integrations add to them."""
+    return (logs.folder / name).read_text("utf-8").splitlines()
+
+
+# The rules of the specification
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [PARENT],
+        [f" \t{PARENT}\t "],
+        [f"00-{TRACE}-{CALLER}-ff"],
+        [f"cc-{TRACE}-{CALLER}-01"],
+        [f"cc-{TRACE}-{CALLER}-01-what-the-future-brings"],
+    ],
+)
+def test_a_valid_parent_is_taken_over(values: list[str]) -> None:
+    caller = get_current_span(remote_context(values, [])).get_span_context()
+    assert (f"{caller.trace_id:032x}", f"{caller.span_id:016x}") == (TRACE, CALLER)
+    assert caller.is_remote
+    assert caller.trace_flags == int(values[0].strip()[53:55], 16) & 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [""],
+        [PARENT, PARENT],
+        [f"{PARENT},{PARENT}"],
+        [f"{PARENT}-more"],
+        [f"{PARENT}."],
+        [f"{PARENT}\n"],
+        [f"cc-{TRACE}-{CALLER}-01.more"],
+        [f"ff-{TRACE}-{CALLER}-01"],
+        [f"0-{TRACE}-{CALLER}-01"],
+        [f"000-{TRACE}-{CALLER}-01"],
+        [f"0.-{TRACE}-{CALLER}-01"],
+        [f"00-{TRACE.replace('1', 'A')}-{CALLER}-01"],
+        [f"00-{TRACE}0-{CALLER}-01"],
+        [f"00-{TRACE[1:]}-{CALLER}-01"],
+        [f"00-{'0' * 32}-{CALLER}-01"],
+        [f"00-{TRACE}-{'0' * 16}-01"],
+        [f"00-{TRACE}-{CALLER}0-01"],
+        [f"00-{TRACE}-{CALLER[1:]}-01"],
+        [f"00-{TRACE}-{CALLER}-.0"],
+        [f"00-{TRACE}-{CALLER}-1"],
+        [f"00-{TRACE}-{CALLER}-001"],
+        [PARENT.replace("1", "\u0661")],
+    ],
+)
+def test_a_parent_that_is_not_valid_begins_a_new_trace(values: list[str]) -> None:
+    assert remote_context(values, ["vendor=1"]) == Context()
+
+
+KEY = "z" * 256
+
+
+@pytest.mark.parametrize(
+    ("headers", "passed_on"),
+    [
+        (["foo=1"], "foo=1"),
+        (["foo=1,bar=2", "baz=3"], "foo=1,bar=2,baz=3"),
+        (["foo=1 \t, \t bar=2", "", " , "], "foo=1,bar=2"),
+        (["foo=1,foo=2,bar=3"], "foo=1,bar=3"),
+        (["foo= 1"], "foo= 1"),
+        (["0a_-*/@=1,v@@w=2"], "0a_-*/@=1,v@@w=2"),
+        ([f"{KEY}={KEY}"], f"{KEY}={KEY}"),
+        ([f"{KEY}z=1,foo=1"], ""),
+        ([f"foo={KEY}z"], ""),
+        (["foo =1"], ""),
+        (["FOO=1"], ""),
+        (["foo.bar=1"], ""),
+        (["@foo=1,bar=2"], ""),
+        (["foo=bar=baz"], ""),
+        (["foo=,bar=3"], ""),
+        (["foo=1,bar"], ""),
+        (["foo=\u00e9"], ""),
+        ([",".join(f"k{number}=1" for number in range(32))], ",".join(f"k{number}=1" for number in range(32))),
+        ([",".join(f"k{number}=1" for number in range(33))], ""),
+        ([",".join(["foo=1"] * 33)], ""),
+    ],
+)
+def test_the_state_is_passed_on_whole_or_not_at_all(headers: list[str], passed_on: str) -> None:
+    state = get_current_span(remote_context([PARENT], headers)).get_span_context().trace_state
+    assert state.to_header() == passed_on
+
+
+def call_onwards(app: Application, **headers: str) -> httpx2.Headers:
+    """Send a request whose endpoint calls an allowed host, and return the headers of that call."""
+    seen: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.headers)
+        return httpx2.Response(200)
+
+    async def calls() -> None:
+        async with OutboundAsyncClient(allowed_hosts=["there"], transport=httpx2.MockTransport(answer)) as client:
+            await client.get("http://there/")
+
+    app.get(path := f"/calls/{len(app.routes)}")(calls)
+    assert connect(app).get(path, headers=headers).status_code == 200
+    return seen[0]
+
+
+def test_without_a_collector_the_trace_goes_on_all_the_same(app: Application, logs: Logs) -> None:
+    sent = call_onwards(app, traceparent=PARENT, tracestate="vendor@=1,foo=2")
+    version, trace_id, span_id, flags = sent["traceparent"].split("-")
+    assert (version, trace_id, flags) == ("00", TRACE, "01")
+    assert sent["tracestate"] == "vendor@=1,foo=2"
+    (line,) = raw(logs, "access.log")
+    assert f" trace_id={TRACE} span_id=" in line
+    assert len({span_id, CALLER, line.rpartition("=")[2]}) == 3
+    assert not any(thread.name.startswith("Otel") for thread in threading.enumerate())
+
+
+def test_without_a_caller_a_new_trace_begins_that_is_not_sampled(app: Application) -> None:
+    first, second = (call_onwards(app, traceparent=value)["traceparent"] for value in ("", "nonsense"))
+    assert first[:2] == second[:2] == "00"
+    assert first[-2:] == second[-2:] == "02"  # its ID is random
+    assert len({first[3:35], second[3:35], "0" * 32}) == 3
+    assert "tracestate" not in call_onwards(app, tracestate="foo=1")
+
+
+def test_what_stands_in_the_headers_already_stays(memory: InMemorySpanExporter) -> None:
+    tracing.observe(get_settings())
+    with trace.get_tracer("test").start_as_current_span("own"):
+        carrier = {"TraceParent": "by hand"}
+        inject(carrier)
+        other: dict[str, str] = {}
+        inject(other)
+    assert set(carrier) == {"TraceParent", "x-request-id"}
+    assert other["traceparent"].split("-")[2] == f"{context_of(span_of(memory, SpanKind.INTERNAL)).span_id:016x}"
+    assert "tracestate" not in other
+
+
+# The span of a request
+
+
+@pytest.fixture
+def service(app: Application) -> Application:
+    """The application with what these tests ask it for."""
+    router, sub, parts = APIRouter(prefix="/things"), FastAPI(), APIRouter()
+
+    @router.get("/{number}")
+    async def thing(number: int) -> int:
+        log.info("thing")
+        return number
+
+    @app.get("/fails")
+    async def fails() -> None:
+        local = "local-hunter2"
+        raise ValueError(f"{len(local)} password=hunter2")
+
+    @app.get("/busy")
+    async def busy() -> None:
+        raise HTTPException(503)
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(chunks())
+
+    @app.websocket("/echo/{name}")
+    async def echo(socket: WebSocket, name: str) -> None:
+        await socket.accept()
+        log.info("socket of %s", name)
+        await socket.close()
+
+    parts.add_api_route("/part/{name}", lambda name: name)
+    sub.include_router(parts)
+    app.include_router(router, prefix="/v1")
+    app.mount("/tenants/{tenant}", sub)
+    app.mount("/files", PlainTextResponse("a file"))
+    return app
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    """Send the last byte inside of a span of one's own."""
+    with trace.get_tracer("test").start_as_current_span("own"):
+        yield b"first"
+        log.info("streaming")
+        yield b"last"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "status"),
+    [
+        ("GET /v1/things/7?token=hunter2", "GET /v1/things/{number}", 200),
+        ("GET /v1/things/seven", "GET /v1/things/{number}", 422),
+        ("DELETE /v1/things/7", "DELETE /v1/things/{number}", 405),
+        ("GET /tenants/42/part/7", "GET /tenants/{tenant}/part/{name}", 200),
+        ("GET /tenants/42/nothing", "GET /tenants/{tenant}", 404),
+        ("GET /files/a/b.txt", "GET /files", 200),
+        ("GET /nothing/here", "GET", 404),
+        ("BREW /v1/things/7", "HTTP /v1/things/{number}", 405),
+        ("GET /busy", "GET /busy", 503),
+        ("GET /fails", "GET /fails", 500),
+    ],
+)
+def test_a_request_has_one_span(
+    line: str, name: str, status: int, service: Application, memory: InMemorySpanExporter
+) -> None:
+    method, path = line.split(" ")
+    headers = {HEADER: ID, "User-Agent": "curl/9", "Host": "example.org:8000", "traceparent": PARENT}
+    connect(service).request(method, path, headers=headers)
+    (span,) = memory.get_finished_spans()
+    attributes = dict(span.attributes or {})
+    assert (span.name, span.kind) == (name, SpanKind.SERVER)
+    assert span.parent
+    assert (f"{span.parent.trace_id:032x}", f"{span.parent.span_id:016x}") == (TRACE, CALLER)
+    assert attributes.pop("error.type", None) == {500: "ValueError", 503: "503"}.get(status)
+    assert attributes.pop("http.route", "") == name.partition(" ")[2]
+    assert attributes == {
+        "request_id": ID,
+        "http.request.method": "_OTHER" if method == "BREW" else method,
+        "http.response.status_code": status,
+        "url.path": path.partition("?")[0],
+        "url.scheme": "http",
+        "client.address": "testclient",
+        "server.address": "example.org",
+        "user_agent.original": "curl/9",
+    }
+    assert span.status.status_code is (StatusCode.ERROR if status >= 500 else StatusCode.UNSET)
+    assert "hunter2" not in span.to_json()
+
+
+def test_an_error_is_kept_without_secrets_and_local_variables(
+    service: Application, memory: InMemorySpanExporter, logs: Logs
+) -> None:
+    connect(service).get("/fails")
+    (span,) = memory.get_finished_spans()
+    (event,) = span.events
+    found = dict(event.attributes or {})
+    assert (event.name, found["exception.type"], found["exception.message"]) == (
+        "exception",
+        "ValueError",
+        "ValueError: 13 password=***",
+    )
+    assert 'raise ValueError(f"{len(local)} password=' in str(found["exception.stacktrace"])
+    assert "local-hunter2" not in str(found["exception.stacktrace"]).replace('local = "local-hunter2"', "")
+    (line,) = [line for line in raw(logs, "error.log") if "Unhandled ValueError" in line]
+    assert ids(span) in line
+    assert raw(logs, "access.log")[0].endswith(f" ValueError{ids(span)}")
+
+
+def test_one_duration_in_span_and_access_line(
+    configure: Callable[..., Application], memory: InMemorySpanExporter, logs: Logs
+) -> None:
+    connect(configure(LOG_FORMAT="json")).get("/api/demo")
+    (span,) = memory.get_finished_spans()
+    (line,), context = map(json.loads, raw(logs, "access.log")), context_of(span)
+    assert (line["trace_id"], line["span_id"]) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+    assert span.end_time
+    assert span.start_time
+    assert (span.end_time - span.start_time) / 1e9 == pytest.approx(line["duration"], abs=1e-5)
+
+
+def test_what_the_door_refuses_has_a_span(service: Application, memory: InMemorySpanExporter) -> None:
+    async def ask(path: str) -> None:
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "scheme": "http"}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        async def send(_: object) -> None:
+            pass
+
+        await service({**scope, REFUSAL_KEY: Refusal(414, "Too long.")}, receive, send)
+
+    asyncio.run(ask("/long"))
+    span = span_of(memory)
+    assert (span.name, (span.attributes or {})["http.response.status_code"]) == ("GET", 414)
+
+
+def test_a_websocket_has_a_span(service: Application, memory: InMemorySpanExporter, logs: Logs) -> None:
+    with connect(service).websocket_connect("/echo/ann", headers={"traceparent": PARENT}) as socket:
+        socket.receive()
+    span = span_of(memory)
+    assert (span.name, (span.attributes or {})["http.response.status_code"]) == ("GET /echo/{name}", 101)
+    assert [ids(span) in line for line in raw(logs, "error.log") + raw(logs, "access.log")] == [True, True]
+
+
+def test_lines_are_of_the_current_span_and_the_access_line_is_of_the_request_s(
+    service: Application, memory: InMemorySpanExporter, logs: Logs
+) -> None:
+    assert connect(service).get("/stream").content == b"firstlast"
+    own, server = span_of(memory, SpanKind.INTERNAL), span_of(memory)
+    assert own.parent == context_of(server)
+    assert [f"]{ids(own)} streaming" in line for line in raw(logs, "error.log")] == [True]
+    assert [line.endswith(ids(server)) for line in raw(logs, "access.log")] == [True]
+
+
+def test_health_checks_are_not_recorded(service: Application, memory: InMemorySpanExporter) -> None:
+    assert connect(service).get("/livez").status_code == 200
+    assert memory.get_finished_spans() == ()
+
+
+def test_nothing_leaks_to_the_next_request(service: Application, memory: InMemorySpanExporter) -> None:
+    client = connect(service)
+    for headers in ({"traceparent": PARENT}, {}, {"traceparent": PARENT}):
+        client.get("/v1/things/7", headers=headers)
+    first, second, third = memory.get_finished_spans()
+    assert second.parent is None
+    assert context_of(second).trace_id not in (int(TRACE, 16), 0)
+    assert context_of(first).trace_id == context_of(third).trace_id == int(TRACE, 16)
+
+
+def test_a_request_within_a_request_gives_the_span_back(
+    service: Application, memory: InMemorySpanExporter, logs: Logs
+) -> None:
+    @service.get("/outer")
+    async def outer() -> None:
+        transport = httpx2.ASGITransport(service, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://inner") as client:
+            assert (await client.get("/fails")).status_code == 500
+        log.info("outer")
+
+    connect(service).get("/outer")
+    inner, outer_span = memory.get_finished_spans()
+    assert context_of(inner).trace_id != context_of(outer_span).trace_id
+    lines = [line for line in raw(logs, "error.log") if " trace_id=" in line]
+    assert [ids(span) in line for span, line in zip((inner, outer_span), lines, strict=True)] == [True, True]
+    assert [ids(inner) in line for line in raw(logs, "access.log")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flags", "recorded"),
+    [
+        (sampling.DEFAULT_ON, "01", 1),
+        (sampling.DEFAULT_ON, "00", 0),
+        (sampling.DEFAULT_OFF, "01", 1),
+        (sampling.ALWAYS_OFF, "01", 0),
+        (sampling.ALWAYS_ON, "00", 1),
+    ],
+)
+def test_the_caller_s_flag_is_respected_where_the_sampler_does(
+    sampler: sampling.Sampler, flags: str, recorded: int, sampled: Sampled, app: Application
+) -> None:
+    memory = sampled(sampler)
+    sent = call_onwards(app, traceparent=PARENT[:-2] + flags)["traceparent"]
+    assert sent[3:35] == TRACE
+    assert int(sent[-2:], 16) & 1 == recorded
+    assert len(memory.get_finished_spans()) == 2 * recorded
+
+
+# Calls
+
+
+@pytest.mark.parametrize("host", ["there", "elsewhere"])
+def test_a_call_has_a_span_and_only_an_allowed_host_hears_of_it(host: str, memory: InMemorySpanExporter) -> None:
+    tracing.observe(get_settings())
+    seen: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.headers)
+        return httpx2.Response(404)
+
+    with OutboundClient(allowed_hosts=["there"], transport=httpx2.MockTransport(answer)) as client:
+        for _ in range(2):
+            client.get(f"https://ann:hunter2@{host}/path/1?token=hunter2")
+    first, second = memory.get_finished_spans()
+    assert (first.name, first.kind, first.status.status_code) == ("GET", SpanKind.CLIENT, StatusCode.ERROR)
+    assert first.attributes == {
+        "http.request.method": "GET",
+        "server.address": host,
+        "server.port": 443,
+        "url.full": f"https://{host}/path/1",
+        "http.response.status_code": 404,
+        "error.type": "404",
+    }
+    told = [f"00-{context_of(s).trace_id:032x}-{context_of(s).span_id:016x}-03" for s in (first, second)]
+    assert [headers.get("traceparent") for headers in seen] == (told if host == "there" else [None, None])
+
+
+def test_a_call_that_fails_says_how(memory: InMemorySpanExporter) -> None:
+    tracing.observe(get_settings())
+
+    def refuse(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("hunter2")
+
+    client = OutboundClient(transport=httpx2.MockTransport(refuse))
+    with client, pytest.raises(httpx2.ConnectError):
+        client.get("http://there/")
+    span = span_of(memory, SpanKind.CLIENT)
+    assert ((span.attributes or {})["error.type"], span.status.status_code) == ("ConnectError", StatusCode.ERROR)
+    assert "hunter2" not in span.to_json()
+    assert not get_current_span().get_span_context().is_valid
+
+
+# Tasks
+
+
+@pytest.mark.parametrize(("state", "fails"), [("success", False), ("failure", True), ("failed", True)])
+@pytest.mark.parametrize("value", [PARENT, PARENT.encode()])
+def test_a_task_has_a_span_below_its_sender_s(
+    state: str, fails: bool, value: object, memory: InMemorySpanExporter
+) -> None:
+    tracing.observe(get_settings())
+    task = extract({"X-Request-ID": ID, "TraceParent": value, "tracestate": "foo=1"}, "task-1").begin("demo")
+    task.tell("demo", state)
+    task.__exit__()
+    span = span_of(memory, SpanKind.CONSUMER)
+    assert (span.name, span.parent and f"{span.parent.trace_id:032x}") == ("process demo", TRACE)
+    assert context_of(span).trace_state.to_header() == "foo=1"
+    assert span.attributes == {"request_id": ID, "task_id": "task-1", "task": "demo", "state": state}
+    assert span.status.status_code is (StatusCode.ERROR if fails else StatusCode.UNSET)
+    assert not get_current_span().get_span_context().is_valid
+
+
+def test_a_task_that_is_called_is_below_its_caller(memory: InMemorySpanExporter) -> None:
+    tracing.observe(get_settings())
+    with trace.get_tracer("test").start_as_current_span("own"):
+        TaskRecord(ID, "task-1").begin("demo").__exit__()
+    TaskRecord(ID, "task-2", headers={"traceparent": "nonsense"}).begin("demo").__exit__()
+    below, own, alone = memory.get_finished_spans()
+    assert below.parent == context_of(own)
+    assert alone.parent is None
+
+
+# The collector
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes spans; `status` is what it answers."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.status = 200
+        self.requests: list[tuple[str, str | None, ExportTraceServiceRequest]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
+        self.server.requests.append((self.path, self.headers["x-key"], body))
+        self.send_response(self.server.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector, and its address in the environment; what sends to it ends with the test."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(tracing, "tracer", trace.ProxyTracer("test"))
+    with Collector() as server:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        if isinstance(provider := trace.get_tracer_provider(), TracerProvider):
+            provider.shutdown()
+        server.shutdown()
+        thread.join()
+    for speaker in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
+        logger = logging.getLogger(f"opentelemetry.{speaker}")
+        logger.filters = [one for one in logger.filters if not hasattr(one, "__self__")]
+
+
+def test_spans_are_sent_before_the_service_ends(collector: Collector, configure: Callable[..., Application]) -> None:
+    app = configure(OTEL_EXPORTER_OTLP_HEADERS="x-key=a%20key", OTEL_RESOURCE_ATTRIBUTES="team=blue,zone=a%2Fb")
+    with connect(app) as client:
+        client.get("/api/demo", headers={HEADER: ID, "traceparent": PARENT})
+        assert "OtelBatchSpanRecordProcessor" in {thread.name for thread in threading.enumerate()}
+    ((path, key, body),) = collector.requests
+    assert (path, key) == ("/v1/traces", "a key")
+    (group,) = body.resource_spans
+    resource = {one.key: one.value.string_value for one in group.resource.attributes}
+    assert resource["service.name"] == project_metadata()["name"]
+    assert (resource["team"], resource["zone"]) == ("blue", "a/b")
+    (span,) = group.scope_spans[0].spans
+    assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("GET /api/demo", TRACE, CALLER)
+
+
+@pytest.mark.parametrize("name", ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"])
+def test_the_service_has_the_name_that_it_is_given(name: str, collector: Collector, monkeypatch: Any) -> None:  # noqa: ANN401
+    monkeypatch.setenv(name, "mine" if name == "OTEL_SERVICE_NAME" else "service.name=mine")
+    export.start()
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    assert provider.resource.attributes["service.name"] == "mine"
+    assert collector.requests == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("EXPORTER_OTLP_ENDPOINT", ""), ("SDK_DISABLED", "true")])
+def test_nothing_is_started_where_nothing_is_to_be_sent(
+    name: str, value: str, collector: Collector, configure: Callable[..., Application]
+) -> None:
+    with connect(configure(**{f"OTEL_{name}": value})) as client:
+        client.get("/api/demo")
+        assert not any(thread.name.startswith("Otel") for thread in threading.enumerate())
+    assert not isinstance(trace.get_tracer_provider(), TracerProvider)
+    assert collector.requests == []
+
+
+def test_who_has_set_up_a_provider_keeps_it(collector: Collector) -> None:
+    own = TracerProvider(shutdown_on_exit=False)
+    trace.set_tracer_provider(own)
+    export.start()
+    assert trace.get_tracer_provider() is own
+    assert not any(thread.name.startswith("Otel") for thread in threading.enumerate())
+    assert collector.requests == []
+
+
+def test_a_collector_that_refuses_is_told_of_once_and_so_is_its_return(
+    collector: Collector, app: Application, logs: Logs
+) -> None:
+    collector.status = 401
+    with connect(app) as client:
+        for _ in range(3):
+            client.get("/api/demo")
+            export.flush()
+        collector.status = 200
+        client.get("/api/demo")
+        export.flush()
+    assert len(collector.requests) == 4
+    lines = [line.partition("[-] ")[2] for line in logs.error if "batch" in line or "collector" in line]
+    assert lines == [
+        "Failed to export spans batch code: 401, reason: Unauthorized",
+        "The collector of traces takes spans again",
+    ]
+
+
+def test_fastapi_s_own_spans_are_off(collector: Collector, app: Application) -> None:
+    with connect(app) as client:
+        client.get("/api/demo")
+    assert [span.name for _, _, body in collector.requests for span in body.resource_spans[0].scope_spans[0].spans] == [
+        "GET /api/demo"
+    ]
+    assert sum(len(body.resource_spans[0].scope_spans) for _, _, body in collector.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("EXPORTER_OTLP_HEADERS", "hunter2"),
+        ("EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("RESOURCE_ATTRIBUTES", "team"),
+        ("TRACES_SAMPLER", "sometimes"),
+        ("TRACES_SAMPLER_ARG", "1.5"),
+        ("SDK_DISABLED", "perhaps"),
+    ],
+)
+def test_a_bad_value_is_told_in_a_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OTEL_{name}", value)
+    with pytest.raises(SystemExit, match=f"^The environment variable OTEL_{name} is ") as refused:
+        read_settings(SETTINGS)
+    assert "hunter2" not in str(refused.value)
