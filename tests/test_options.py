@@ -115,7 +115,7 @@ def test_parses(made: Path) -> None:
         assert "\r" not in text, name
         assert "cookiecutter" not in text.replace("cookiecutter=", ""), name
         assert not MARK.search(text), name
-        if not name.endswith(".py"):
+        if not name.endswith(".py") and not name.startswith("deploy/prometheus/"):  # which has braces of its own
             assert not re.search(r"(?<!\$)\{\{|\{%|\{#|<year>|<holder>", text), name
 
 

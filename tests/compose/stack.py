@@ -132,6 +132,17 @@ def image_of(project: Path) -> str:
     return f"trail-{project.name}-{os.getpid()}"
 
 
+def owned_image(image: str, folder: str, owner: str) -> str:
+    """Give the image, or one like it, whose folder belongs to who is known for it; a stand-in's may be another's."""
+    found = docker("run", "--rm", "--entrypoint", "stat", image, "-c", "%u:%g", folder).stdout.strip()
+    if found == owner:
+        return image
+    own = f"trail-{image.partition(':')[0].rpartition('/')[2]}"
+    text = f"FROM {image}\nUSER root\nRUN mkdir -p {folder} && chown {owner} {folder}\n"
+    must(docker("build", "--quiet", "--tag", own, "-", typed=text))
+    return own
+
+
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds

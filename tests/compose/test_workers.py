@@ -12,13 +12,11 @@ from tests.baking import bake, must
 from tests.live.client import new_id
 
 from .engine import fetch_images
-from .stack import Stack, docker, image_of, say, wait_until
+from .stack import Stack, docker, image_of, owned_image, say, wait_until
 
 BROKERS = {"celery": "redis", "saq": "redis", "faststream": "nats"}
 # How many lines with the ID the workers of each option write for the demo at least.
 LINES = {"celery": 33, "saq": 6, "faststream": 4}
-# The user and the group that the image of Redis brings, and its folder; a stand-in from Debian has another owner.
-OWNED = "FROM redis:8-alpine\nUSER root\nRUN mkdir -p /data && chown 999:1000 /data\n"
 
 
 @pytest.fixture(scope="module", params=[[name] for name in BROKERS] + [list(BROKERS)], ids="+".join)
@@ -35,21 +33,16 @@ def stack(chosen: list[str], repository: Path, tmp_path_factory: pytest.TempPath
     slug = "workers-" + "-".join(name[:2] for name in chosen)
     project = bake(repository, tmp_path_factory.mktemp("workers") / "output", project_slug=slug, **answers)
     fetch_images(project)
-    variables = {"REDIS_IMAGE": redis_image()} if "redis" in {BROKERS[name] for name in chosen} else {}
+    variables = (
+        {"REDIS_IMAGE": owned_image("redis:8-alpine", "/data", "999:1000")}
+        if "redis" in {BROKERS[name] for name in chosen}
+        else {}
+    )
     workers = {f"{name}-worker": {"healthcheck": {"interval": "3s"}} for name in chosen}
     (project / "override.yaml").write_text(json.dumps({"services": workers}))  # JSON is YAML
     with Stack(project, slug, COMPOSE_FILE="compose.yaml:override.yaml", **variables) as running:
         yield running
     docker("image", "rm", "--force", image_of(project))
-
-
-def redis_image() -> str:
-    """Give an image of Redis whose folder belongs to the user that the image is known for."""
-    owner = docker("run", "--rm", "--entrypoint", "stat", "redis:8-alpine", "-c", "%u:%g", "/data").stdout.strip()
-    if owner == "999:1000":
-        return "redis:8-alpine"
-    must(docker("build", "--quiet", "--tag", "trail-redis", "-", typed=OWNED))
-    return "trail-redis"
 
 
 def test_everything_is_healthy(stack: Stack, chosen: list[str]) -> None:

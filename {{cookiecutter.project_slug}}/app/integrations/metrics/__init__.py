@@ -1,9 +1,129 @@
-"""To be written."""
+"""Metrics for Prometheus at /metrics: requests, their durations and sizes, log records; of all workers together."""
 
-from fastapi import FastAPI
+import asyncio
+import logging
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
 
-from app.settings import Settings
+from fastapi import FastAPI, Request, Response
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics, exposition
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.common.access_fields import method_of, policy
+from app.common.log_filters import RepetitionFilter
+from app.common.request_record import RequestRecord, request_watchers
+
+PATH = "/metrics"
+APP = "app.metrics.app"
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"))
+LABELS = ("method", "route", "status")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+disable_created_metrics()
+requests = Counter("http_requests", "Requests that are over.", LABELS)
+durations = Histogram("http_request_duration_seconds", "From arrival to the last byte.", LABELS, buckets=SECONDS)
+sizes = Histogram("http_response_size_bytes", "Bytes of the body.", LABELS, buckets=(100, 1e3, 1e4, 1e5, 1e6, 1e7))
+in_flight = Gauge("http_requests_in_flight", "Requests under way.", ("type",), multiprocess_mode="livesum")
+messages = Counter("log_messages", "Log records, access lines excepted.", ("level",))
+under_way = {kind: in_flight.labels(kind).track_inprogress() for kind in ("http", "websocket")}
+levels = [messages.labels(level) for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")]
+bounds = [*map(str, SECONDS), "+Inf"]
+series: dict[tuple[str, ...], tuple[Counter, Histogram, Histogram]] = {}
+newest: dict[tuple[str, ...], Exemplar] = {}
+make_record, is_new = logging.getLogRecordFactory(), RepetitionFilter().filter
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Add what it has."""
+def install(app: FastAPI, _settings: object) -> None:
+    """Add /metrics, which is neither counted nor in the access log, and begin to count."""
+    policy.excluded |= {PATH}
+    request_watchers["metrics"] = count_request
+
+    @app.get(PATH, include_in_schema=False)
+    def metrics(request: Request) -> Response:
+        # A new connection each time, or a single worker would tell, and only it its exemplars.
+        headers = {"connection": "close"}
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            kind = openmetrics.CONTENT_TYPE_LATEST
+            return Response(openmetrics.generate_latest(Everything()), headers=headers, media_type=kind)
+        kind = exposition.CONTENT_TYPE_PLAIN_0_0_4
+        return Response(exposition.generate_latest(Everything()), headers=headers, media_type=kind)
+
+
+def wrap(app: ASGIApp, _settings: object) -> ASGIApp:
+    """Return the application with its requests in flight counted, scrapes excepted."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"] if scope.get("path") != PATH and APP not in scope else "uncounted"
+        scope.setdefault(APP, scope.get("app"))  # before one that is mounted puts itself there
+        with under_way.get(kind, nullcontext()):
+            await app(scope, receive, send)
+
+    return counted
+
+
+def count_request(record: RequestRecord) -> None:
+    """Count a request that is over; of a websocket (101) neither the time it was open nor what it has sent."""
+    route, method, seconds = route_of(record.scope), method_of(record), record.duration
+    if route == PATH and record.status < 400:  # noqa: PLR2004
+        return
+    labels = (method if method in METHODS else "_OTHER", route, str(record.status))
+    if labels not in series:  # resolved once, as that takes longer than to count
+        series[labels] = requests.labels(*labels), durations.labels(*labels), sizes.labels(*labels)
+    count, duration, size = series[labels]
+    count.inc()
+    if record.status != 101:  # noqa: PLR2004
+        duration.observe(seconds)
+        size.observe(record.bytes_sent)
+        if len(record.request_id) <= 128 - len("request_id"):  # OpenMetrics 1.0, "Exemplars"
+            example = Exemplar({"request_id": record.request_id}, seconds, record.ended_at)
+            newest[*labels, bounds[bisect_left(SECONDS, seconds)]] = example
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the path with its prefixes; never the path itself, as there is no end of them."""
+    included, root = scope.get("fastapi", {}).get("effective_route_context"), scope.get("root_path", "")
+    known = (getattr(included, "starlette_route", None), included, scope.get("route"))
+    inner = next((template for one in known if (template := str(getattr(one, "path_format", "")))), "")
+    own_root = scope.get("app_root_path", root)
+    if inner and root == own_root:
+        return inner
+    # What is mounted tells its own part alone, and a route of Starlette nothing: the rest is that of the first to fit.
+    path = scope["path"].removeprefix(own_root) if "endpoint" in scope else ""
+    routes = [one for one in getattr(scope.get(APP), "routes", ()) if hasattr(one, "path_regex")]
+    outer: str = next((one.path_format for one in routes if one.path_regex.match(path)), "")
+    return outer.removesuffix("/{path}") + inner if inner else outer or "_UNMATCHED"
+
+
+def make_and_count(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401 - what logging gives it
+    """Return a log record, counted where it is made: once, whatever handlers there are, and no access line."""
+    record = make_record(*args, **kwargs)
+    if record.levelno and is_new(record):  # without a level: the copy of one, by `logging.makeLogRecord`
+        count = levels[min(max(record.levelno // 10, 1), 5) - 1].inc
+        try:
+            # Later: what logs may be a destructor in the midst of a count, and would wait for its lock for ever.
+            asyncio.get_running_loop().call_soon(count)
+        except RuntimeError:  # a thread
+            count()
+    return record
+
+
+logging.setLogRecordFactory(make_and_count)
+
+
+class Everything(Collector):
+    """What all workers of gunicorn have counted, else this process; with exemplars, which are of this process alone."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Give each metric with its samples."""
+        is_one_of_many = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        for metric in (MultiProcessCollector(None) if is_one_of_many else REGISTRY).collect():
+            if metric.name == "http_request_duration_seconds":
+                metric.samples = [one._replace(exemplar=newest.get((*one.labels.values(),))) for one in metric.samples]
+            yield metric

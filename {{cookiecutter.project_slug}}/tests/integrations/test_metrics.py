@@ -1,0 +1,372 @@
+"""Metrics in this process, and in several that share a folder, without gunicorn."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI, WebSocket
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import ASGIApp
+
+from app.common.request_record import request_watchers
+from app.integrations import metrics
+from app.main import Application, create_app
+from app.settings import PROJECT_ROOT
+from tests.support import HEADER, ID, Logs, connect
+
+OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+Labels = dict[str, str]
+
+
+def scrape(client: TestClient, accept: Labels | None = None) -> list[Sample]:
+    response = client.get("/metrics", headers=accept or {})
+    assert response.status_code == 200
+    parse = parse_openmetrics if accept else parse_text
+    return [sample for family in parse(response.text) for sample in family.samples]
+
+
+def value(client: TestClient, name: str, **labels: str) -> float:
+    """Return the sum of what has these labels."""
+    return sum(one.value for one in scrape(client) if one.name == name and labels.items() <= one.labels.items())
+
+
+@pytest.fixture
+def grown(client: TestClient) -> Iterator[Callable[..., float]]:
+    """Return by how much a metric has grown since the test began: the metrics are those of the process."""
+    before = scrape(client)
+
+    def grown(name: str, **labels: str) -> float:
+        then = sum(one.value for one in before if one.name == name and labels.items() <= one.labels.items())
+        return value(client, name, **labels) - then
+
+    yield grown
+    request_watchers.clear()
+
+
+async def plain(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("plain")
+
+
+def add_routes(app: FastAPI) -> None:
+    inner, outer = APIRouter(prefix="/items"), APIRouter(prefix="/v1")
+
+    @inner.get("/{item}")
+    def item(item: int) -> int:
+        return item
+
+    @app.get("/boom/{x}")
+    def boom(x: str) -> None:
+        raise ValueError(x)
+
+    @inner.websocket("/{item}/events")
+    async def events(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    @inner.websocket("/{item}/refused")
+    async def refused(websocket: WebSocket) -> None:
+        await websocket.close()
+
+    outer.include_router(inner)
+    outer.add_route("/plain/{name}", plain)
+    outer.mount("/files/{kind}", Mount("", routes=[Route("/{name}", plain)]))
+    app.include_router(outer, prefix="/shop")
+    mounted = FastAPI()
+    mounted.include_router(outer)
+    app.mount("/of/{tenant}", mounted)
+    app.mount("/files", Mount("", routes=[Route("/{name}", plain)]))
+    app.add_route("/plain/{name}", plain)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("GET", "/livez", "/livez", 200),
+        ("GET", "/shop/v1/items/1", "/shop/v1/items/{item}", 200),
+        ("GET", "/shop/v1/items/x", "/shop/v1/items/{item}", 422),
+        ("DELETE", "/shop/v1/items/1", "/shop/v1/items/{item}", 405),
+        ("GET", "/of/acme/v1/items/1", "/of/{tenant}/v1/items/{item}", 200),
+        ("GET", "/of/acme/nothing", "/of/{tenant}/{path}", 404),
+        ("GET", "/files/a", "/files/{name}", 200),
+        ("GET", "/plain/a", "/plain/{name}", 200),
+        ("POST", "/plain/a", "/plain/{name}", 405),
+        ("GET", "/shop/plain/a", "/shop/plain/{name}", 200),
+        ("GET", "/shop/files/a/b", "/shop/files/{kind}/{path}", 200),
+        ("GET", "/nothing/at/all", "_UNMATCHED", 404),
+        ("GET", "/boom/1", "/boom/{x}", 500),
+        ("POST", "/metrics", "/metrics", 405),
+    ],
+)
+def test_each_request_is_counted_once(  # noqa: PLR0917
+    app: Application, client: TestClient, grown: Callable[..., float], method: str, path: str, route: str, status: int
+) -> None:
+    """Under its method, the whole template of its path, and its status; and under nothing else."""
+    add_routes(app)
+    labels = {"method": method, "route": route, "status": str(status)}
+    response = client.request(method, path)
+    assert response.status_code == status
+    assert grown("http_requests_total", **labels) == grown("http_requests_total") == 1
+    assert grown("http_request_duration_seconds_count", **labels) == grown("http_request_duration_seconds_count") == 1
+    assert 0 < grown("http_request_duration_seconds_sum", **labels) < 5
+    assert grown("http_response_size_bytes_sum", **labels) == len(response.content)
+
+
+def test_head_has_no_bytes(app: Application, client: TestClient, grown: Callable[..., float]) -> None:
+    app.add_route("/plain", plain, methods=["GET"])  # Starlette adds HEAD
+    client.head("/plain")
+    assert grown("http_requests_total", method="HEAD", route="/plain", status="200") == 1
+    assert grown("http_response_size_bytes_sum", method="HEAD") == 0
+
+
+def test_a_websocket_is_counted_without_its_time(
+    app: Application, client: TestClient, grown: Callable[..., float]
+) -> None:
+    """How long it was open is no answer's duration; one that is refused is a request like any other."""
+    add_routes(app)
+    with client.websocket_connect("/shop/v1/items/1/events"):
+        pass
+    route = "/shop/v1/items/{item}/events"
+    assert grown("http_requests_total", method="GET", route=route, status="101") == grown("http_requests_total") == 1
+    assert grown("http_request_duration_seconds_count") == grown("http_response_size_bytes_count") == 0
+    with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/shop/v1/items/1/refused"):
+        pass
+    assert grown("http_requests_total", status="403") == grown("http_request_duration_seconds_count") == 1
+
+
+def test_nobody_floods_the_labels(client: TestClient, grown: Callable[..., float]) -> None:
+    """Whatever methods and paths come: one series."""
+    client.request("BREW", "/pot/x")
+    known = len(scrape(client))
+    for number in range(100):
+        client.request(f"BREW{number}", f"/pot/{number}", params={"q": str(number)})
+    assert len(scrape(client)) == known
+    assert grown("http_requests_total", method="_OTHER", route="_UNMATCHED", status="404") == 101
+
+
+def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Callable[..., float], logs: Logs) -> None:
+    """A good one; one that fails is a request as any other. What is excluded besides stays so."""
+    for _ in range(3):
+        assert client.get("/metrics").headers[HEADER]
+    assert grown("http_requests_total") == grown("http_requests_in_flight") == 0
+    assert value(client, "http_requests_in_flight") == 0
+    client.get("/livez")
+    assert logs.access == []
+    client.post("/metrics")
+    assert len(logs.access) == 1
+
+
+def test_requests_in_flight(app: Application, client: TestClient) -> None:
+    """Seen from within: this one, while it is served, and no more when it has failed."""
+    seen: list[float] = []
+
+    @app.get("/look")
+    def look() -> None:
+        seen.append(sum(one.value for family in metrics.Everything().collect() for one in family.samples
+                        if one.name == "http_requests_in_flight" and one.labels["type"] == "http"))  # fmt: skip
+        raise ValueError("looked")
+
+    assert client.get("/look").status_code == 500
+    assert seen == [1]
+    assert value(client, "http_requests_in_flight") == 0
+
+
+def test_an_application_in_another_one(app: Application, client: TestClient, grown: Callable[..., float]) -> None:
+    """Of the same kind, which counts as well: each request once, with the prefix."""
+    inner, seen = create_app(), []
+    app.mount("/nested", inner)
+
+    @inner.get("/look")
+    def look() -> None:
+        seen.append(sum(one.value for family in metrics.Everything().collect() for one in family.samples
+                        if one.name == "http_requests_in_flight"))  # fmt: skip
+
+    client.get("/nested/look")
+    client.get("/nested/api/demo")
+    assert seen == [1]
+    assert grown("http_requests_total", route="/nested/look") == 1
+    assert grown("http_requests_total", route="/nested/api/demo") == 1
+    assert grown("http_requests_total") == 2
+
+
+def test_formats(client: TestClient) -> None:
+    """OpenMetrics where it is asked for, else the text that everybody reads; nonsense is no error."""
+    assert client.get("/metrics", headers=OPENMETRICS).headers["content-type"].startswith("application/openmetrics")
+    assert client.get("/metrics", headers=OPENMETRICS).text.endswith("# EOF\n")
+    for accept in ("", "*/*", "text/plain;version=x", "\xff", "application/json;version=1"):
+        answer = client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
+def exemplars(client: TestClient) -> list[tuple[Labels, Sample]]:
+    samples = scrape(client, OPENMETRICS)
+    return [(one.exemplar.labels, one) for one in samples if one.exemplar]
+
+
+def test_a_request_is_found_by_its_id(app: Application, client: TestClient) -> None:
+    """The newest of each bucket, within its bounds."""
+    add_routes(app)
+    for request_id in ("first-of-all", ID):
+        client.get("/plain/a", headers={HEADER: request_id})
+    found = [(labels, one) for labels, one in exemplars(client) if one.labels["route"] == "/plain/{name}"]
+    assert {"request_id": ID} in [labels for labels, _ in found]
+    for _, one in found:
+        assert one.name == "http_request_duration_seconds_bucket"
+        assert one.exemplar is not None
+        assert one.exemplar.value <= float(one.labels["le"])
+
+
+@pytest.mark.parametrize(("length", "is_shown"), [(118, True), (119, False), (128, False)])
+def test_an_id_that_is_too_long_for_an_exemplar(client: TestClient, length: int, is_shown: bool) -> None:
+    """OpenMetrics has room for 128 characters, those of the name included; the request is counted all the same."""
+    request_id = "x" * length
+    before = value(client, "http_requests_total", route="/livez")
+    assert client.get("/livez", headers={HEADER: request_id}).headers[HEADER] == request_id
+    assert ({"request_id": request_id} in [labels for labels, _ in exemplars(client)]) is is_shown
+    assert value(client, "http_requests_total", route="/livez") == before + 1
+
+
+def test_each_log_record_is_counted_once(grown: Callable[..., float]) -> None:
+    """With several handlers, with none, with a logger of its own; what no logger keeps, and copies, are no records."""
+    log = logging.getLogger("counted")
+    log.handlers = [logging.NullHandler(), logging.NullHandler()]
+    log.warning("twice handled")
+    log.propagate = False
+    log.handlers = []
+    log.error("handled by nobody")
+    log.debug("below the level")
+    log.log(35, "between two levels")
+    log.log(70, "above all")
+    logging.makeLogRecord({"msg": "a copy", "levelno": logging.ERROR})
+    assert {level: grown("log_messages_total", level=level) for level in ("DEBUG", "WARNING", "ERROR", "CRITICAL")} == {
+        "DEBUG": 0, "WARNING": 2, "ERROR": 1, "CRITICAL": 1,
+    }  # fmt: skip
+
+
+def test_records_and_lines_agree(app: Application, grown: Callable[..., float], logs: Logs) -> None:
+    """What other lines say already, such as a server's traceback of a request, is no line, and not counted."""
+
+    @app.get("/tells")
+    def tells() -> None:
+        logging.getLogger("work").info("about to fail")
+        raise ValueError("fails")
+
+    def serve(application: ASGIApp) -> ASGIApp:
+        async def as_uvicorn(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+            try:
+                await application(scope, receive, send)
+            except ValueError:
+                logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+
+        return as_uvicorn
+
+    assert connect(serve(app)).get("/tells").status_code == 500
+    for level in ("INFO", "ERROR"):
+        assert grown("log_messages_total", level=level) == sum(f" {level} [" in line for line in logs.error) == 1
+    assert len(logs.access) == 1
+
+
+def test_a_destructor_may_log_in_the_midst_of_a_count(grown: Callable[..., float]) -> None:
+    """As asyncio does of an exception that nobody asked for, when memory is given back while a lock is held."""
+
+    class Loud:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            logging.getLogger("loud").warning("gone")
+
+    async def count() -> None:
+        Loud()
+        child = metrics.levels[2]
+        lock = child._value._lock
+        with lock:
+            gc.collect()
+        await asyncio.sleep(0)
+
+    thread = threading.Thread(target=lambda: asyncio.run(count()), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert grown("log_messages_total", level="WARNING") == 1
+
+
+PROCESS = """
+import json, os, sys
+from starlette.testclient import TestClient
+from app.main import app
+client = TestClient(app, raise_server_exceptions=False)
+for _ in range(int(sys.argv[1])):
+    client.get("/livez", headers={"X-Request-ID": sys.argv[2]})
+answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+print(answer.text)
+if sys.argv[3:]:
+    os.kill(os.getpid(), 9)
+"""
+
+
+def serve_elsewhere(folder: Path, *words: str) -> list[Sample]:
+    """Serve requests in a process of its own, which counts in the folder; return what it gives to a scrape."""
+    variables = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "LOG_PATH": str(folder)}
+    command = [sys.executable, "-u", "-c", PROCESS, *words]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == (-9 if words[2:] else 0), done.stderr
+    return [one for family in parse_openmetrics(done.stdout.strip() + "\n") for one in family.samples]
+
+
+def test_several_processes_count_together(tmp_path: Path) -> None:
+    """One of them is killed; its counts stay. The newest ID is that of the process that answers."""
+    serve_elsewhere(tmp_path, "3", "from-the-first", "killed")
+    samples = serve_elsewhere(tmp_path, "4", "from-the-second")
+    assert [one.value for one in samples if one.name == "http_requests_total"] == [7]
+    assert {one.exemplar.labels["request_id"] for one in samples if one.exemplar} == {"from-the-second"}
+
+
+DEPLOY = PROJECT_ROOT / "deploy" / "prometheus"
+FUNCTIONS = {"histogram_quantile", "label_values"}
+OF_PROMETHEUS = {"up": {"job", "instance"}}
+
+
+def rules(field: str) -> list[str]:
+    """Return what stands in a field of the rules."""
+    return re.findall(rf" {field}: (.+)", (DEPLOY / "alerts.yml").read_text("utf-8"))
+
+
+def queries() -> list[str]:
+    """Return each query of the dashboard and of the rules."""
+    board = json.loads((DEPLOY / "dashboard.json").read_text("utf-8"))
+    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return [*shown, *rules("expr"), *(one["query"] for one in board["templating"]["list"] if one["type"] == "query")]
+
+
+def test_queries_name_what_is_there(client: TestClient) -> None:
+    """Each metric and each label in a query of the dashboard and the rules is one that the service really has."""
+    client.get("/livez")
+    labels = {name: set(names) for name, names in OF_PROMETHEUS.items()}
+    for sample in scrape(client):
+        labels.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
+    labels |= {name: {"job", "route"} for name in rules("record")}
+    assert len(queries()) > 20
+    for query in queries():
+        bare = re.sub(r'"[^"]*"', '""', query)
+        for name, matchers in re.findall(r"([a-z_:]+){([^}]*)}", bare):
+            assert set(re.findall(r"(\w+)(?==|!)", matchers)) <= labels[name], query
+        grouped = " ".join(re.findall(r"by \(([^)]*)\)", bare))
+        assert set(re.findall(r"\w+", grouped)) <= set().union(*labels.values()), query
+        names = re.findall(r"[a-z]\w*[_:][\w:]+", re.sub(r"by \([^)]*\)|{[^}]*}|\[[^]]*\]", "", bare))
+        assert set(names) <= FUNCTIONS | labels.keys(), query
