@@ -335,6 +335,7 @@ def test_a_request_is_found_by_its_id(start: Callable[..., LiveService], server:
         request_id = new_id("exemplar")
         service.request("GET", "/probe/wait?seconds=0.3", request_id=request_id)
         found = wait_for(lambda: exemplar_of(service, request_id), 15)
+        assert found
         assert (found.name, found.labels["route"]) == ("http_request_duration_seconds_bucket", "/probe/wait")
         assert found.labels["le"] == "0.5"
         assert 0.3 <= service.access_line(request_id).duration <= 0.5

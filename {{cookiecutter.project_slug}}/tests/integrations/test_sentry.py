@@ -1,0 +1,540 @@
+"""Sentry: what is handed to its transport, whose it says it is, and what of it stays here."""
+
+import asyncio
+import gc
+import json
+import logging
+import multiprocessing.util
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import sentry_sdk
+import sentry_sdk.integrations
+import sentry_sdk.scope
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, WebSocket
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.integrations.logging import unignore_logger
+from sentry_sdk.transport import Transport
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+
+from app.common.constants import ACCESS_LOGGER
+from app.common.outbound import OutboundClient
+from app.common.request_record import injectors, request_watchers
+from app.common.task_record import TaskRecord, extract, inject, task_watchers
+from app.integrations.sentry import SETTINGS, clean, observe, wrap
+from app.main import Application
+from app.settings import get_settings, project_metadata, read_settings
+from tests.support import HEADER, ID, Logs, connect
+
+DSN = "http://public-key@127.0.0.1:9/1"
+SECRET = "hunter2-hunter2"
+TRACE, CALLER = "12345678901234567890123456789012", "1234567890123456"
+log = logging.getLogger("work")
+
+
+class Kept(Transport):
+    """Keeps what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[str, Any]] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        self.kept += [(str(item.headers["type"]), item.payload.json) for item in envelope.items]
+
+    def of(self, kind: str = "event") -> list[Any]:
+        return [content for its_kind, content in self.kept if its_kind == kind]
+
+    def one(self, kind: str = "event") -> Any:  # noqa: ANN401
+        (content,) = self.of(kind)
+        return content
+
+
+Begin = Callable[..., tuple[Application, Kept]]
+
+
+@pytest.fixture
+def begin(configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Return a function that begins to send, as it does in a process of its own, until the end of the test."""
+    monkeypatch.setattr(logging.Logger, "callHandlers", logging.Logger.callHandlers)
+    monkeypatch.setattr(sentry_sdk.scope, "_global_scope", None)
+    for known in ("_processed_integrations", "_installed_integrations"):
+        monkeypatch.setattr(sentry_sdk.integrations, known, set())
+    registry = multiprocessing.util._finalizer_registry  # type: ignore[attr-defined]
+    finalizers = set(registry)
+
+    def start(**variables: str) -> tuple[Application, Kept]:
+        app = configure(**{"SENTRY_DSN": DSN, **variables})
+        sentry_sdk.get_client().transport = kept = Kept()
+        return app, kept
+
+    yield start
+    for made in set(registry) - finalizers:
+        del registry[made]
+    unignore_logger(ACCESS_LOGGER)
+    logging.getLogger("urllib3.connectionpool").filters.clear()
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add routes that tell of errors in every place."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    def capture(note: str = "captured") -> None:
+        sentry_sdk.capture_exception(LookupError(note))
+
+    async def later() -> None:
+        capture()
+
+    @app.get("/logs")
+    async def logs() -> None:
+        log.error("told by a logger")
+
+    @app.get("/message")
+    async def message() -> None:
+        sentry_sdk.capture_message("told by hand")
+
+    @app.get("/async")
+    async def in_loop() -> None:
+        capture()
+
+    @app.get("/sync")
+    def in_thread() -> None:
+        capture()
+
+    @app.get("/background")
+    async def background(then: BackgroundTasks) -> None:
+        then.add_task(capture)
+        log.warning("before")
+
+    @app.get("/task")
+    async def task() -> None:
+        tasks.add(made := asyncio.create_task(later()))
+        await made
+
+    @app.get("/to-thread")
+    async def to_thread() -> None:
+        await asyncio.to_thread(capture)
+
+
+def add_failures(app: FastAPI) -> None:
+    """Add routes that fail in every place."""
+
+    def fail(password: str = SECRET) -> None:
+        raise RuntimeError(f"a defect of {len(password)} characters")
+
+    async def parts() -> Any:  # noqa: ANN401
+        yield b"x"
+        fail()
+
+    @app.get("/fail/async")
+    async def in_loop() -> None:
+        log.info("a step before")
+        fail()
+
+    @app.get("/fail/sync")
+    def in_thread() -> None:
+        log.info("a step before")
+        fail()
+
+    @app.get("/fail/dependency", dependencies=[Depends(fail)])
+    async def in_dependency() -> None: ...
+
+    @app.get("/fail/background")
+    async def in_background(then: BackgroundTasks) -> None:
+        then.add_task(fail)
+
+    @app.get("/fail/stream")
+    async def in_stream() -> StreamingResponse:
+        return StreamingResponse(parts())
+
+    @app.get("/fail/again")
+    def told_before() -> None:
+        try:
+            fail()
+        except RuntimeError:
+            sentry_sdk.capture_exception()  # in the context of a thread
+            raise
+
+    @app.websocket("/fail/socket")
+    async def in_socket(socket: WebSocket) -> None:
+        await socket.accept()
+        fail()
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/logs", "told by a logger"),
+        ("/message", "told by hand"),
+        *[(path, "captured") for path in ("/async", "/sync", "/background", "/task", "/to-thread")],
+    ],
+)
+def test_an_event_has_the_ids_of_its_request(begin: Begin, path: str, words: str) -> None:
+    app, kept = begin()
+    add_routes(app)
+    assert connect(app).get(path, headers={HEADER: ID}).status_code == 200
+    event = kept.one()
+    assert event["tags"] == {"request_id": ID, "transaction_id": ID}
+    assert words in json.dumps(event)
+    assert event["request"] == {"method": "GET", "url": path, "query_string": ""}
+    assert event["transaction"].startswith(f"{__name__}.add_routes.<locals>.")
+
+
+@pytest.mark.parametrize("path", ["async", "sync", "dependency", "background", "stream", "again"])
+def test_an_error_that_nobody_caught_is_one_event(begin: Begin, logs: Logs, path: str) -> None:
+    app, kept = begin()
+    add_failures(app)
+    connect(app).get(f"/fail/{path}", headers={HEADER: ID})
+    event = kept.one()
+    assert event["tags"]["request_id"] == ID
+    assert event["exception"]["values"][-1]["value"] == f"a defect of {len(SECRET)} characters"
+    assert event["exception"]["values"][-1]["mechanism"]["handled"] is (path == "again")
+    if path in ("async", "sync"):
+        assert [crumb["message"] for crumb in event["breadcrumbs"]["values"]] == ["a step before"]
+    assert ACCESS_LOGGER not in {crumb["category"] for crumb in event["breadcrumbs"]["values"]}
+    assert sum("Unhandled RuntimeError" in line for line in logs.error) == 1
+
+
+def test_a_websocket_that_fails_is_one_event(begin: Begin) -> None:
+    app, kept = begin()
+    add_failures(app)
+    with pytest.raises(RuntimeError), connect(app).websocket_connect("/fail/socket", headers={HEADER: ID}) as socket:
+        socket.receive()
+    assert kept.one()["tags"]["request_id"] == ID
+
+
+def test_what_is_no_defect_is_no_event(begin: Begin) -> None:
+    app, kept = begin()
+
+    @app.get("/gone")
+    async def gone() -> None:
+        raise ClientDisconnect
+
+    @app.get("/refused")
+    async def refused() -> None:
+        raise HTTPException(503)
+
+    connect(app).get("/refused")
+    connect(app).get("/nowhere")
+    connect(app).get("/gone")
+    assert kept.of() == []
+
+
+def test_what_a_server_repeats_is_no_second_event(begin: Begin) -> None:
+    """As uvicorn and Granian do after us, in the context of the request; Granian as text."""
+    app, kept = begin()
+    add_failures(app)
+
+    async def serve() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(_: object) -> None: ...
+
+        path = {"path": "/fail/async", "raw_path": b"/fail/async", "query_string": b"", "headers": []}
+        try:
+            await app({"type": "http", "method": "GET", "http_version": "1.1", **path}, receive, send)
+        except RuntimeError as error:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n", exc_info=error)
+            text = "".join(traceback.format_exception(error))
+            logging.getLogger("_granian").error(f"Application callable raised\n{text}")  # noqa: TRY400
+
+    asyncio.run(serve())
+    assert kept.one()["logger"] == "app.error"
+
+
+def test_nothing_mixes(begin: Begin) -> None:
+    """500 requests at a time, each of which tells of itself: IDs, crumbs and traces are its own."""
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="1")
+
+    @app.get("/mixed/{number}")
+    async def mixed(number: int) -> None:
+        log.info("crumb %d", number)
+        await asyncio.sleep(0.001 * (number % 7))
+        log.error("told %d", number)
+        await asyncio.sleep(0.001 * (number % 5))
+        raise RuntimeError(str(number))
+
+    async def ask_all() -> None:
+        sentry_sdk.get_current_scope()  # from now on there is one that all of them find, as under some servers
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+
+            async def ask(number: int) -> None:
+                await client.get(f"/mixed/{number}", headers={HEADER: f"request-{number}"})
+
+            await asyncio.gather(*map(ask, range(500)))
+
+    asyncio.run(ask_all())
+    traces: dict[str, str] = {}
+    for event in kept.of():
+        number = event["tags"]["request_id"].removeprefix("request-")
+        assert number in (
+            event.get("exception", {}).get("values", [{}])[-1].get("value"),
+            event["extra"]["request_id"][8:],
+        )
+        crumbs = [crumb["message"] for crumb in event["breadcrumbs"]["values"] if crumb["category"] == "work"]
+        assert set(crumbs) <= {f"crumb {number}", f"told {number}"}
+        assert f"crumb {number}" in crumbs
+        assert (
+            traces.setdefault(number, event["contexts"]["trace"]["trace_id"]) == event["contexts"]["trace"]["trace_id"]
+        )
+        if "exception" not in event:
+            assert event["logentry"]["formatted"] == f"told {number}"
+    assert len(kept.of()) == 1000
+    assert len(traces) == len(set(traces.values())) == 500
+    assert {one["tags"]["request_id"]: one["contexts"]["trace"]["trace_id"] for one in kept.of("transaction")} == {
+        f"request-{number}": trace for number, trace in traces.items()
+    }
+
+
+def test_a_lost_task_is_no_neighbour_s(begin: Begin) -> None:
+    """What is told of a task that nobody has asked for its error comes at any time, in any context."""
+    app, kept = begin()
+
+    async def fail() -> None:
+        raise LookupError
+
+    @app.get("/loses")
+    async def lose() -> None:
+        made = asyncio.create_task(fail())
+        await asyncio.sleep(0.01)
+        assert made.done()
+
+    @app.get("/collects")
+    async def collect() -> None:
+        gc.collect()
+
+    client = connect(app)
+    client.get("/loses", headers={HEADER: ID})
+    client.get("/collects", headers={HEADER: "neighbour"})
+    assert kept.one()["logger"] == "asyncio"
+    assert kept.one().get("tags", {}).get("request_id") in (None, ID)
+
+
+def add_secret(app: FastAPI) -> None:
+    """Add a route in which secrets get everywhere; apart from the test, as source lines are sent."""
+
+    @app.post("/secret")
+    async def secret(body: dict[str, str]) -> None:
+        password = body["password"]
+        log.info("password=%s", password, extra={"token": password, "nested": {"deep": [{"api_key": password}]}})
+        log.error("logged in with %s", {"password": password})
+        sentry_sdk.set_extra("cookie", password)
+        raise RuntimeError(f"Authorization: Bearer {password}")
+
+
+def test_no_secret_and_nothing_personal(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a request brings or an error holds: what is sent is what the service's own lines would show."""
+    monkeypatch.setattr("sys.argv", ["gunicorn", f"--{SECRET}"])
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="1", SENTRY_LOGS="true")
+    add_secret(app)
+    connect(app, "203.0.113.9").post(
+        f"/secret?token={SECRET}",
+        json={"password": SECRET},
+        headers={HEADER: ID, "cookie": f"a={SECRET}", "authorization": f"Bearer {SECRET}", "user-agent": "some-agent"},
+    )
+    sentry_sdk.flush()
+    assert {kind for kind, _ in kept.kept} == {"event", "transaction", "log"}
+    for _, content in kept.kept:
+        text = json.dumps(content)
+        for kept_back in (SECRET, "203.0.113.9", "some-agent", socket.gethostname(), '"vars"'):
+            assert kept_back not in text
+    assert [event["request"]["query_string"] for event in kept.of()] == ["token=***"] * 2
+    assert kept.of()[0]["logentry"] == {
+        "message": "logged in with %s",
+        "formatted": "logged in with {'password': '***'}",
+    }
+    assert kept.of()[1]["exception"]["values"][-1]["value"] == "Authorization: ***"
+
+
+def test_clean_keeps_what_is_no_secret() -> None:
+    event = {
+        "function": "get_token",
+        "module": "app.token",
+        "lineno": 3,
+        "in_app": True,
+        "value": None,
+        "x": ["a=1", 2.5],
+    }
+    assert clean(event) == event
+
+
+def test_a_task_in_the_trace_of_its_request(begin: Begin) -> None:
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="1")
+    sent: dict[str, Any] = {}
+
+    @app.get("/sends")
+    async def send() -> None:
+        inject(sent)
+        log.error("sending")
+
+    connect(app).get("/sends", headers={HEADER: ID})
+    outside = sentry_sdk.get_isolation_scope()
+    record = extract(sent, "task-1").begin("tasks.work")
+    log.info("begins")
+    log.error("fails", exc_info=ValueError("in a task"))
+    record.tell("tasks.work", "failure")
+    record.__exit__()
+    of_request, of_task = kept.of()
+    assert of_request["tags"] == {"request_id": ID, "transaction_id": ID}
+    assert of_task["tags"] == {"request_id": ID, "transaction_id": ID, "current_id": "task-1"}
+    assert of_task["transaction"] == "tasks.work"
+    assert "request" not in of_task
+    assert [crumb["message"] for crumb in of_task["breadcrumbs"]["values"]] == ["begins"]
+    first, second = kept.of("transaction")
+    assert [one["contexts"]["trace"]["op"] for one in (first, second)] == ["http.server", "queue.task"]
+    assert second["contexts"]["trace"]["parent_span_id"] == first["contexts"]["trace"]["span_id"]
+    assert second["contexts"]["trace"]["status"] == "internal_error"
+    assert second["tags"]["current_id"] == "task-1"
+    assert len({one["contexts"]["trace"]["trace_id"] for one in (of_request, of_task, first, second)}) == 1
+    assert sentry_sdk.get_isolation_scope() is outside
+
+
+def test_a_task_of_its_own(begin: Begin) -> None:
+    """Neither of a sender with a trace nor with an error; its parent is told."""
+    _, kept = begin()
+    for number in range(2):
+        record = TaskRecord(
+            f"origin-{number}", f"task-{number}", "task-0", {"sentry-trace": b"\xff", "baggage": 5}
+        ).begin("work")
+        log.error("told")
+        record.tell("work", "success")
+        record.__exit__()
+    assert [event["tags"]["parent_id"] for event in kept.of()] == ["task-0"] * 2
+    assert len({event["contexts"]["trace"]["trace_id"] for event in kept.of()}) == 2
+    log.error("outside")
+    assert "tags" not in kept.of()[-1]
+    assert kept.of("transaction") == []
+
+
+@pytest.mark.parametrize(("trust", "is_same"), [("always", True), ("never", False)])
+def test_the_sender_s_trace(begin: Begin, trust: str, is_same: bool) -> None:
+    app, kept = begin(REQUEST_ID_TRUST=trust)
+    add_routes(app)
+    headers = {"sentry-trace": f"{TRACE}-{CALLER}-1", "baggage": f"other=1,sentry-trace_id={TRACE}"}
+    connect(app).get("/logs", headers=headers)
+    trace = kept.one()["contexts"]["trace"]
+    assert (trace["trace_id"] == TRACE) is is_same
+    assert (trace["parent_span_id"] == CALLER) is is_same
+
+
+@pytest.mark.parametrize("trace", ["", "-", "x" * 9000, f"{TRACE}-{CALLER}-7", "\xff\x00".encode().decode("latin-1")])
+@pytest.mark.parametrize("baggage", ["", ",,,=", "sentry-=", "sentry-sample_rand=x,sentry-sample_rate=nan", "=" * 9000])
+def test_hostile_traces_harm_nobody(begin: Begin, trace: str, baggage: str) -> None:
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="0.5")
+    add_routes(app)
+    headers = [(b"sentry-trace", trace.encode("latin-1").replace(b"\0", b"")), (b"baggage", baggage.encode())]
+    assert connect(app).get("/logs", headers=headers).status_code == 200
+    assert len(kept.one()["contexts"]["trace"]["trace_id"]) == 32
+
+
+def test_headers_go_to_allowed_hosts_alone(begin: Begin) -> None:
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="1")
+    seen: dict[str, httpx2.Headers] = {}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen[request.url.path] = request.headers
+        return httpx2.Response(200)
+
+    @app.get("/calls")
+    def call() -> None:
+        with OutboundClient(allowed_hosts=["allowed"], transport=httpx2.MockTransport(answer)) as client:
+            client.get("http://allowed/plain")
+            client.get("http://allowed/by-hand", headers={"Sentry-Trace": "by hand"})
+            client.get("http://other/elsewhere")
+
+    connect(app).get("/calls")
+    trace = kept.one("transaction")["contexts"]["trace"]
+    assert seen["/plain"]["sentry-trace"] == f"{trace['trace_id']}-{trace['span_id']}-1"
+    assert f"sentry-trace_id={trace['trace_id']}" in seen["/plain"]["baggage"]
+    assert seen["/by-hand"]["sentry-trace"] == "by hand"
+    assert not {"sentry-trace", "baggage"} & set(seen["/elsewhere"])
+
+
+def test_a_transaction_takes_as_long_as_its_line_says(begin: Begin, logs: Logs) -> None:
+    """From arrival to the last byte, and not to the end of what goes on afterwards."""
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="1", LOG_FORMAT="json")
+
+    @app.get("/items/{number}", status_code=202)
+    async def item(then: BackgroundTasks) -> None:
+        then.add_task(asyncio.sleep, 0.2)
+
+    connect(app).get("/items/5", headers={HEADER: ID})
+    connect(app).get("/livez")
+    connect(app).get("/nowhere")
+    first, second = kept.of("transaction")
+    (line,) = [json.loads(line) for line in logs.access if ID in line]
+    assert first["timestamp"] - first["start_timestamp"] == pytest.approx(line["duration"], abs=0.002)
+    assert first["transaction"].endswith(".item")
+    assert first["contexts"]["response"] == {"status_code": 202}
+    assert first["tags"]["request_id"] == ID
+    assert (second["transaction"], second["contexts"]["trace"]["status"]) == ("no route", "not_found")
+
+
+def test_lines(begin: Begin) -> None:
+    app, kept = begin(SENTRY_LOGS="true")
+
+    @app.get("/lines")
+    async def write() -> None:
+        log.info("the password=%s, %d", SECRET, 5, extra={"count": 3, "what": app})
+
+    connect(app).get("/lines", headers={HEADER: ID})
+    sentry_sdk.flush()
+    items = kept.one("log")["items"]
+    (line,) = [item for item in items if item["body"] == "the password=***, 5"]
+    values = {name: value["value"] for name, value in line["attributes"].items()}
+    assert (values["request_id"], values["transaction_id"], values["count"]) == (ID, ID, 3)
+    assert not [name for name in values if name.startswith("sentry.message") or name == "ids_suffix"]
+    assert SECRET not in json.dumps(items)
+
+
+def test_release_and_environment(begin: Begin) -> None:
+    _, kept = begin()
+    log.error("told")
+    project = project_metadata()
+    assert (kept.one()["release"], kept.one()["environment"]) == (
+        f"{project['name']}@{project['version']}",
+        "production",
+    )
+    _, kept = begin(SENTRY_RELEASE="shop@7", SENTRY_ENVIRONMENT="staging")
+    log.error("told")
+    assert (kept.one()["release"], kept.one()["environment"]) == ("shop@7", "staging")
+
+
+def test_none_of_the_errors(begin: Begin) -> None:
+    _, kept = begin(SENTRY_ERROR_SAMPLE_RATE="0")
+    log.error("told")
+    assert kept.of() == []
+
+
+def test_without_a_dsn_nothing_is_changed(
+    begin: Begin, configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, threads = logging.Logger.callHandlers, threading.active_count()
+    monkeypatch.setenv("SENTRY_DSN", "")
+    app = configure(SENTRY_TRACES_SAMPLE_RATE="1")
+    observe(get_settings())
+    assert connect(app).get("/api/demo/fail").status_code == 500
+    assert not sentry_sdk.get_client().is_active()
+    assert logging.Logger.callHandlers is before
+    assert threading.active_count() <= threads
+    assert not [table for table in (injectors, task_watchers, request_watchers) if "sentry" in table]
+    assert wrap(app, app.settings) is app
+    assert wrap(app, begin()[0].settings) is not app
+    assert logging.Logger.callHandlers is not before
+
+
+@pytest.mark.parametrize("value", ["nonsense", f"https://{SECRET}@host", f"https://{SECRET}@host/x", "https://host/1"])
+def test_a_dsn_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENTRY_DSN", value)
+    with pytest.raises(SystemExit, match="SENTRY_DSN is not what it should be") as refused:
+        read_settings(SETTINGS)
+    assert SECRET not in str(refused.value)
+    assert SECRET not in repr(SETTINGS(dsn=f"https://{SECRET}@host/1"))
