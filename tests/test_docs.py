@@ -23,8 +23,8 @@ PICTURES = {"flowchart", "sequenceDiagram", "stateDiagram-v2"}
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 # What looks like a file in the project: with a folder, or with one of these endings.
 PATH = re.compile(r"(?:\.?[\w{}-][\w.{}-]*/)+[\w.-]*|\.?[\w.-]+\.(?:py|md|toml|json|lock|ya?ml|txt|example)")
-# What is made later: by a command, by git, by the service, by the author of an integration.
-MADE = re.compile(r"\.cruft\.json|\.venv/.*|\.git/.*|build/.*|log/.*|server\.py")
+# What is made later: by a command, by git, by the service, by the author of an integration. And the name of a protocol.
+MADE = re.compile(r"\.cruft\.json|\.venv/.*|\.git/.*|build/.*|log/.*|server\.py|http/protobuf")
 
 
 def documents(folder: Path) -> list[Path]:
