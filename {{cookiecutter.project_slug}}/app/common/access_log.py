@@ -52,7 +52,9 @@ class JsonAccessFormatter(logging.Formatter):
         request = getattr(record, "request", None)
         if not isinstance(request, RequestRecord):
             return dump_json({"timestamp": iso_clock.format(record.created), "message": record.getMessage()})
-        return dump_json(as_dict(request) | getattr(record, "fields", {}))
+        content = as_dict(request)
+        fields = getattr(record, "fields", None)
+        return dump_json(content | fields | content if fields else content)  # none replaces one of ours
 
 
 def write_access_line(request: RequestRecord) -> None:

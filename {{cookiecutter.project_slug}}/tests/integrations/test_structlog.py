@@ -141,6 +141,22 @@ def test_secrets_are_masked(configure: Callable[..., Application], logs: Logs, l
     assert line.count("***") == 2
 
 
+def test_secrets_that_are_bound_are_masked_in_the_access_line(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
+    app = configure(LOG_FORMAT=log_format)
+
+    @app.get("/secret")
+    async def secret() -> None:
+        bind_contextvars(password="hunter2 hunter2", note="token=hunter2", pin=7, api_key=12345)
+
+    connect(app).get("/secret", headers={HEADER: ID})
+    (line,) = logs.access
+    assert "hunter2" not in line
+    assert "12345" not in line
+    assert "pin=7" in line or '"pin":7' in line
+
+
 def test_what_is_bound_is_in_every_line_of_the_request(
     configure: Callable[..., Application], logs: Logs, log_format: str
 ) -> None:

@@ -13,6 +13,7 @@ from structlog.stdlib import LoggerFactory, PositionalArgumentsFormatter, filter
 from structlog.typing import EventDict, WrappedLogger
 
 from app.common.log_format import NOT_FOR_READERS, STANDARD_ATTRIBUTES
+from app.common.redaction import redact
 from app.common.request_record import fields_suffix, log_fields
 from app.settings import Settings, get_settings
 
@@ -77,7 +78,14 @@ def hand_over(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 def bound() -> Mapping[str, object]:
     """Return what `bind_contextvars` has bound here, for every line, whoever writes it."""
     values = get_contextvars()
-    return {name: shown(value) for name, value in safe(values).items()} if values else {}
+    return {name: masked(name, shown(value)) for name, value in safe(values).items()} if values else {}
+
+
+def masked(name: str, value: object) -> object:
+    """Return the value without secrets, also for the access line, in which nothing else looks for them."""
+    before = f"{name}={value}"
+    after = redact(before)
+    return value if after == before else after.removeprefix(f"{name}=")
 
 
 def safe(values: Mapping[str, object]) -> dict[str, object]:
