@@ -29,8 +29,8 @@ MOST = 5
 MOST_FILES, MOST_LINES = 63, 4420
 MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
 # These are larger, as they mend what their libraries do when a broker hangs or dies, and what they print of secrets;
-# FastStream speaks to four brokers besides. Metrics are exact through each end of a process; traces follow W3C's rules to
-# the letter, which OpenTelemetry's own code does not.
+# FastStream speaks to four brokers besides. Metrics are exact through each end of a process; traces follow W3C's rules
+# to the letter, which OpenTelemetry's own code does not.
 MOST_LINES_OF = {"celery": 235, "saq": 285, "faststream": 300, "metrics": 175, "tracing": 380}
 # Of an option that is no part of the application but a way to run it, all documents included.
 MOST_FILES_TO_RUN = 12
