@@ -52,9 +52,8 @@ class JsonAccessFormatter(logging.Formatter):
         request = getattr(record, "request", None)
         if not isinstance(request, RequestRecord):
             return dump_json({"timestamp": iso_clock.format(record.created), "message": record.getMessage()})
-        content = as_dict(request)
-        fields = getattr(record, "fields", None)
-        return dump_json(content | fields | content if fields else content)  # none replaces one of ours
+        content, fields = as_dict(request), getattr(record, "fields", {})
+        return dump_json(content | {f"{key}_" if key in content else key: value for key, value in fields.items()})
 
 
 def write_access_line(request: RequestRecord) -> None:

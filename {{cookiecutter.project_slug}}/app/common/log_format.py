@@ -16,12 +16,12 @@ from app.common.request_id import current_request_id, stamp
 _HOSTILE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
-_OWN_KEYS: Final = 8
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
 # uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, and the IDs once more.
 NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix"})
+_OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
 _NOTHING: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}.items()
 
 
@@ -46,14 +46,6 @@ def dump_json(content: dict[str, Any]) -> str:
 
 def _to_json(value: object) -> str:
     return to_json(value, inf_nan_mode="null", serialize_unknown=True, bytes_mode="utf8").decode()
-
-
-def _is_json(line: str) -> bool:
-    try:
-        from_json(line)
-    except ValueError:
-        return False
-    return True
 
 
 def _safe(value: object) -> object:
@@ -110,11 +102,11 @@ class TextFormatter(logging.Formatter):
         stamp(record)
         for name, value in _NOTHING:
             record.__dict__.setdefault(name, value)
-        record.message = record.getMessage()
+        # Alone, as a client could choose an ID that makes the rest of a line be masked.
+        record.message = redact(record.getMessage())
         record.asctime = self.formatTime(record, self.datefmt)
-        # The whole of it, since a format may show what `extra` holds.
-        line = escape(self.formatMessage(record))
-        if redact.suspects(line if self._shows_more else f"{record.message}{record.ids_suffix}"):  # type: ignore[attr-defined]
+        line = escape(self.formatMessage(record))  # the whole of it, since a format may show what `extra` holds
+        if self._shows_more:
             line = redact(line)
         details = traceback_of(record)
         return line if details is None else f"{line}\n{indent(details)}"
@@ -129,12 +121,12 @@ def traceback_of(record: logging.LogRecord) -> str | None:
         parts.append(record.exc_text)
     if record.stack_info:
         parts.append(record.stack_info)
-    return "\n".join(parts) or None
+    return redact("\n".join(parts)) or None
 
 
 def indent(text: str) -> str:
     """Return each line escaped and moved in by four spaces."""
-    return "\n".join(f"    {redact(escape(line))}" for line in text.split("\n"))
+    return "\n".join(f"    {escape(line)}" for line in text.split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -160,11 +152,9 @@ class JsonFormatter(logging.Formatter):
             if key not in STANDARD_ATTRIBUTES and key not in NOT_FOR_READERS and key not in content:
                 content[key] = value
         line = dump_json(content)
-        if not redact.suspects(line if len(content) > _OWN_KEYS else content["message"]):
-            return line
-        shown = redact(line)
-        if _is_json(shown):
-            return shown
-        return dump_json(
-            content | {"message": "left out, as it holds a secret"} | dict.fromkeys(list(content)[_OWN_KEYS:], "***")
-        )
+        return dump_json(_without_secrets(from_json(line))) if redact.suspects(line) else line
+
+
+def _without_secrets(content: dict[str, Any]) -> dict[str, Any]:
+    """Redact what a caller gave; the ID, which a client chooses, stays, or it could make lines be masked."""
+    return {key: value if key in _OURS else redact.value(value, key) for key, value in content.items()}

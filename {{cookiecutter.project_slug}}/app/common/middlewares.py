@@ -54,6 +54,8 @@ class ContextMiddleware:
             return
         outer = current_record.get()
         record = self._open(scope)
+        if outer is not None and outer.ended is None:
+            record.outer = outer
         exchange = Exchange(record, receive, send, self.door)
         try:
             await self._serve(exchange)
@@ -66,10 +68,9 @@ class ContextMiddleware:
             raise
         finally:
             exchange.close()
-            if outer is not None and outer.ended is None:
-                # Called by an application in the midst of a request of its own, as httpx2.ASGITransport does.
-                current_record.set(outer)
-                starlette_context_storage.set(outer.context)
+            if record.outer is not None:
+                current_record.set(record.outer)
+                starlette_context_storage.set(record.outer.context)
 
     def _open(self, scope: Scope) -> RequestRecord:
         name = self.id_plugin.raw_header_name

@@ -11,6 +11,7 @@ from typing import Any, Final
 from starlette.types import Scope
 
 from app.common.constants import NO_REQUEST_ID
+from app.common.redaction import redact
 
 
 class RequestRecord:
@@ -26,6 +27,7 @@ class RequestRecord:
         "failed",
         "first_byte",
         "flags",
+        "outer",
         "raw_request_id",
         "request_id",
         "scope",
@@ -44,6 +46,7 @@ class RequestRecord:
         self.started: Final = perf_counter()
         self.started_at: Final = time()
         self.context: dict[object, object] = {}
+        self.outer: RequestRecord | None = None  # in whose midst it is called, as httpx2.ASGITransport does
         self.first_byte: float | None = None
         self.ended: float | None = None
         self.status = 0
@@ -84,8 +87,8 @@ request_watchers: Final[dict[str, Callable[[RequestRecord], None]]] = {}
 
 
 def current_fields() -> dict[str, object]:
-    """Return what the integrations have to say of a line that is written now."""
-    return {key: value for fields in log_fields.values() for key, value in fields().items()}
+    """Return what the integrations have to say of a line that is written now, without secrets."""
+    return {key: redact.value(value, key) for fields in log_fields.values() for key, value in fields().items()}
 
 
 def fields_suffix(fields: Mapping[str, object]) -> str:

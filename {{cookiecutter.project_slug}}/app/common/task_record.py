@@ -61,8 +61,12 @@ class TaskRecord(RequestRecord):
         """Enter it for the work itself, of which those who watch are told; else it is only for lines about it."""
         self.name = name[:_MAX_NAME]
         self.__enter__()
-        for watch in task_watchers.values():
-            self._watches.enter_context(watch(self))
+        try:
+            for watch in task_watchers.values():
+                self._watches.enter_context(watch(self))
+        except BaseException:
+            self.__exit__()  # or the next task here would have this one's IDs
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

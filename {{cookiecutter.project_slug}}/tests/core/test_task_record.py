@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx2
@@ -14,8 +15,9 @@ from app.common.log_format import JsonFormatter, TextFormatter
 from app.common.log_handler import configure_logging
 from app.common.outbound import OutboundClient
 from app.common.request_id import current_request_id
+from app.common.request_record import current_record
 from app.common.request_time import current_request_time
-from app.common.task_record import TaskRecord, extract, inject
+from app.common.task_record import TaskRecord, extract, inject, task_watchers
 from app.main import Application
 from app.settings import get_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
@@ -135,6 +137,18 @@ def test_a_request_is_no_parent(app: Application) -> None:
     carrier = connect(app).get("/send", headers={HEADER: ID}).json()
     assert carrier["x-request-id"] == ID
     assert "x-parent-id" not in carrier
+
+
+def test_a_watcher_that_fails_leaves_no_record_behind() -> None:
+    """Else the next task here would have the IDs of this one."""
+
+    def fails(_: TaskRecord) -> AbstractContextManager[None]:
+        raise RuntimeError
+
+    task_watchers["fails"] = fails
+    with pytest.raises(RuntimeError):
+        TaskRecord(ID, "task").begin("work")
+    assert current_record.get() is None
 
 
 def test_a_task_is_the_parent_of_what_it_sends_but_not_of_itself() -> None:

@@ -91,6 +91,7 @@ def test_a_field_never_replaces_what_a_line_has(configure: Callable[..., Applica
     (access,) = (json.loads(line) for line in logs.access)
     assert (access["status"], access["path"], access["request_id"]) == (404, "/nowhere", ID)
     assert next(iter(access)) == "timestamp"
+    assert (access["status_"], access["path_"], access["request_id_"]) == ("forged",) * 3
     content = json.loads(line)
     assert (content["request_id"], content["logger"], content["level"]) == ("-", "app.task", "INFO")
     assert access["own"] == content["own"] == 1

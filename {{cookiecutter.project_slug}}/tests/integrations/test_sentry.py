@@ -9,6 +9,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx2
@@ -414,7 +415,7 @@ def test_a_task_of_its_own(begin: Begin) -> None:
     assert kept.of("transaction") == []
 
 
-@pytest.mark.parametrize(("trust", "is_same"), [("always", True), ("never", False)])
+@pytest.mark.parametrize(("trust", "is_same"), [("always", True), ("proxies", False), ("never", False)])
 def test_the_sender_s_trace(begin: Begin, trust: str, is_same: bool) -> None:
     app, kept = begin(REQUEST_ID_TRUST=trust)
     add_routes(app)
@@ -425,14 +426,44 @@ def test_the_sender_s_trace(begin: Begin, trust: str, is_same: bool) -> None:
     assert (trace["parent_span_id"] == CALLER) is is_same
 
 
-@pytest.mark.parametrize("trace", ["", "-", "x" * 9000, f"{TRACE}-{CALLER}-7", "\xff\x00".encode().decode("latin-1")])
-@pytest.mark.parametrize("baggage", ["", ",,,=", "sentry-=", "sentry-sample_rand=x,sentry-sample_rate=nan", "=" * 9000])
-def test_hostile_traces_harm_nobody(begin: Begin, trace: str, baggage: str) -> None:
-    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="0.5")
+SENT = f"{TRACE}-{CALLER}"
+RATES = [f"sentry-sample_rate={rate}" for rate in ("inf", "-inf", "1e999", "nan", "-1")]
+
+
+@pytest.mark.parametrize("rate", ["0", "0.5"])
+@pytest.mark.parametrize("trace", ["", "-", "x" * 9000, f"{SENT}-7", f"{SENT}-1", f"{SENT}-0", "\xc3\xbf\xc2"])
+@pytest.mark.parametrize("baggage", ["", ",,,=", "sentry-=", "sentry-sample_rand=x", "=" * 9000, *RATES])
+def test_hostile_traces_harm_nobody(begin: Begin, trace: str, baggage: str, rate: str) -> None:
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE=rate)
     add_routes(app)
-    headers = [(b"sentry-trace", trace.encode("latin-1").replace(b"\0", b"")), (b"baggage", baggage.encode())]
+    headers = [(b"sentry-trace", trace.encode("latin-1")), (b"baggage", baggage.encode())]
     assert connect(app).get("/logs", headers=headers).status_code == 200
     assert len(kept.one()["contexts"]["trace"]["trace_id"]) == 32
+
+
+def test_what_nobody_asked_for_has_no_trace_in_common(begin: Begin) -> None:
+    """A job of cron, or one sent at a start, is not the process' trace once more."""
+    begin()
+    first: dict[str, str] = {}
+    inject(first)
+    assert first.keys() == {"x-request-id"}
+
+
+def test_a_request_within_a_request_leaves_the_outer_one_its_own(begin: Begin) -> None:
+    app, kept = begin()
+    add_routes(app)
+
+    @app.get("/outer")
+    async def outer() -> None:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://inner") as client:
+            before = sentry_sdk.get_isolation_scope()
+            with suppress(Exception):
+                await client.get("/api/demo/fail")
+            assert sentry_sdk.get_isolation_scope() is before
+        log.error("after it")
+
+    assert connect(app).get("/outer", headers={HEADER: ID}).status_code == 200
+    assert kept.of()[-1]["tags"]["request_id"] == ID
 
 
 def test_headers_go_to_allowed_hosts_alone(begin: Begin) -> None:

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx2
 import pytest
 import structlog
 from fastapi import BackgroundTasks
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 
 from app.common.request_record import log_fields
+from app.common.task_record import TaskRecord
 from app.main import Application
 from tests.support import HEADER, ID, Logs, connect
 
@@ -187,6 +189,38 @@ def test_what_is_bound_is_in_every_line_of_the_request(
         assert "by logging {}" in "\n".join(lines)
     client.get("/unbound", headers={HEADER: f"{ID}-3"})
     assert not [line for line in (*logs.error, *logs.access) if f"{ID}-3" in line and "number" in line]
+
+
+def test_a_task_begins_with_nothing_bound_and_leaves_nothing(configure: Callable[..., Application], logs: Logs) -> None:
+    configure()
+    bind_contextvars(outside=1)
+    for number in (1, 2):
+        record = TaskRecord(f"{ID}-{number}", f"task-{number}").begin("work")
+        assert get_contextvars() == {}
+        bind_contextvars(number=number)
+        record.tell("work", "success")
+        record.__exit__()
+        assert logs.error[-1].count(f"number={number}") == logs.error[-1].count("number=") == 1
+    assert get_contextvars() == {"outside": 1}
+
+
+def test_a_request_within_a_request_takes_nothing_away(configure: Callable[..., Application]) -> None:
+    app = configure()
+
+    @app.get("/outer")
+    async def outer() -> dict[str, int]:
+        bind_contextvars(customer=3)
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://inner") as client:
+            await client.get("/inner")
+        return dict(get_contextvars())
+
+    @app.get("/inner")
+    async def inner() -> None:
+        assert get_contextvars() == {}
+        bind_contextvars(customer=4)
+
+    assert connect(app).get("/outer").json() == {"customer": 3}
 
 
 def test_an_event_s_own_value_goes_before_what_is_bound(

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.util import Finalize
 from typing import Any, Final
 
 import sentry_sdk
 from pydantic import Field
+from pydantic_core import from_json
 from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.scope import Scope, ScopeType
 from sentry_sdk.tracing import NoOpSpan
@@ -17,7 +18,7 @@ from starlette import types
 from app.common.access_fields import method_of, path_of, policy, query_of
 from app.common.constants import ACCESS_LOGGER, ERROR_LOGGER, NO_REQUEST_ID
 from app.common.log_filters import RepetitionFilter
-from app.common.log_format import NOT_FOR_READERS
+from app.common.log_format import NOT_FOR_READERS, dump_json
 from app.common.redaction import redact
 from app.common.request_record import RequestRecord, current_record, injectors
 from app.common.task_record import TaskRecord, task_watchers
@@ -70,8 +71,8 @@ install = observe
 
 
 def wrap(app: types.ASGIApp, settings: Settings) -> types.ASGIApp:
-    """Follow each request, in its sender's trace if its ID may be taken over."""
-    wanted = () if settings.request_id_trust == "never" else (b"sentry-trace", b"baggage")
+    """Follow each request, in its sender's trace if IDs are taken over from everybody."""
+    wanted = (b"sentry-trace", b"baggage") if settings.request_id_trust == "always" else ()
 
     async def watched(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
         if (record := current_record.get()) is None or scope["type"] == "lifespan":
@@ -91,24 +92,29 @@ def followed(record: RequestRecord, trace: Mapping[str, Any] | None = None) -> I
     before, kind = Scope.get_isolation_scope(), record.scope["type"]
     Scope.set_isolation_scope(Scope(ScopeType.ISOLATION))
     trace = {name: str(value) for name, value in (trace or getattr(record, "headers", {})).items()}
-    Scope.get_isolation_scope().generate_propagation_context(trace)
     begun: Any = NoOpSpan()
-    if sentry_sdk.get_client().options["traces_sample_rate"] and record.scope.get("path") not in policy.excluded:
-        op = "queue.task" if kind == "task" else f"{kind}.server"
-        begun = sentry_sdk.start_transaction(sentry_sdk.continue_trace(trace, op=op, name=kind))
-    with sentry_sdk.new_scope(), begun as transaction:
-        yield
-        if isinstance(record, TaskRecord):
-            transaction.set_status("internal_error" if record.state.startswith("fail") else "ok")
-        else:
-            transaction.set_http_status(record.status)
-    Scope.set_isolation_scope(before)
+    with suppress(ArithmeticError, ValueError):  # a hostile trace, such as one with the sample rate `inf`
+        Scope.get_isolation_scope().generate_propagation_context(trace)
+        if sentry_sdk.get_client().options["traces_sample_rate"] and record.scope.get("path") not in policy.excluded:
+            op = "queue.task" if kind == "task" else f"{kind}.server"
+            begun = sentry_sdk.start_transaction(sentry_sdk.continue_trace(trace, op=op, name=kind))
+    try:
+        with sentry_sdk.new_scope(), begun as transaction:
+            yield
+            if isinstance(record, TaskRecord):
+                transaction.set_status("internal_error" if record.state.startswith("fail") else "ok")
+            else:
+                transaction.set_http_status(record.status)
+    finally:
+        if record.outer is not None or kind == "task":  # somebody goes on here
+            Scope.set_isolation_scope(before)
 
 
 def inject_trace(carrier: Any) -> None:  # noqa: ANN401
-    """Write the trace into what goes to others, but keep what stands there."""
-    for name, value in sentry_sdk.get_current_scope().iter_trace_propagation_headers():
-        carrier.setdefault(name, value)
+    """Write the trace of a request or a task into what goes to others, but keep what stands there."""
+    if current_record.get() is not None:  # else it is the process' own, which all would share
+        for name, value in sentry_sdk.get_current_scope().iter_trace_propagation_headers():
+            carrier.setdefault(name, value)
 
 
 def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -133,15 +139,9 @@ def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
     return event
 
 
-def clean(value: Any, name: str = "") -> Any:  # noqa: ANN401
-    """Return it with `***` in the place of secrets: what is named like one, and what stands after such a name."""
-    if redact(f"{name}=_") != f"{name}=_":
-        return "***"
-    if isinstance(value, dict):
-        return {key: clean(one, key) for key, one in value.items() if not key.startswith(NOT_SENT)}
-    if isinstance(value, list):
-        return [clean(one) for one in value]
-    return value if isinstance(value, (int, float, type(None))) else redact(str(value))
+def clean(value: Any) -> Any:  # noqa: ANN401
+    """Return it without secrets, and without what repeats a message or its parts."""
+    return redact.value(from_json(dump_json(value)), without=NOT_SENT)
 
 
 def ids() -> dict[str, str]:

@@ -1,20 +1,21 @@
 """structlog beside standard logging: its events become records of the standard logger, and so the service's lines."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
-from structlog.contextvars import clear_contextvars, get_contextvars
+from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 from structlog.stdlib import LoggerFactory, PositionalArgumentsFormatter, filter_by_level
 from structlog.typing import EventDict, WrappedLogger
 
 from app.common.log_format import NOT_FOR_READERS, STANDARD_ATTRIBUTES
-from app.common.redaction import redact
-from app.common.request_record import fields_suffix, log_fields
+from app.common.request_record import RequestRecord, current_record, fields_suffix, log_fields
+from app.common.task_record import TaskRecord, task_watchers
 from app.settings import Settings, get_settings
 
 TAKEN: Final = frozenset(
@@ -31,7 +32,7 @@ def install(_app: FastAPI, settings: Settings) -> None:
 
 def observe(_settings: Settings) -> None:
     """Hand it over to standard logging, in this process, and show what is bound in each line."""
-    log_fields["structlog"] = bound
+    log_fields["structlog"], task_watchers["structlog"] = bound, nothing_bound
     structlog.configure(
         processors=[filter_by_level, PositionalArgumentsFormatter(), hand_over],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -44,10 +45,24 @@ def wrap(app: ASGIApp, _settings: Settings) -> ASGIApp:
     """Begin each request with nothing bound; what it binds stays for its last lines, as the server's task ends then."""
 
     async def unbound(scope: Scope, receive: Receive, send: Send) -> None:
-        clear_contextvars()
-        await app(scope, receive, send)
+        record = current_record.get()
+        with nothing_bound(record) if record else nullcontext():
+            await app(scope, receive, send)
 
     return unbound
+
+
+@contextmanager
+def nothing_bound(record: RequestRecord) -> Iterator[None]:
+    """Begin with nothing bound; give it back to whoever goes on here: another task, or who has called this one."""
+    before = get_contextvars()
+    clear_contextvars()
+    try:
+        yield
+    finally:
+        if record.outer is not None or isinstance(record, TaskRecord):
+            clear_contextvars()
+            bind_contextvars(**before)
 
 
 class StandardLoggers(LoggerFactory):
@@ -78,14 +93,7 @@ def hand_over(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 def bound() -> Mapping[str, object]:
     """Return what `bind_contextvars` has bound here, for every line, whoever writes it."""
     values = get_contextvars()
-    return {name: masked(name, shown(value)) for name, value in safe(values).items()} if values else {}
-
-
-def masked(name: str, value: object) -> object:
-    """Return the value without secrets, also for the access line, in which nothing else looks for them."""
-    before = f"{name}={value}"
-    after = redact(before)
-    return value if after == before else after.removeprefix(f"{name}=")
+    return {name: shown(value) for name, value in safe(values).items()} if values else {}
 
 
 def safe(values: Mapping[str, object]) -> dict[str, object]:
