@@ -72,8 +72,12 @@ def files(service: LiveService) -> list[str]:
 
 def folder_of(service: LiveService) -> Path:
     """Give the folder that a worker has open."""
-    maps = Path(f"/proc/{service.workers()[0]}/maps").read_text()
-    (folder,) = {Path(path).parent for path in re.findall(r"\S+/counter_\S+\.db", maps)}
+
+    def look() -> set[Path]:
+        maps = Path(f"/proc/{service.workers()[0]}/maps").read_text()
+        return {Path(path).parent for path in re.findall(r"\S+/counter_\S+\.db", maps)}
+
+    (folder,) = wait_for(look, 10, "a worker that counts")
     return folder
 
 
@@ -253,6 +257,28 @@ def test_recycled_workers(start: Callable[..., LiveService]) -> None:
         assert not first & set(service.workers())
         assert service.app_text().count("Booting worker") >= 6
         assert len(files(service)) <= 3 * 4
+
+
+def test_an_option_that_comes_while_the_service_runs(measured: Path, tmp_path: Path) -> None:
+    """A reload begins to count, where the first workers knew nothing of it; none of them, and no request, is lost."""
+    project = tmp_path / "project"
+    shutil.copytree(measured, project, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.move(project / "app/integrations/metrics", tmp_path / "metrics")
+    with LiveService(project, tmp_path / "service") as service:
+        assert service.request("GET", "/metrics").status == 404
+        with load(service) as answered:
+            shutil.move(tmp_path / "metrics", project / "app/integrations/metrics")
+            for _ in range(2):
+                before = service.workers()
+                service.signal(SIGHUP)
+                wait_for(lambda: settled(service, before, 2, renewed=True), 20)  # noqa: B023
+            assert {service.request("GET", "/metrics").status for _ in range(20)} == {200}
+        assert set(answered) == {200}
+        counted = served(service)
+        send(service, 100)
+        assert served(service) == counted + 100
+        assert "Traceback" not in service.app_text()
+        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("stays", ["new", "old"])
@@ -473,6 +499,16 @@ CASES: dict[str, tuple[list[dict[str, str]], list[str]]] = {
     "errors": ([UP, series("log_messages_total", "0+60x60", level="ERROR")], ["ErrorsLogged"]),
     "warnings": ([UP, series("log_messages_total", "0+60x60", level="WARNING")], []),
 }  # fmt: skip
+
+
+def ratio(value: float) -> list[dict[str, Any]]:
+    """Give what the share of errors shall be."""
+    sample = {"labels": 'job:http_errors:ratio_rate5m{job="api"}', "value": value}
+    return [{"expr": "job:http_errors:ratio_rate5m", "eval_time": "30m", "exp_samples": [sample]}]
+
+
+# Where there are no errors at all, the share is nought and not nothing.
+RATIOS = {"all fail": ratio(1), "slow": ratio(0)}
 ALERTS = ["ServiceDown", "RequestsFail", "RequestsSlow", "RequestsPileUp", "ErrorsLogged"]
 LABELS = {"ServiceDown": {"job": "api"}, "RequestsSlow": {"job": "api", "route": "/slow"}}
 SAYS = {
@@ -507,6 +543,7 @@ def test_rules_do_what_they_say(tmp_path: Path) -> None:
                 for alert in ALERTS
                 for time in ("1m", "30m")
             ],
+            "promql_expr_test": RATIOS.get(case, []),
         }
         for case, (inputs, _) in CASES.items()
     ]

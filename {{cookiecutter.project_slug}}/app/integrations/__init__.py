@@ -121,15 +121,6 @@ def lifespan_of(
     return lifespan
 
 
-def start_work(settings: Settings) -> None:
-    """Set up a process that works on tasks and serves nobody: its lines, and who observes it."""
-    from app.common.log_handler import configure_logging, prepare_log_files  # noqa: PLC0415 - not for every import
-
-    prepare_log_files(settings)
-    configure_logging(settings)
-    observe_work(settings)
-
-
 def observe_work(settings: Settings) -> None:
     """Let the integrations watch what a worker of tasks does: each of its processes calls this once, after its fork.
 

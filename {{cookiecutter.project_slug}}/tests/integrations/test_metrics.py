@@ -1,6 +1,5 @@
 """Metrics in this process, and in several that share a folder, without gunicorn."""
 
-import asyncio
 import gc
 import json
 import logging
@@ -204,6 +203,12 @@ def test_an_application_in_another_one(app: Application, client: TestClient, gro
     assert grown("http_requests_total") == 2
 
 
+def test_who_comes_through_a_proxy_gets_nothing(client: TestClient) -> None:
+    response = client.get("/metrics", headers={"X-Forwarded-For": "203.0.113.9"})
+    assert (response.status_code, response.json()["code"]) == (404, 404)
+    assert client.get("/metrics").headers["connection"] == "close"
+
+
 def test_formats(client: TestClient) -> None:
     """OpenMetrics where it is asked for, else the text that everybody reads; nonsense is no error."""
     assert client.get("/metrics", headers=OPENMETRICS).headers["content-type"].startswith("application/openmetrics")
@@ -291,15 +296,12 @@ def test_a_destructor_may_log_in_the_midst_of_a_count(grown: Callable[..., float
         def __del__(self) -> None:
             logging.getLogger("loud").warning("gone")
 
-    async def count() -> None:
+    def count() -> None:
         Loud()
-        child = metrics.levels[2]
-        lock = child._value._lock
-        with lock:
+        with metrics.levels[2]._value._lock:
             gc.collect()
-        await asyncio.sleep(0)
 
-    thread = threading.Thread(target=lambda: asyncio.run(count()), daemon=True)
+    thread = threading.Thread(target=count, daemon=True)
     thread.start()
     thread.join(5)
     assert not thread.is_alive()

@@ -1,15 +1,15 @@
 """Metrics for Prometheus at /metrics: requests, their durations and sizes, log records; of all workers together."""
 
-import asyncio
 import logging
 import os
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import nullcontext
+from threading import RLock
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics, exposition
+from fastapi import FastAPI, HTTPException, Request, Response
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics, exposition, values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
@@ -27,6 +27,7 @@ LABELS = ("method", "route", "status")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 disable_created_metrics()
+values.Lock = RLock  # type: ignore[assignment, attr-defined] # a destructor that logs in the midst of a count would wait for ever
 requests = Counter("http_requests", "Requests that are over.", LABELS)
 durations = Histogram("http_request_duration_seconds", "From arrival to the last byte.", LABELS, buckets=SECONDS)
 sizes = Histogram("http_response_size_bytes", "Bytes of the body.", LABELS, buckets=(100, 1e3, 1e4, 1e5, 1e6, 1e7))
@@ -47,13 +48,14 @@ def install(app: FastAPI, _settings: object) -> None:
 
     @app.get(PATH, include_in_schema=False)
     def metrics(request: Request) -> Response:
-        # A new connection each time, or a single worker would tell, and only it its exemplars.
-        headers = {"connection": "close"}
-        if "application/openmetrics-text" in request.headers.get("accept", ""):
-            kind = openmetrics.CONTENT_TYPE_LATEST
-            return Response(openmetrics.generate_latest(Everything()), headers=headers, media_type=kind)
+        if "x-forwarded-for" in request.headers:
+            raise HTTPException(404)  # through a proxy comes who is not Prometheus
+        form: Any = exposition
         kind = exposition.CONTENT_TYPE_PLAIN_0_0_4
-        return Response(exposition.generate_latest(Everything()), headers=headers, media_type=kind)
+        if "application/openmetrics-text" in request.headers.get("accept", ""):
+            form, kind = openmetrics, openmetrics.CONTENT_TYPE_LATEST
+        # A new connection each time, or a single worker would tell, and only it its exemplars.
+        return Response(form.generate_latest(Everything()), headers={"connection": "close"}, media_type=kind)
 
 
 def wrap(app: ASGIApp, _settings: object) -> ASGIApp:
@@ -105,12 +107,7 @@ def make_and_count(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN
     """Return a log record, counted where it is made: once, whatever handlers there are, and no access line."""
     record = make_record(*args, **kwargs)
     if record.levelno and is_new(record):  # without a level: the copy of one, by `logging.makeLogRecord`
-        count = levels[min(max(record.levelno // 10, 1), 5) - 1].inc
-        try:
-            # Later: what logs may be a destructor in the midst of a count, and would wait for its lock for ever.
-            asyncio.get_running_loop().call_soon(count)
-        except RuntimeError:  # a thread
-            count()
+        levels[min(max(record.levelno // 10, 1), 5) - 1].inc()
     return record
 
 

@@ -11,10 +11,11 @@ from saq import Job, Status
 from saq.web.starlette import saq_web
 from starlette.types import Receive, Scope, Send
 
+from app.common.log_handler import configure_logging, prepare_log_files
 from app.common.request_id import stamp
 from app.common.request_record import current_record
 from app.common.response import Response
-from app.integrations import start_work
+from app.integrations import observe_work
 from app.integrations.saq.jobs import AGAIN, WORK
 from app.integrations.saq.queue import SETTINGS, get_queue, make_queue, record_of
 from app.settings import Settings, get_settings, read_settings
@@ -104,7 +105,8 @@ async def ready() -> None:
 
 def settings() -> dict[str, Any]:
     """Return what `saq app.integrations.saq.settings` works with; its lines are written as the service's are."""
-    start_work(get_settings())
+    for set_up in (prepare_log_files, configure_logging, observe_work):
+        set_up(get_settings())
     own, queue = read_settings(SETTINGS), make_queue(stays=True, waits="--check" not in sys.argv)
     hooks = {"startup": startup, "before_process": before_process, "after_process": after_process}
     work = {"concurrency": own.concurrency, "timers": {"sweep": own.sweep}, "dequeue_timeout": 5}
