@@ -18,13 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from benchmarks.report import publish
 from scripts.generate import generate, install
-from scripts.snapshot import ROOT
 from tests.live.harness import LiveService
 
 ROUNDS = 9
 REQUESTS = 2000
-RESULTS = ROOT / "benchmarks" / "results" / "observing.md"
 REQUEST = b"GET /api/demo HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: benchmark-0001\r\n\r\n"
 
 
@@ -138,21 +137,13 @@ def main(uv: Path) -> int:
         for number, (subject, what) in enumerate(SUBJECTS.items()):
             services[subject] = stack.enter_context(started(Path(name) / str(number), uv, what, address))
         found = all_rounds(services)
-    table = [
+    about = [
         "# Cost of observing",
         "",
         f"Processor time of the worker for each of {REQUESTS} requests in µs; medians of {ROUNDS} rounds.",
-        "",
-        "| options | µs | beside off | ratio |",
-        "|---|---|---|---|",
-        *rows(found),
-        "",
-        f"Python {platform.python_version()}, {os.cpu_count()} processors. `make bench` measures anew.",
     ]
-    text = "\n".join(table) + "\n"
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+    remark = f"Python {platform.python_version()}, {os.cpu_count()} processors"
+    publish("observing", about, "| options | µs | beside off | ratio |", rows(found), remark)
     return 0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from benchmarks.report import publish
 from scripts.generate import generate, install
 from scripts.snapshot import ROOT
 from tests.live.brokers import Broker, Nats, Redis
@@ -23,7 +24,6 @@ from tests.live.brokers import Broker, Nats, Redis
 ROUNDS = 9
 MESSAGES = 2000
 SENDER = ROOT / "benchmarks" / "sender.py"
-RESULTS = ROOT / "benchmarks" / "results" / "publishing.md"
 OPTIONS = ("celery", "saq", "faststream")
 # The sender only sends: it neither works on its messages nor writes lines about them.
 QUIET = {"LOG_LEVEL": "WARNING", "FASTSTREAM_CONSUME": "false"}
@@ -87,22 +87,13 @@ def main(uv: Path) -> int:
         project = generate(Path(name) / "build", **dict.fromkeys(OPTIONS, True))
         install(project, uv)
         rows = [row(subject.library, measure(project, subject)) for subject in SUBJECTS]
-        table = [
+        about = [
             "# Cost of sending a message",
             "",
             f"Processor time of the sender for each of {MESSAGES} messages in µs; medians of {ROUNDS} rounds.",
             "Bare: as the library's own documents send. Ours: with origin and parent in the message, under a request.",
-            "",
-            "| library | bare | ours | difference | ratio |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"{versions(project)}. `make bench` measures anew.",
         ]
-    text = "\n".join(table) + "\n"
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+        publish("publishing", about, "| library | bare | ours | difference | ratio |", rows, versions(project))
     return 0
 
 

@@ -31,10 +31,8 @@ __all__ = ["SETTINGS", "install", "lifespan", "observe", "wrap"]
 METHODS: Final = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 PORTS: Final = {"http": 80, "https": 443}
 CONTEXT: Final = (b"traceparent", b"tracestate")
-SPAN, LINE = (
-    "app.tracing.span",
-    "app.tracing.line",
-)  # in the scope: a request's span, and that of the next line about it
+# In the scope: a request's span, and that of the next line about it.
+SPAN, LINE = "app.tracing.span", "app.tracing.line"
 tracer: Final = trace.get_tracer(__name__)
 
 
