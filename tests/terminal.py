@@ -65,6 +65,19 @@ class Running:
         assert not self._reader.is_alive(), f"something that it has started is still there:\n{self.said}"
         return code
 
+    def leave(self, seconds: float = 20) -> None:
+        """End the command and its group, by force when they do not within `seconds`."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                self.tell_group(number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+        if self.process.stdin:
+            self.process.stdin.close()
+        self._reader.join(seconds)
+        if self.process.stdout and not self._reader.is_alive():  # else close() would wait for the reader, for ever
+            self.process.stdout.close()
+
 
 @contextmanager
 def running(
@@ -75,10 +88,4 @@ def running(
     try:
         yield started
     finally:
-        with suppress(ProcessLookupError):
-            started.tell_group(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            started.process.wait(20)
-        for pipe in (started.process.stdin, started.process.stdout):
-            if pipe:
-                pipe.close()
+        started.leave()
