@@ -12,7 +12,7 @@ from app import settings
 from app.common.access_fields import policy
 from app.common.outbound import exchange_watchers
 from app.common.redaction import redact
-from app.common.request_id import set_logged_length
+from app.common.request_id import log_gates, set_logged_length
 from app.common.request_record import injectors, log_fields, request_watchers
 from app.common.task_record import task_watchers
 from app.integrations import names, settings_classes
@@ -40,7 +40,7 @@ def reset() -> None:
     policy.configure((), ())
     redact.configure(())
     set_logged_length(0)
-    for table in (log_fields, injectors, request_watchers, task_watchers, exchange_watchers):
+    for table in (log_fields, log_gates, injectors, request_watchers, task_watchers, exchange_watchers):
         table.clear()
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     for logger in (logging.root, *known):

@@ -110,10 +110,6 @@ def request_line_of(record: RequestRecord) -> str:
     return f"{method_of(record)} {target_of(record)} HTTP/{record.scope.get('http_version', '1.1')}"
 
 
-def _ttfb(record: RequestRecord) -> str:
-    return "-" if record.ttfb is None else f"{record.ttfb:.3f}"
-
-
 FIELDS: Final[dict[str, Callable[[RequestRecord], str | int]]] = {
     "asctime": lambda record: text_clock.format(record.ended_at),
     "timestamp": lambda record: iso_clock.format(record.ended_at),
@@ -126,7 +122,7 @@ FIELDS: Final[dict[str, Callable[[RequestRecord], str | int]]] = {
     "status_code": lambda record: record.status,
     "duration": lambda record: f"{record.duration:.3f}",
     "request_time": lambda record: f"{record.duration:.3f}",
-    "ttfb": _ttfb,
+    "ttfb": lambda record: "-" if record.ttfb is None else f"{record.ttfb:.3f}",
     "bytes": lambda record: record.bytes_sent,
     "client": client_of,
     "client_addr": client_of,

@@ -20,6 +20,9 @@ _HARMLESS = re.compile(r"[!-~]{1,128}").fullmatch
 
 _logged: list[int | None] = [None]
 
+log_gates: dict[str, Callable[[logging.LogRecord], bool]] = {}
+"""Which integrations may keep a record out of the lines, access lines excepted; each handler asks anew."""
+
 log = logging.getLogger(__name__)
 
 
@@ -130,6 +133,6 @@ class RequestIDLogFilter(logging.Filter):
     """Stamps the IDs on every record; belongs on handlers, since a logger does not filter its children's."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add `request_id`, and in a task `current_id` and `parent_id`, and let every record pass."""
+        """Add `request_id`, and in a task `current_id` and `parent_id`; let it pass unless an integration does not."""
         stamp(record)
-        return True
+        return all(passes(record) for passes in log_gates.values())

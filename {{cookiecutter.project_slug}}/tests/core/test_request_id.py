@@ -11,17 +11,19 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from app.common.log_handler import RequestLogHandler
 from app.common.middlewares import ContextMiddleware
 from app.common.request_id import (
     RequestIDLogFilter,
     RequestIdPlugin,
     current_request_id,
     is_acceptable,
+    log_gates,
     new_request_id,
 )
 from app.main import Application
 from tests.core.support import http_scope
-from tests.support import HEADER, ID, UUID4, connect
+from tests.support import HEADER, ID, UUID4, Logs, connect
 
 ACCEPTED = {
     "uuid": ID,
@@ -213,6 +215,24 @@ def test_the_filter_stamps_each_record_once() -> None:
     stamped = logging.makeLogRecord({"request_id": ID})
     assert RequestIDLogFilter().filter(stamped)
     assert stamped.request_id == ID  # type: ignore[attr-defined]
+
+
+def test_integrations_may_keep_a_record_out() -> None:
+    log_gates["first"], log_gates["second"] = lambda record: record.levelno > 10, lambda record: record.levelno < 30
+    passing = [n for n in (10, 20, 30) if RequestIDLogFilter().filter(logging.makeLogRecord({"levelno": n}))]
+    assert passing == [20]
+
+
+def test_a_record_that_is_kept_out_is_in_no_file(configure: Callable[..., Application], logs: Logs) -> None:
+    configure()
+    log_gates["test"] = lambda record: record.getMessage() != "noise"
+    for name in ("test", "elsewhere"):
+        log = RequestLogHandler(name, file=name == "test")
+        log.error("noise")
+        log.error("news")
+    for file in ("test.log", "error.log"):
+        (line,) = logs.lines(file)
+        assert line.endswith(" news")
 
 
 def test_the_plugin_works_in_starlette_context_s_own_middlewares() -> None:
