@@ -13,15 +13,11 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, get_conte
 from structlog.stdlib import LoggerFactory, PositionalArgumentsFormatter, filter_by_level
 from structlog.typing import EventDict, WrappedLogger
 
-from app.common.log_format import NOT_FOR_READERS, STANDARD_ATTRIBUTES
-from app.common.request_record import RequestRecord, current_record, fields_suffix, log_fields
+from app.common.log_values import safe, shown, with_values
+from app.common.request_record import RequestRecord, current_record, log_fields
 from app.common.task_record import TaskRecord, task_watchers
-from app.settings import Settings, get_settings
+from app.settings import Settings
 
-TAKEN: Final = frozenset(
-    ("timestamp", "level", "logger", "pid", "file", "line", "exception", "fields", "request", "current_id", "parent_id")
-)
-"""What a line has anyway, besides the attributes of a record."""
 OF_LOGGING: Final = ("exc_info", "stack_info", "stacklevel")
 
 
@@ -84,9 +80,7 @@ class StandardLoggers(LoggerFactory):
 def hand_over(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Return what the logger's method is called with; in a text line the values stand behind the message."""
     options = {name: event.pop(name) for name in OF_LOGGING if name in event}
-    message, values = str(event.pop("event", "")), safe(event)
-    if get_settings().log_format == "text":
-        message += fields_suffix({name: shown(value) for name, value in values.items()})
+    message, values = with_values(str(event.pop("event", "")), event)
     return {"msg": message, "extra": values, **options}
 
 
@@ -94,20 +88,3 @@ def bound() -> Mapping[str, object]:
     """Return what `bind_contextvars` has bound here, for every line, whoever writes it."""
     values = get_contextvars()
     return {name: shown(value) for name, value in safe(values).items()} if values else {}
-
-
-def safe(values: Mapping[str, object]) -> dict[str, object]:
-    """Return the values under names that nothing else in a line has; `name` becomes `name_`."""
-    taken = STANDARD_ATTRIBUTES | NOT_FOR_READERS | TAKEN
-    return {f"{name}_" if name in taken else str(name): value for name, value in values.items()}
-
-
-def shown(value: object) -> object:
-    """Return a value as a text line shows it: in quotes where it could not be told from what follows."""
-    if isinstance(value, (bool, int, float)) or value is None:
-        return value
-    try:
-        text = str(value)
-    except Exception:  # whatever a class of the user's does
-        return f"<{type(value).__name__}>"
-    return text if text.isprintable() and not {" ", "=", '"'} & {*text} and text else repr(text)

@@ -1,0 +1,166 @@
+"""Clients of other MCP servers: connected when first called, and again when lost, each without regard to the others."""
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from contextvars import Context
+from time import monotonic
+from typing import Any, Final
+
+import httpx2
+from fastmcp import Client
+from fastmcp.client.client import CallToolResult
+from fastmcp.client.logging import LogMessage
+from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
+from fastmcp.exceptions import ToolError
+from mcp import MCPError
+from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+
+from app.common.constants import NO_REQUEST_ID, REQUEST_ID_KEY
+from app.common.exceptions import NotReady
+from app.common.outbound import OutboundAsyncClient
+from app.common.request_id import current_request_id
+from app.common.task_record import inject
+from app.integrations.mcp.messages import Message, Messages
+from app.settings import PROJECT_ROOT, Settings
+
+log = logging.getLogger(__name__)
+
+PAUSE: Final = 1.0
+"""Seconds in which a server that could not be reached is not tried again."""
+
+Transport = StdioTransport | StreamableHttpTransport
+
+
+class Server:
+    """One server: `call` its tools; raises ToolError for a refusal, NotReady where no answer comes."""
+
+    def __init__(self, label: str, target: str, settings: Settings, seconds: float, messages: Messages) -> None:
+        self.label = label
+        self._target, self._settings, self._seconds, self._messages = target, settings, seconds, messages
+        self._ready: asyncio.Future[Client[Transport]] | None = None
+        self._lost = asyncio.Event()
+        self._keepers: set[asyncio.Task[None]] = set()
+        self._not_before = self._answered = monotonic()
+        self._in_flight: Counter[str] = Counter()
+
+    async def call(self, tool: str, arguments: Mapping[str, Any] | None = None) -> CallToolResult:
+        """Call a tool under the current request's ID, and return what it gives."""
+        meta: dict[str, Any] = {}
+        inject(meta)
+        request_id, began = meta[REQUEST_ID_KEY], monotonic()
+        self._in_flight[request_id] += 1
+        ready = self._connection()
+        try:
+            client = await asyncio.shield(ready)
+            result = await client.call_tool(tool, dict(arguments or {}), meta=meta)
+        except (ToolError, NotReady):
+            raise
+        except Exception as error:
+            raise self._failure(error, ready, began) from error
+        finally:
+            self._in_flight[request_id] -= 1
+            self._in_flight += Counter()  # without those that are zero
+        self._answered = monotonic()
+        return result
+
+    def _failure(self, error: Exception, ready: asyncio.Future[Client[Transport]], began: float) -> Exception:
+        """Return what the caller is told; a connection that has not answered anybody since then is given up."""
+        code = error.code if isinstance(error, MCPError) else CONNECTION_CLOSED
+        if code not in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
+            self._answered = monotonic()
+            return ToolError(str(error))
+        if code == CONNECTION_CLOSED or self._answered < began:
+            self._lose(ready)
+        return self._not_ready(error)
+
+    def _not_ready(self, error: Exception) -> NotReady:
+        log.warning("The MCP server %s does not answer (%s)", self.label, type(error).__name__)
+        return NotReady(f"The MCP server {self.label} does not answer.")
+
+    def _connection(self) -> "asyncio.Future[Client[Transport]]":
+        """Return the connection, to be awaited; one that is lost is made anew, at most once a second."""
+        if self._ready is not None and self._ready.done() and is_lost(self._ready.result()):
+            self._lose(self._ready)
+        if self._ready is None:
+            if monotonic() < self._not_before:
+                raise NotReady(f"The MCP server {self.label} does not answer.")
+            self._lost = asyncio.Event()
+            self._ready = asyncio.get_running_loop().create_future()
+            # With no request's IDs: the connection outlives the request that made it.
+            keeper = asyncio.create_task(self._keep(self._ready, self._lost), context=Context())
+            self._keepers.add(keeper)
+            keeper.add_done_callback(self._keepers.discard)
+        return self._ready
+
+    def _lose(self, ready: asyncio.Future[Client[Transport]]) -> None:
+        if self._ready is ready:
+            self._lost.set()
+            self._ready = None
+
+    async def _keep(self, ready: asyncio.Future[Client[Transport]], lost: asyncio.Event) -> None:
+        """Hold a connection open until it is lost."""
+        try:
+            async with self._client() as client:
+                log.info("The MCP server %s is connected, protocol %s", self.label, client.protocol_version)
+                ready.set_result(client)
+                await lost.wait()
+        except Exception as error:  # whatever a transport raises
+            if not ready.done():
+                self._ready, self._not_before = None, monotonic() + PAUSE
+                ready.set_exception(self._not_ready(error))
+                ready.exception()  # it may be that nobody waits any more
+            else:
+                log.debug("The connection to the MCP server %s ended with %s", self.label, type(error).__name__)
+        finally:
+            self._lose(ready)
+
+    def _client(self) -> Client[Transport]:
+        transport = transport_of(self._target, self._settings)
+        seconds = self._seconds
+        return Client(transport, name=self.label, log_handler=self._hear, timeout=seconds, init_timeout=seconds)
+
+    async def _hear(self, message: LogMessage) -> None:
+        """Take a message; `request_id` among its values counts only while we are calling under it."""
+        extra = message.data.get("extra") if isinstance(message.data, dict) else None
+        claimed = (extra or {}).get("request_id") if isinstance(extra, dict) else None
+        known = list(self._in_flight)
+        request_id = next((one for one in (claimed, current_request_id()) if one in known), None)
+        if request_id is None:
+            request_id = known[0] if len(known) == 1 else NO_REQUEST_ID
+        self._messages.put(Message.read(self.label, message.level, message.logger, message.data, request_id))
+
+    async def close(self) -> None:
+        """Let the connection go; a process that was started for it is ended."""
+        self._lost.set()
+        for keeper in list(self._keepers):
+            with suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(keeper, 3)
+
+
+def is_lost(client: Client[Transport]) -> bool:
+    """Tell whether a connection is known to be gone: its process has ended, or its own task has failed."""
+    transport = client.transport
+    # Undocumented, but what FastMCP itself asks before it uses a process again; a test fails should it be renamed.
+    ended = isinstance(transport, StdioTransport) and transport._is_session_dead()  # noqa: SLF001
+    return ended or not client.is_connected()
+
+
+def transport_of(target: str, settings: Settings) -> Transport:
+    """Return the way to a server: HTTP for a URL, else a process that is started, with little of our environment."""
+    if target.startswith(("http://", "https://")):
+        hosts = (*settings.outbound_hosts, httpx2.URL(target).netloc.decode("ascii"))
+
+        def http_client(**options: Any) -> httpx2.AsyncClient:  # noqa: ANN401 - those of FastMCP
+            return OutboundAsyncClient(header=settings.request_id_header, allowed_hosts=hosts, **options)
+
+        return StreamableHttpTransport(target, httpx_client_factory=http_client)  # type: ignore[arg-type]
+    command, *words = shlex.split(target)
+    command = sys.executable if command == "python" else command
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith("LOG_")}
+    return StdioTransport(command, words, env=passed_on, cwd=str(PROJECT_ROOT), keep_alive=False)

@@ -1,0 +1,61 @@
+"""The server, and the tools that it offers to models: replace the demo's with your own."""
+
+import asyncio
+import statistics
+from math import isfinite
+from typing import Any
+
+from fastmcp import Context, FastMCP
+from fastmcp.exceptions import ToolError
+
+from app.common.request_id import new_request_id
+from app.integrations.mcp.trail import Trail
+from app.settings import project_metadata
+
+MAX_STORED = 1000
+
+server = FastMCP(project_metadata().get("name", "service"), mask_error_details=True, middleware=[Trail()])
+stored: dict[str, dict[str, Any]] = {}
+
+
+@server.tool
+async def analyze_data(values: list[float], ctx: Context) -> dict[str, Any]:
+    """Describe numbers: how many, their mean, their spread, and which lie far outside (more than three deviations)."""
+    await ctx.debug("analysis begins", extra={"received": len(values)})
+    numbers = [value for value in values if isfinite(value)]
+    if len(numbers) < 2:  # noqa: PLR2004
+        await ctx.error("too little data", extra={"usable": len(numbers), "needed": 2})
+        raise ToolError("An analysis needs two numbers at least.")
+    if len(numbers) < len(values):
+        await ctx.warning("values left out", extra={"left_out": len(values) - len(numbers)})
+    mean, deviation = statistics.fmean(numbers), statistics.stdev(numbers)
+    outliers = [number for number in numbers if abs(number - mean) > 3 * deviation]
+    await ctx.info("analysis complete", extra={"used": len(numbers), "outliers": len(outliers)})
+    return {"count": len(numbers), "mean": mean, "deviation": deviation, "outliers": outliers}
+
+
+@server.tool
+async def train_model(values: list[float], ctx: Context, steps: int = 10) -> dict[str, float]:
+    """Fit a line through the numbers, step by step, and tell how far it has come."""
+    if not 1 <= steps <= 1000 or len(values) < 2:  # noqa: PLR2004
+        raise ToolError("Training needs 1 to 1000 steps and two numbers at least.")
+    slope = intercept = 0.0
+    for step in range(1, steps + 1):
+        seen = values[: max(2, len(values) * step // steps)]
+        slope, intercept = statistics.linear_regression(range(len(seen)), seen)
+        await ctx.report_progress(step, steps)
+        await asyncio.sleep(0)  # others have their turn
+    await ctx.info("model trained", extra={"steps": steps, "slope": slope})
+    return {"slope": slope, "intercept": intercept}
+
+
+@server.tool
+async def store_result(result: dict[str, Any], ctx: Context) -> str:
+    """Keep a result in this process, the newest thousand, and return its key."""
+    key = new_request_id()
+    stored[key] = result
+    if len(stored) > MAX_STORED:
+        del stored[next(iter(stored))]
+        await ctx.warning("oldest result dropped", extra={"kept": MAX_STORED})
+    await ctx.info("result stored", extra={"key": key})
+    return key
