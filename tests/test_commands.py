@@ -5,12 +5,14 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
+from subprocess import PIPE
 from tempfile import mkdtemp
 from typing import NamedTuple
 
@@ -389,6 +391,56 @@ def asks_for_work(places: Places, line: str) -> None:
                 wait_until(lambda: sample in map(shape, f"{service.said}{worker.said}".splitlines()), sample)  # noqa: B023
 
 
+def lines_are_shown(document: Path, number: int, said: Callable[[], str]) -> None:
+    """Wait until the lines of a document's block have been written."""
+    for sample in blocks(document, "text")[number].splitlines():
+        looked_for = shape(sample)
+        wait_until(lambda: looked_for in map(shape, said().splitlines()), looked_for)  # noqa: B023
+
+
+def calls_a_tool(places: Places, line: str) -> None:
+    """The answer has the ID in header, message and result, and the document's lines are written."""
+    with places.serving("make run") as (service, port):
+        head, _, body = places.run(line.replace(":8000/", f":{port}/"), places.folder).partition("\n\n")
+        assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
+        message, result = (json.loads(one) for one in re.findall(r"data: (.+)", body))
+        (shown,) = blocks(TEMPLATE_DIR / "docs/mcp.md", "json")
+        assert message["params"] == json.loads(shown)
+        assert result["result"]["_meta"]["x-request-id"] == "order-4711"
+        lines_are_shown(TEMPLATE_DIR / "docs/mcp.md", 0, lambda: service.said)
+
+
+def speaks_by_pipes(places: Places, line: str) -> None:
+    """It answers on standard output, where nothing else stands, and ends with its input."""
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    started = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    typed = [asked | {"id": 0, "method": "initialize", "params": started}, asked]
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {line}"], cwd=places.whole, env=places.variables, stdin=PIPE, stdout=PIPE, text=True
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+        for request in typed:
+            server.stdin.write(f"{json.dumps(request)}\n")
+            server.stdin.flush()
+            answer = json.loads(server.stdout.readline())
+        server.stdin.close()
+        assert {tool["name"] for tool in answer["result"]["tools"]} >= {"analyze_data", "store_result"}
+        assert (server.stdout.read(), server.wait(30)) == ("", 0)
+
+
+def asks_other_servers(places: Places, line: str) -> None:
+    """Four processes write lines with the ID; what another server says is among those of the service."""
+    (with_servers,) = [command.line for command in commands() if command.line.startswith("MCP_SERVERS=")]
+    with places.serving(with_servers) as (service, port):
+        head, _, body = places.run(line.replace(":8000/", f":{port}/"), places.folder).partition("\n\n")
+        assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
+        assert json.loads(body)["message"] == "success"
+        lines_are_shown(TEMPLATE_DIR / "docs/mcp.md", 1, lambda: service.said)
+        own = [found for found in service.said.splitlines() if " [order-4711] " in found]
+        assert len({re.findall(r"pid:(\d+)", found)[0] for found in own}) == 4
+
+
 def leaves(places: Places, line: str) -> None:
     """Nothing runs any more."""
     places.composed.request("GET", "/livez")
@@ -413,7 +465,11 @@ RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r"service: docker compose --file .+ up --wait": develops,
     r"service: uv run saq .+ --check": finds_a_worker,
     r"service: uv run (celery|saq|faststream) .+(worker|settings)": works,
-    r"service: curl .*-X POST .+:8000/api/\w+/demo .+": asks_for_work,
+    r"service: curl .*-X POST .+:8000/api/(celery|saq|faststream)/demo .+": asks_for_work,
+    r"service: curl .+:8000/mcp .+": calls_a_tool,
+    r"service: uv run python -m app.integrations.mcp": speaks_by_pipes,
+    r"service: MCP_SERVERS='.+' make run": serves,
+    r"service: curl .+:8000/api/mcp/demo .+": asks_other_servers,
     r"service: docker compose (stop nginx && docker compose )?down": leaves,
     r"service: curl .+:8080/api/demo .+": asks_composed,
 }

@@ -30,8 +30,10 @@ MOST_FILES, MOST_LINES = 63, 4420
 MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
 # These are larger, as they mend what their libraries do when a broker hangs or dies, and what they print of secrets;
 # FastStream speaks to four brokers besides. Metrics are exact through each end of a process; traces follow W3C's rules
-# to the letter, which OpenTelemetry's own code does not.
-MOST_LINES_OF = {"celery": 235, "saq": 285, "faststream": 300, "metrics": 175, "tracing": 380}
+# to the letter, which OpenTelemetry's own code does not. MCP is two in one: tools for others, and those of
+# others. What two options share (`app/common/measures.py`) counts for both.
+MOST_LINES_OF = {"celery": 235, "saq": 285, "faststream": 300, "mcp": 640, "metrics": 205, "tracing": 380}
+MOST_FILES_OF = {"mcp": 9}
 # Of an option that is no part of the application but a way to run it, all documents included.
 MOST_FILES_TO_RUN = 12
 
@@ -187,7 +189,7 @@ def test_options_stay_small(repository: Path, option: str) -> None:
     template = repository / TEMPLATE
     files = [template / name for name in files_below(template) if is_below(name, owned)]
     runs_it = any(path.startswith("deploy/") for path in owned)
-    assert len(files) <= (MOST_FILES_TO_RUN if runs_it else MOST_FILES_OF_OPTION)
+    assert len(files) <= (MOST_FILES_TO_RUN if runs_it else MOST_FILES_OF.get(option, MOST_FILES_OF_OPTION))
     assert lines_of_code(files) <= MOST_LINES_OF.get(option, MOST_LINES_OF_OPTION)
 
 

@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp
 
+from app.common.measures import measure, measure_watchers
 from app.common.request_record import request_watchers
 from app.integrations import metrics
 from app.main import Application, create_app
@@ -56,6 +57,7 @@ def grown(client: TestClient) -> Iterator[Callable[..., float]]:
 
     yield grown
     request_watchers.clear()
+    measure_watchers.clear()
 
 
 async def plain(_: Request) -> PlainTextResponse:
@@ -372,3 +374,13 @@ def test_queries_name_what_is_there(client: TestClient) -> None:
         assert set(re.findall(r"\w+", grouped)) <= set().union(*labels.values()), query
         names = re.findall(r"[a-z]\w*[_:][\w:]+", re.sub(r"by \([^)]*\)|{[^}]*}|\[[^]]*\]", "", bare))
         assert set(names) <= FUNCTIONS | labels.keys(), query
+
+
+def test_what_an_integration_measures_is_a_histogram(client: TestClient, grown: Callable[..., float]) -> None:
+    for seconds in (0.2, 0.7):
+        measure("probe", seconds, kind="a")
+    measure("probe", 0.1, kind="b")
+    assert grown("probe_seconds_count", kind="a") == 2
+    assert grown("probe_seconds_sum", kind="a") == pytest.approx(0.9)
+    assert grown("probe_seconds_bucket", kind="a", le="0.25") == 1
+    assert grown("probe_seconds_count", kind="b") == 1

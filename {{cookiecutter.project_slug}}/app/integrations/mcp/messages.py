@@ -1,4 +1,4 @@
-"""What other servers say, as records of standard logging: logger `mcp.<label>`, ID of the request it is about."""
+"""What other servers say, as records of standard logging: logger `app.mcp.<label>`, ID of the request it is about."""
 
 import logging
 import queue
@@ -53,7 +53,7 @@ def write(message: Message) -> None:
     text, values = with_values(f"{message.server}: {message.text}", given)
     ours = {"server": message.server, "mcp_level": message.level, "logger_name": message.logger}
     level = LEVELS.get(message.level, logging.WARNING)
-    logging.getLogger(f"mcp.{message.server}").log(
+    logging.getLogger(f"app.mcp.{message.server}").log(
         level, "%s", text, extra={**values, **ours, "request_id": logged_id(message.request_id)}
     )
     measure("mcp_log_message", perf_counter() - message.came, server=message.server, level=message.level)

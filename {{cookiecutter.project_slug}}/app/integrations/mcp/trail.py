@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import fastmcp
-from fastmcp.exceptions import ToolError
+from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
 from fastmcp.server.context import Context
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import ToolResult
@@ -51,6 +51,8 @@ fastmcp.settings.log_enabled = False
 logging.getLogger("fastmcp").handlers.clear()
 logging.getLogger("fastmcp").propagate = True
 logging.getLogger("fastmcp.server.context.to_client").addFilter(lambda _: False)  # `write_and_send` has written it
+# Of each request without a session, at INFO.
+logging.getLogger("mcp.server.streamable_http").addFilter(lambda line: line.levelno > logging.INFO)
 warnings.filterwarnings("ignore", "The logging capability is deprecated", MCPDeprecationWarning)
 
 
@@ -104,17 +106,18 @@ class Trail(Middleware):
     async def on_call_tool(
         self, context: MiddlewareContext[CallToolRequestParams], call_next: CallNext[CallToolRequestParams, ToolResult]
     ) -> ToolResult:
-        """Give the result the ID; what a tool has failed of is in the log, and the client is told that it has."""
+        """Give the result the ID; of what a tool has failed is in the log, and the client is told that it has."""
         try:
             result = await call_next(context)
-        except ToolError as error:
+        except (FastMCPError, NotFoundError, DisabledError) as error:  # what would become a result in any case
             request_id = current_request_id()
             result = ToolResult(f"{error} (request ID {request_id})", is_error=True)
             if context.fastmcp_context is not None:
                 told = {"tool": context.message.name, "request_id": request_id}
                 with suppress(Exception):  # a client that is gone
                     await send(context.fastmcp_context, str(error), "error", LOGGER, told)
-        result.meta = {**(result.meta or {}), REQUEST_ID_KEY: current_request_id()}
+        if isinstance(result, ToolResult):
+            result.meta = {**(result.meta or {}), REQUEST_ID_KEY: current_request_id()}
         return result
 
 

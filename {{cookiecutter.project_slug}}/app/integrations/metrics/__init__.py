@@ -3,7 +3,7 @@
 import logging
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from threading import RLock
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.common.access_fields import method_of, policy
 from app.common.log_filters import RepetitionFilter
+from app.common.measures import measure_watchers
 from app.common.request_record import RequestRecord, request_watchers
 
 PATH = "/metrics"
@@ -38,13 +39,14 @@ levels = [messages.labels(level) for level in ("DEBUG", "INFO", "WARNING", "ERRO
 bounds = [*map(str, SECONDS), "+Inf"]
 series: dict[tuple[str, ...], tuple[Counter, Histogram, Histogram]] = {}
 newest: dict[tuple[str, ...], Exemplar] = {}
+measured: dict[str, Histogram] = {}
 make_record, is_new = logging.getLogRecordFactory(), RepetitionFilter().filter
 
 
 def install(app: FastAPI, _settings: object) -> None:
     """Add /metrics, which is neither counted nor in the access log, and begin to count."""
     policy.excluded |= {PATH}
-    request_watchers["metrics"] = count_request
+    request_watchers["metrics"], measure_watchers["metrics"] = count_request, count_measure
 
     @app.get(PATH, include_in_schema=False)
     def metrics(request: Request) -> Response:
@@ -86,6 +88,13 @@ def count_request(record: RequestRecord) -> None:
         if len(record.request_id) <= 128 - len("request_id"):  # OpenMetrics 1.0, "Exemplars"
             example = Exemplar({"request_id": record.request_id}, seconds, record.ended_at)
             newest[*labels, bounds[bisect_left(SECONDS, seconds)]] = example
+
+
+def count_measure(name: str, seconds: float, labels: Mapping[str, str]) -> None:
+    """Count what an integration has measured, in a histogram that is made when it is first needed."""
+    if name not in measured:
+        measured[name] = Histogram(f"{name}_seconds", "Measured by an integration.", [*labels], buckets=SECONDS)
+    measured[name].labels(**labels).observe(seconds)
 
 
 def route_of(scope: Scope) -> str:

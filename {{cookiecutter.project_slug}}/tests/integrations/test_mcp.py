@@ -1,0 +1,496 @@
+"""MCP in this process, and one server in a process of its own: IDs, lines, messages, and what nobody may break."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from math import nan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from fastmcp import Client, Context
+from fastmcp.client.logging import LogMessage
+from fastmcp.exceptions import ToolError
+from starlette.testclient import TestClient
+
+from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
+from app.common.exceptions import NotReady
+from app.common.measures import measure_watchers
+from app.common.request_id import current_request_id
+from app.common.request_record import current_record
+from app.common.task_record import TaskRecord
+from app.integrations.mcp.client import Server
+from app.integrations.mcp.messages import MAX_TEXT, MAX_WAITING, Message, Messages, write
+from app.integrations.mcp.tools import MAX_STORED, server, stored
+from app.integrations.mcp.trail import LEVELS, MAX_EXTRA
+from app.main import Application
+from app.settings import get_settings
+from tests.support import HEADER, ID, UUID4, Logs, connect
+
+Configure = Callable[..., Application]
+
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+OWN_SERVER = f"{sys.executable} -m app.integrations.mcp"
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No other integration, which would look for its own broker; and nobody who was told of measurements before."""
+    monkeypatch.setattr("app.integrations.names", lambda: ["mcp"])
+    measure_watchers.clear()
+    yield
+    measure_watchers.clear()
+
+
+@pytest.fixture
+def tool() -> Iterator[Callable[[Callable[..., Awaitable[Any]]], None]]:
+    """Return what offers a function as a tool for the time of a test."""
+    names = []
+
+    def offer(function: Callable[..., Awaitable[Any]]) -> None:
+        names.append(function.__name__)
+        server.tool(function)
+
+    yield offer
+    for name in names:
+        server.local_provider.remove_tool(name)
+
+
+class Called(NamedTuple):
+    """What a client gets for a call over HTTP."""
+
+    header: str
+    messages: list[dict[str, Any]]
+    result: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        return str(self.result["content"][0]["text"])
+
+
+def call(client: TestClient, name: str, *, request_id: str = ID, **arguments: object) -> Called:
+    """Call a tool as a client does that has no session."""
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    response = client.post("/mcp", json=asked, headers={HEADER: request_id, **ACCEPT})
+    assert response.status_code == 200
+    events = [
+        json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line.startswith("data:")
+    ]
+    *messages, answer = events or [response.json()]
+    return Called(response.headers[HEADER], [one["params"] for one in messages], answer["result"])
+
+
+def test_a_call_is_followed(configure: Configure, logs: Logs) -> None:
+    with connect(configure()) as client:
+        called = call(client, "analyze_data", values=[1, 2, 3])
+    assert called.header == called.result["_meta"][REQUEST_ID_KEY] == ID
+    assert called.result["structuredContent"] == {"count": 3, "mean": 2.0, "deviation": 1.0, "outliers": []}
+    (message,) = called.messages
+    assert (message["level"], message["data"]["msg"]) == ("info", "analysis complete")
+    assert message["data"]["extra"] == {"used": 3, "outliers": 0, "request_id": ID}
+    said, ended = (line for line in logs.error if ID in line)
+    assert " tools.py(line:" in said
+    assert said.endswith(" analysis complete used=3 outliers=0")
+    assert " tools/call analyze_data complete 0.0" in ended
+    ids = [line.split(" INFO ")[1].partition(" -] ")[0] for line in (said, ended)]
+    assert ids[0] == ids[1]
+    assert UUID4.fullmatch(ids[0].removeprefix(f"[{ID}] ["))
+    (access,) = logs.access
+    assert f" {ID} 200 " in access
+    assert '"POST /mcp HTTP/1.1"' in access
+
+
+def test_of_eight_kinds_of_line_none_is_lost(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+    @tool
+    async def every_level(ctx: Context) -> str:
+        for level in LEVELS:
+            await ctx.log(f"as {level}", level=level, logger_name="orders")  # type: ignore[arg-type]
+        return "done"
+
+    with connect(configure(LOG_FORMAT="json", LOG_LEVEL="DEBUG", MCP_LOG_LEVEL="debug")) as client:
+        messages = call(client, "every_level").messages
+    assert [(one["level"], one["data"]["msg"], one["logger"]) for one in messages] == [
+        (level, f"as {level}", "orders") for level in LEVELS
+    ]
+    lines = [line for line in map(json.loads, logs.error) if line["logger"] == "orders"]
+    assert [line["message"] for line in lines] == [f"as {level}" for level in LEVELS]
+    assert [line["level"] for line in lines] == [logging.getLevelName(number) for number in LEVELS.values()]
+    assert {(line["request_id"], line["file"]) for line in lines} == {(ID, "test_mcp.py")}
+
+
+def test_levels_of_lines_and_of_messages_are_two(configure: Configure, logs: Logs) -> None:
+    with connect(configure(LOG_LEVELS="app.mcp=DEBUG", MCP_LOG_LEVEL="error")) as client:
+        assert call(client, "analyze_data", values=[1, 2]).messages == []
+        (refusal, told) = call(client, "analyze_data", values=[1]).messages
+    assert (refusal["level"], told["level"]) == ("error", "error")
+    assert sum("DEBUG" in line and "analysis begins received=" in line for line in logs.error) == 2
+
+
+def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+    class Broken:
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    extra = {"name": "n", "message": "m", "object": Broken(), "nan": nan, "bytes": b"\xff", "request_id": "forged"}
+
+    @tool
+    async def says(ctx: Context) -> str:
+        await ctx.warning("line one\n2026-10-01 forged", extra=extra | {"password": SECRET})
+        await ctx.info("much", extra={"text": "x" * MAX_EXTRA})
+        return "done"
+
+    for log_format in ("text", "json"):
+        with connect(configure(LOG_FORMAT=log_format)) as client:
+            first, second = call(client, "says").messages
+        sent = first["data"]["extra"]
+        assert sent["request_id"] == ID
+        assert (sent["name"], sent["message"], sent["nan"], sent["password"]) == ("n", "m", None, "***")
+        assert second["data"]["extra"].keys() == {"extra_omitted", "request_id"}
+        assert not any(line.startswith("2026-10-01 forged") or SECRET in line for line in logs.error)
+    as_json = json.loads(next(line for line in logs.error if line.startswith("{") and "line one" in line))
+    assert (as_json["name_"], as_json["message_"], as_json["request_id"]) == ("n", "m", ID)
+    assert as_json["message"] == "line one\n2026-10-01 forged"
+
+
+def test_a_failing_tool_tells_both_sides(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+    @tool
+    async def fails(ctx: Context) -> str:  # noqa: ARG001
+        raise ValueError(f"in the cellar, password={SECRET}")
+
+    with connect(configure()) as client:
+        called = call(client, "fails")
+    assert called.result["isError"]
+    assert called.result["_meta"][REQUEST_ID_KEY] == ID
+    assert called.text == f"Error calling tool 'fails' (request ID {ID})"
+    (message,) = called.messages
+    assert message["level"] == "error"
+    assert message["data"]["extra"] == {"tool": "fails", "request_id": ID}
+    written = "\n".join(logs.error)
+    assert f"[{ID}]" in next(line for line in logs.error if "Error calling tool 'fails'" in line)
+    assert "ValueError: in the cellar, password=***" in written
+    assert SECRET not in written
+    assert " WARNING [" in next(line for line in logs.error if "tools/call fails failed 0." in line)
+
+
+def test_a_refusal_says_why_and_has_the_id(configure: Configure) -> None:
+    with connect(configure()) as client:
+        refusals = {
+            "An analysis needs two numbers at least.": call(client, "analyze_data", values=[1]),
+            "Unknown tool: 'nix'": call(client, "nix"),
+            "1 validation error for call[analyze_data]": call(client, "analyze_data", values="none"),
+            "Training needs 1 to 1000 steps": call(client, "train_model", values=[1, 2], steps=5000),
+        }
+    for why, called in refusals.items():
+        assert called.result["isError"], why
+        assert called.text.startswith(why)
+        assert called.text.endswith(f" (request ID {ID})")
+        assert called.result["_meta"][REQUEST_ID_KEY] == ID
+
+
+@pytest.mark.parametrize("stateless", ["true", "false"])
+def test_json_instead_of_streams_delivers_no_messages(configure: Configure, logs: Logs, stateless: str) -> None:
+    app = configure(MCP_JSON_RESPONSE="true", MCP_STATELESS=stateless, WORKERS="1")
+    with connect(app) as client:
+        if stateless == "false":
+            client.headers["mcp-session-id"] = begin_session(client)
+        called = call(client, "analyze_data", values=[1, 2])
+    assert (called.messages, called.result["_meta"][REQUEST_ID_KEY]) == ([], ID)
+    assert any(ID in line and "analysis complete" in line for line in logs.error)
+
+
+def begin_session(client: TestClient) -> str:
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    asked = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
+    return str(client.post("/mcp", json=asked, headers=ACCEPT).headers["mcp-session-id"])
+
+
+def test_in_a_session_each_request_has_its_own_id(configure: Configure, logs: Logs) -> None:
+    with connect(configure(MCP_STATELESS="false", WORKERS="1")) as client:
+        client.headers["mcp-session-id"] = begin_session(client)
+        for number in range(3):
+            called = call(client, "analyze_data", request_id=f"{ID}-{number}", values=[1, 2])
+            assert called.messages[0]["data"]["extra"]["request_id"] == f"{ID}-{number}"
+    for number in range(3):
+        assert len([line for line in logs.error if f"[{ID}-{number}]" in line]) == 2
+
+
+def test_sessions_need_a_single_worker(configure: Configure, logs: Logs) -> None:
+    with pytest.raises(SystemExit):
+        configure(MCP_STATELESS="false", WORKERS="2")
+    assert "set WORKERS=1, or leave MCP_STATELESS at true." in logs.error[-1]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("{", "is not written in JSON"),
+        ('{"a": ""}', "a is neither a URL nor a command"),
+        ('{"a": "https://"}', "a is neither a URL nor a command"),
+        ('{"a": "say \'hello"}', "MCP_SERVERS is not what it should be"),
+        ('{"a b": "true"}', "MCP_SERVERS is not what it should be"),
+        (f'{{"a": 5, "{SECRET}": 6}}', "MCP_SERVERS"),
+    ],
+)
+def test_a_bad_value_is_told_in_a_sentence(configure: Configure, logs: Logs, value: str, why: str) -> None:
+    with pytest.raises(SystemExit):
+        configure(MCP_SERVERS=value)
+    assert "The integration mcp does not start." in logs.error[-1]
+    assert "MCP_SERVERS" in logs.error[-1]
+    assert SECRET not in logs.error[-1]
+    assert why in logs.error[-1] or "its check failed" in logs.error[-1]
+
+
+def test_only_known_hosts_are_served(configure: Configure) -> None:
+    with connect(configure(MCP_ALLOWED_HOSTS="example.org")) as client:
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        statuses = [
+            client.post("/mcp", json=asked, headers={"Host": host, **ACCEPT}).status_code
+            for host in ("example.org", "example.org:8000", "evil.example")
+        ]
+    assert statuses == [200, 200, 421]
+
+
+def test_without_a_request_the_id_comes_with_the_call(configure: Configure, logs: Logs) -> None:
+    configure()
+    heard: list[LogMessage] = []
+
+    async def hear(message: LogMessage) -> None:
+        heard.append(message)
+
+    async def calls() -> list[str]:
+        async with Client(server, log_handler=hear) as client:
+            metas = [{REQUEST_ID_KEY: ID, PARENT_ID_KEY: "task-0001"}, {REQUEST_ID_KEY: "bad id"}, None]
+            results = [await client.call_tool("analyze_data", {"values": [1, 2]}, meta=meta) for meta in metas]
+            return [str((result.meta or {})[REQUEST_ID_KEY]) for result in results]
+
+    ids = asyncio.run(calls())
+    assert ids[0] == ID
+    assert all(UUID4.fullmatch(one) for one in ids[1:])
+    assert len(set(ids)) == 3
+    assert [message.data["extra"]["request_id"] for message in heard] == ids
+    assert all(len([line for line in logs.error if one in line]) == 2 for one in ids)
+    assert any(f"[{ID}] [" in line and " task-0001] " in line for line in logs.error)
+
+
+def test_forty_calls_at_once_do_not_mix(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+    @tool
+    async def wanders(ctx: Context, number: int) -> str:
+        await ctx.info("before", extra={"number": number})
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(logging.getLogger("orders").info, "in a thread %d", number)
+        await ctx.info("after", extra={"number": number})
+        return current_request_id()
+
+    configure(LOG_FORMAT="json")
+    ids = [f"{ID}-{number}" for number in range(40)]
+    heard: list[tuple[int, str]] = []
+
+    async def hear(message: LogMessage) -> None:
+        heard.append((message.data["extra"]["number"], message.data["extra"]["request_id"]))
+
+    async def calls() -> list[Any]:
+        async with Client(server, log_handler=hear) as client:
+            metas = [{REQUEST_ID_KEY: one} for one in ids]
+            given = [client.call_tool("wanders", {"number": n}, meta=meta) for n, meta in enumerate(metas)]
+            return await asyncio.gather(*given)
+
+    assert [result.data for result in asyncio.run(calls())] == ids
+    assert sorted(heard) == sorted(2 * [*enumerate(ids)])
+    lines = [json.loads(line) for line in logs.error]
+    for number, one in enumerate(ids):
+        own = [line for line in lines if line["request_id"] == one]
+        assert {line["number"] for line in own if "number" in line} == {number}
+        assert f"in a thread {number}" in [line["message"] for line in own]
+        assert len({line["current_id"] for line in own}) == 1
+    assert len({line["current_id"] for line in lines if "current_id" in line}) == 40
+
+
+def test_the_demo_says_what_it_lacks(configure: Configure) -> None:
+    with connect(configure(MCP_SERVERS='{"model": "false"}')) as client:
+        response = client.post("/api/mcp/demo", json={})
+    assert response.status_code == 503
+    assert response.json()["cause"].startswith("MCP_SERVERS names no analytics, store:")
+
+
+def test_the_demo_over_a_real_process(configure: Configure, logs: Logs) -> None:
+    servers = dict.fromkeys(("analytics", "model", "store"), OWN_SERVER)
+    with connect(configure(MCP_SERVERS=json.dumps(servers), LOG_FORMAT="json")) as client:
+        done = client.post("/api/mcp/demo", json={"values": [1, 2, 4]}, headers={HEADER: ID})
+        refused = client.post("/api/mcp/demo", json={"values": [1]})
+    assert UUID4.fullmatch(done.json()["result"])
+    assert (refused.status_code, refused.json()["cause"].partition(" (")[0]) == (
+        502,
+        "An analysis needs two numbers at least.",
+    )
+    said = [line for line in map(json.loads, logs.error) if line["request_id"] == ID and "server" in line]
+    assert [(line["server"], line["mcp_level"], line["logger"]) for line in said] == [
+        (label, "info", f"app.mcp.{label}") for label in servers
+    ]
+    assert said[0]["used"] == 3
+    own = [line for line in map(json.loads, logs.error) if line["request_id"] == ID]
+    assert len({line["pid"] for line in own}) == 4
+
+
+def test_a_dead_process_is_replaced(configure: Configure, logs: Logs) -> None:
+    configure()
+    messages = Messages()
+
+    async def calls() -> None:
+        one = Server("own", f"sh -c 'exec {OWN_SERVER}'", get_settings(), 20, messages)
+        other = Server("other", "sh -c 'exit 3'", get_settings(), 20, messages)
+        assert (await one.call("analyze_data", {"values": [1, 2]})).data["count"] == 2
+        with pytest.raises(NotReady, match="The MCP server other does not answer"):
+            await other.call("analyze_data")
+        (pid,) = {json_pid(line) for line in logs.error if "analysis complete" in line and "own:" not in line}
+        await asyncio.to_thread(kill, pid)
+        await asyncio.sleep(0.2)  # a call in that moment would fail, as one that is under way does
+        assert (await one.call("analyze_data", {"values": [1, 2]})).data["count"] == 2
+        with pytest.raises(ToolError, match="Unknown tool"):
+            await one.call("nix")
+        await one.close()
+        await other.close()
+
+    asyncio.run(calls())
+    messages.close(5)
+
+
+def json_pid(line: str) -> int:
+    """Return the process that wrote a text line."""
+    return int(line.partition("[pid:")[2].partition("]")[0])
+
+
+def kill(pid: int) -> None:
+    """Kill a process, and wait until it does nothing any more."""
+    os.kill(pid, signal.SIGKILL)
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("level", [*LEVELS, "rumour"])
+def test_a_message_becomes_a_record(configure: Configure, logs: Logs, level: str) -> None:
+    configure(LOG_FORMAT="json", LOG_LEVEL="DEBUG")
+    told: list[tuple[str, dict[str, str]]] = []
+    measure_watchers["test"] = lambda name, seconds, labels: told.append(
+        (name, {**labels, "ok": str(0 <= seconds < 5)})
+    )
+    extra = {"name": "n", "args": 1, "server": "forged", "exc_info": True, "msg": "m", "request_id": "forged", "n": 5}
+    write(Message.read("one", level, None, {"msg": "100 % done %s", "extra": extra}, ID))
+    line = json.loads(logs.error[-1])
+    assert line["level"] == logging.getLevelName(LEVELS.get(level, logging.WARNING))
+    assert (line["message"], line["request_id"], line["logger"]) == ("one: 100 % done %s", ID, "app.mcp.one")
+    assert (line["server"], line["server_"], line["mcp_level"], line["logger_name"]) == ("one", "forged", level, "-")
+    assert (line["name_"], line["args_"], line["exc_info_"], line["msg_"], line["n"]) == ("n", 1, True, "m", 5)
+    assert told == [("mcp_log_message", {"server": "one", "level": level, "ok": "True"})]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("plain", "one: plain"),
+        (None, 'one: {"data":null}'),
+        ([1, {"a": 2}], 'one: {"data":[1,{"a":2}]}'),
+        ({"other": 1}, 'one: {"data":{"other":1}}'),
+        ({"msg": {"a": 1}, "extra": "none"}, 'one: {"data":{"a":1}}'),
+        ({"msg": "x", "extra": {"a": 1, "two words": "b c"}}, "one: x a=1 two words='b c'"),
+        ({"msg": "y" * 99_999}, "one: " + "y" * MAX_TEXT),
+        ({"msg": "z", "extra": {"a": "b" * MAX_TEXT}}, f"one: z extra_omitted={MAX_TEXT + 8}"),
+        ({"msg": f"password={SECRET}", "extra": {"token": SECRET}}, "one: password=*** token=***"),
+        ("a\n2026-10-01 forged", "one: a\\n2026-10-01 forged"),
+    ],
+)
+def test_whatever_a_server_says(configure: Configure, logs: Logs, data: object, text: str) -> None:
+    configure()
+    write(Message.read("one", "info", "theirs", data, ID))
+    assert logs.error[-1].endswith(f" INFO [{ID}] {text}")
+
+
+class Held(logging.Handler):
+    """A handler that waits until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go = threading.Event()
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.may_go.wait(10)
+        self.seen.append(record.getMessage())
+
+
+def test_a_slow_handler_holds_nobody_up_and_none_is_lost_unseen(configure: Configure) -> None:
+    configure()
+    slow = Held()
+    logging.getLogger("app").addHandler(slow)
+    messages, began, sent = Messages(), time.monotonic(), MAX_WAITING + 500
+    for number in range(sent):
+        messages.put(Message.read("one", "info", None, f"{number}", ID))
+    assert time.monotonic() - began < 5
+    slow.may_go.set()
+    messages.close(10)
+    written = [message for message in slow.seen if message.startswith("one: ")]
+    (told,) = [message for message in slow.seen if "were too many" in message]
+    assert len(written) + int(told.split()[0]) == sent
+    assert MAX_WAITING <= len(written) <= MAX_WAITING + 1
+    assert written == [f"one: {number}" for number in range(len(written))]
+
+
+def test_a_server_s_word_on_the_id(configure: Configure) -> None:
+    configure()
+    heard: list[str] = []
+
+    class Kept(Messages):
+        def put(self, message: Message) -> None:
+            heard.append(message.request_id)
+
+    messages = Kept()
+    one = Server("one", "true", get_settings(), 5, messages)
+
+    def hear(claimed: object, *in_flight: str) -> str:
+        one._in_flight.clear()
+        one._in_flight.update(in_flight)
+        data = {"msg": "x", "extra": {"request_id": claimed}} if claimed else "x"
+        asyncio.run(one._hear(LogMessage(level="info", data=data)))
+        return heard[-1]
+
+    assert hear("first-id", "first-id", "second-id") == "first-id"
+    assert hear("third-id", "first-id", "second-id") == "-"  # of a request that is not ours to tell of
+    assert hear(None, "first-id", "second-id") == "-"
+    assert hear(None, "first-id") == "first-id"
+    assert hear({"no": "text"}, "first-id") == "first-id"
+    assert hear("first-id") == "-"
+    with TaskRecord("second-id", "task"):
+        assert hear(None, "first-id", "second-id") == "second-id"
+    messages.close(1)
+
+
+def test_the_newest_results_are_kept(configure: Configure) -> None:
+    configure()
+    stored.clear()
+
+    async def store() -> None:
+        async with Client(server) as client:
+            for number in range(MAX_STORED + 2):
+                await client.call_tool("store_result", {"result": {"number": number}})
+
+    asyncio.run(store())
+    assert [one["number"] for one in stored.values()] == [*range(2, MAX_STORED + 2)]
+    stored.clear()
+
+
+def test_nothing_stays_bound(configure: Configure) -> None:
+    configure()
+
+    async def call_once() -> None:
+        async with Client(server) as client:
+            await client.call_tool("train_model", {"values": [1, 2]})
+            assert current_record.get() is None
+
+    asyncio.run(call_once())
