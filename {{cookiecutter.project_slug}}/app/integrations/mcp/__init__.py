@@ -36,7 +36,7 @@ class McpSettings(EnvironmentSettings):
     json_response: bool = Field(False, description="JSON instead of event streams: no messages for clients")
     allowed_hosts: Words = Field((), description="hosts in URLs of ours, besides the local ones; empty: any")
     allowed_origins: Words = Field((), description="origins of pages that may call, besides our own")
-    servers: dict[str, str] = Field({}, repr=False, description="others: JSON, label: URL or command")
+    servers: dict[str, str] = Field({}, repr=False, description='other servers, in JSON: {"label": "URL or command"}')
     timeout: float = Field(30, gt=0, description="seconds for an answer of another server")
 
     @field_validator("servers")

@@ -162,5 +162,5 @@ def transport_of(target: str, settings: Settings) -> Transport:
         return StreamableHttpTransport(target, httpx_client_factory=http_client)  # type: ignore[arg-type]
     command, *words = shlex.split(target)
     command = sys.executable if command == "python" else command
-    passed_on = {name: value for name, value in os.environ.items() if name.startswith("LOG_")}
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(("LOG_", "MASKED_"))}
     return StdioTransport(command, words, env=passed_on, cwd=str(PROJECT_ROOT), keep_alive=False)
