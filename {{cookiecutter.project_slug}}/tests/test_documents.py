@@ -37,5 +37,5 @@ def test_settings_of_integrations_begin_with_a_name_of_their_own() -> None:
     configs = [KINDS[integration].model_config for integration in KINDS.keys() - {"service"}]
     prefixes = {config["env_prefix"] for config in configs}
     assert len(prefixes) == len(configs)
-    assert all(re.fullmatch(r"[A-Z]{3,}_", prefix) for prefix in prefixes)
+    assert all(re.fullmatch(r"[A-Z]{3,}(_[A-Z]+)*_", prefix) for prefix in prefixes)
     assert all(config["frozen"] for config in configs)

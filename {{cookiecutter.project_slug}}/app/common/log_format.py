@@ -19,8 +19,8 @@ _HOSTILE = re.compile(
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
-# uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, and the IDs once more.
-NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix"})
+# uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, the IDs once more, a gate's word.
+NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "let_through"})
 _OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
 _NOTHING: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}.items()
 

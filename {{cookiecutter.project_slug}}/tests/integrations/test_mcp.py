@@ -34,6 +34,7 @@ from app.settings import get_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
 Configure = Callable[..., Application]
+Offer = Callable[[Callable[..., Awaitable[Any]]], None]
 
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 OWN_SERVER = f"{sys.executable} -m app.integrations.mcp"
@@ -50,7 +51,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def tool() -> Iterator[Callable[[Callable[..., Awaitable[Any]]], None]]:
+def tool() -> Iterator[Offer]:
     """Return what offers a function as a tool for the time of a test."""
     names = []
 
@@ -107,7 +108,7 @@ def test_a_call_is_followed(configure: Configure, logs: Logs) -> None:
     assert '"POST /mcp HTTP/1.1"' in access
 
 
-def test_of_eight_kinds_of_line_none_is_lost(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+def test_of_eight_kinds_of_line_none_is_lost(configure: Configure, logs: Logs, tool: Offer) -> None:
     @tool
     async def every_level(ctx: Context) -> str:
         for level in LEVELS:
@@ -133,7 +134,7 @@ def test_levels_of_lines_and_of_messages_are_two(configure: Configure, logs: Log
     assert sum("DEBUG" in line and "analysis begins received=" in line for line in logs.error) == 2
 
 
-def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool: Offer) -> None:
     class Broken:
         def __str__(self) -> str:
             raise ValueError("no text")
@@ -159,7 +160,7 @@ def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool:
     assert as_json["message"] == "line one\n2026-10-01 forged"
 
 
-def test_a_failing_tool_tells_both_sides(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+def test_a_failing_tool_tells_both_sides(configure: Configure, logs: Logs, tool: Offer) -> None:
     @tool
     async def fails(ctx: Context) -> str:  # noqa: ARG001
         raise ValueError(f"in the cellar, password={SECRET}")
@@ -279,7 +280,7 @@ def test_without_a_request_the_id_comes_with_the_call(configure: Configure, logs
     assert any(f"[{ID}] [" in line and " task-0001] " in line for line in logs.error)
 
 
-def test_forty_calls_at_once_do_not_mix(configure: Configure, logs: Logs, tool: Any) -> None:  # noqa: ANN401
+def test_forty_calls_at_once_do_not_mix(configure: Configure, logs: Logs, tool: Offer) -> None:
     @tool
     async def wanders(ctx: Context, number: int) -> str:
         await ctx.info("before", extra={"number": number})

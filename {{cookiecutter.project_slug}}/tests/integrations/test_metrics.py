@@ -376,7 +376,7 @@ def test_queries_name_what_is_there(client: TestClient) -> None:
         assert set(names) <= FUNCTIONS | labels.keys(), query
 
 
-def test_what_an_integration_measures_is_a_histogram(client: TestClient, grown: Callable[..., float]) -> None:
+def test_what_an_integration_measures_is_a_histogram(grown: Callable[..., float]) -> None:
     for seconds in (0.2, 0.7):
         measure("probe", seconds, kind="a")
     measure("probe", 0.1, kind="b")

@@ -1,0 +1,530 @@
+"""What is thinned is counted to the last line, a request is sampled as a whole, and an alert stands for each error."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from app.common.constants import ACCESS_LOGGER
+from app.common.log_filters import mark
+from app.common.log_handler import LogHandler, RequestLogHandler
+from app.common.outbound import logger as outbound_logger
+from app.common.request_id import log_gates
+from app.common.task_record import TaskRecord
+from app.integrations import log_control
+from app.integrations.log_control import SETTINGS, end, is_not_ours, kind_of, percentile, thinning
+from app.integrations.log_control.alerts import Alert, hooks
+from app.main import Application
+from app.settings import PROJECT_ROOT, get_settings, read_settings
+from tests.support import HEADER, Logs, connect
+
+Begin = Callable[..., Application]
+FIGURE = re.compile(r" suppressed=(\d+) ")
+log = logging.getLogger("orders")
+
+
+@pytest.fixture
+def begin(configure: Callable[..., Application]) -> Iterator[Begin]:
+    """Return a function that makes an application; nothing of it is left afterwards."""
+
+    def make(**variables: str) -> Application:
+        return configure(**{f"LOG_CONTROL_{name}": value for name, value in variables.items()})
+
+    yield make
+    hooks.clear()
+    end()
+    access = logging.getLogger(ACCESS_LOGGER)
+    for control in log_control.in_force:
+        access.removeFilter(control.keeps)
+    outbound_logger.removeFilter(is_not_ours)
+    log_control.in_force.clear()
+    assert not access.filters
+
+
+def figures(lines: list[str]) -> int:
+    return sum(int(found[1]) for line in lines if (found := FIGURE.search(line)))
+
+
+def wait_for(look: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_flood_that_just_ends_is_counted(begin: Begin, logs: Logs) -> None:
+    begin(WINDOW="0.3", ALERT_LEVEL="OFF")
+    for number in range(1000):
+        log.error("order %d failed", number)
+    assert len(logs.error) == 10
+    wait_for(lambda: len(logs.error) == 11)
+    assert logs.error[-1].endswith(" ERROR [-] suppressed=990 Repeated: order %d failed")
+    log.error("order %d failed", 7)
+    assert logs.error[-1].endswith(" ERROR [-] order 7 failed")
+
+
+def test_the_next_line_of_its_kind_tells_the_figure(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+    for number in range(5):
+        log.error(f"order {number} failed")
+    log.error("another")
+    assert figures(logs.error) == 0
+    monkeypatch.setattr(thinning, "monotonic", lambda: time.monotonic() + 3601)
+    log.error("order 6 failed")
+    assert logs.error[-1].endswith(" [-] suppressed=4 order 6 failed")
+    assert len(logs.error) == 3
+
+
+def test_json_has_the_figure_as_a_key(begin: Begin, logs: Logs) -> None:
+    os.environ["LOG_FORMAT"] = "json"
+    try:
+        begin(WINDOW="0.2", BURST="2", ALERT_LEVEL="OFF")
+    finally:
+        del os.environ["LOG_FORMAT"]
+    for _ in range(5):
+        log.error("again")
+    wait_for(lambda: len(logs.error) == 3)
+    lines = [json.loads(line) for line in logs.error]
+    assert [line.get("suppressed") for line in lines] == [None, None, 3]
+    assert not {"let_through", "ids_suffix"} & {name for line in lines for name in line}
+
+
+def test_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While windows end, and threads change in the midst of each step."""
+    begin(WINDOW="0.05", BURST="3", ALERT_LEVEL="OFF")
+
+    def slow(kind: thinning.Kind) -> int:
+        time.sleep(0)
+        held: int = vars(kind)["held"]
+        time.sleep(0)
+        return held
+
+    def write(number: int) -> None:
+        for one in range(400):
+            log.warning("of all")
+            logging.getLogger(f"orders.{number}").error("of one thread %d", one)
+            time.sleep(0.0002)
+
+    held = property(slow, lambda kind, value: vars(kind).update(held=value))
+    monkeypatch.setattr(thinning.Kind, "held", held, raising=False)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8)))
+    end()
+    for text, total in (("of all", 3200), ("of one thread", 3200)):
+        lines = [line for line in logs.error if text in line]
+        written = [line for line in lines if " Repeated: " not in line]
+        assert 0 < len(written) < total
+        assert len(written) + figures(lines) == total
+
+
+def test_kinds_without_end_take_no_memory_without_end(begin: Begin, logs: Logs) -> None:
+    """They pass, since they are not repeated; the figure of one that is forgotten for them is told."""
+    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+    for _ in range(3):
+        log.error("repeated")
+    for number in range(thinning.MOST_KINDS + 50):
+        log.error("kind " + "x" * (number % 90) + "y" * (number // 90))
+    (control,) = log_control.in_force
+    assert len(control.lines.kinds) == thinning.MOST_KINDS
+    assert len(logs.error) == 1 + thinning.MOST_KINDS + 50 + 1
+    assert figures(logs.error) == 2
+
+
+def test_one_decision_for_all_handlers(begin: Begin, logs: Logs) -> None:
+    """A record that goes to its own file, and to the stream, is counted once."""
+    begin(WINDOW="3600", BURST="2", ALERT_LEVEL="OFF")
+    own, plain = RequestLogHandler("own"), LogHandler("plain")
+    for _ in range(6):
+        own.error("again")
+        plain.error("again")
+    end()
+    assert len(logs.lines("own.log")) == 3
+    assert figures(logs.lines("own.log")) == 4
+    assert logs.lines("plain.log")[-1].endswith(" ERROR Repeated: again")
+
+
+def test_the_closing_line_is_no_record_of_its_own(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches records, as those do who count them or send them elsewhere, sees what was logged, and no more."""
+    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+    seen: list[str] = []
+    before = logging.Logger.callHandlers
+
+    def watch(logger: logging.Logger, line: logging.LogRecord) -> None:
+        seen.append(line.getMessage())
+        before(logger, line)
+
+    monkeypatch.setattr(logging.Logger, "callHandlers", watch)
+    for _ in range(3):
+        log.error("again")
+    end()
+    assert seen == ["again"] * 3
+    assert figures(logs.error) == 2
+
+
+def test_the_closing_line_has_the_id_of_a_single_request(begin: Begin, logs: Logs) -> None:
+    """And none where several have logged what was held back."""
+    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+    for text, ids in (("of one", ["first-request"] * 3), ("of two", ["first-request", "second-request"] * 2)):
+        for one in ids:
+            with TaskRecord(one, "a-task"):
+                log.error(text)
+    end()
+    assert " ERROR [first-request] suppressed=2 Repeated: of one" in "\n".join(logs.error)
+    assert " ERROR [-] suppressed=3 Repeated: of two" in "\n".join(logs.error)
+
+
+def test_the_closing_line_goes_where_lines_go(begin: Begin, logs: Logs) -> None:
+    """Up to a logger that does not propagate, and to no handler of a higher level."""
+    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+    alone, seen = RequestLogHandler("alone", stream=False), list[str]()
+    higher = logging.Handler(logging.CRITICAL)
+    higher.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    alone.logger.addHandler(higher)
+    for _ in range(3):
+        alone.error("again")
+    end()
+    assert figures(logs.lines("alone.log")) == 2
+    assert (logs.error, seen) == ([], [])
+
+
+def test_the_end_of_the_application_tells_what_is_left(begin: Begin, logs: Logs) -> None:
+    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+
+    async def app(_scope: object, _receive: object, _send: object) -> None:
+        for _ in range(3):
+            log.error("again")
+
+    serve: Any = log_control.wrap(app, get_settings())
+    asyncio.run(serve({"type": "http"}, None, None))
+    assert figures(logs.error) == 0
+    asyncio.run(serve({"type": "lifespan"}, None, None))
+    assert figures(logs.error) == 5
+
+
+def test_what_a_server_repeats_is_not_counted(begin: Begin, logs: Logs) -> None:
+    """The service has logged that error, and keeps the server's line out."""
+    begin(WINDOW="3600", BURST="1")
+    told: list[Alert] = []
+    hooks["mine"] = told.append
+    error = RuntimeError("known")
+    mark(error)
+    with TaskRecord("the-request", "a-task") as record:
+        record.failed = True
+        for _ in range(3):
+            logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
+    end()
+    assert (told, logs.error) == ([], [])
+
+
+def test_what_makes_a_kind() -> None:
+    def kind(message: object, *args: object, level: int = 30, name: str = "a", **more: object) -> object:
+        line = logging.LogRecord(name, level, "x.py", 1, message, args, None)
+        vars(line).update(more)
+        return kind_of(line)
+
+    assert kind("order 12") == kind("order 345")
+    assert kind("order %s", "a") == kind("order %s", "b")
+    assert kind("%s", "first 1") == kind("%s", "first 2") != kind("%s", "second")
+    assert kind("order") != kind("order", level=40)
+    assert kind("order") != kind("order", name="b")
+    assert kind("order", server="a") != kind("order", server="b")
+    assert kind(ValueError("1")) == kind(ValueError("2")) != kind(KeyError("1"))
+    errors = []
+    faults: list[Callable[[], object]] = [partial(int, "x"), partial(float, "x"), partial(iter, 5)]
+    for make in faults:
+        try:
+            make()
+        except Exception as error:
+            errors.append(kind("failed", exc_info=(type(error), error, error.__traceback__)))
+    assert len(set(errors)) == 2  # of two errors in one line of code, one kind
+    assert kind("failed", server=["no text"], exc_info=(None, None, None)) == kind("failed")
+
+
+@pytest.mark.parametrize("variables", [{"BURST": "0"}, {}])
+def test_what_is_never_thinned(begin: Begin, logs: Logs, variables: dict[str, str]) -> None:
+    begin(ALERT_LEVEL="OFF", **variables)
+    write = log.error if variables else log.info
+    for _ in range(50):
+        write("again")
+    assert len([line for line in logs.error if "again" in line]) == 50
+
+
+def test_access_lines_are_never_thinned(begin: Begin, logs: Logs) -> None:
+    client = connect(begin(BURST="1"))
+    for _ in range(20):
+        client.get("/nowhere")
+    assert len(logs.access) == 20
+
+
+def test_a_request_is_kept_as_a_whole(begin: Begin, logs: Logs) -> None:
+    app = begin(SAMPLE="30", BURST="0")
+
+    @app.get("/lines/{number}")
+    async def write(number: int) -> None:
+        log.info("async")
+        log.error("error")
+        await asyncio.to_thread(log.info, "in a thread")
+        if number % 10 == 0:
+            raise RuntimeError
+
+    client, ids = connect(app), [f"request-{number}" for number in range(200)]
+    for number, one in enumerate(ids):
+        client.get(f"/lines/{number}", headers={HEADER: one})
+    kept = {one for one in ids if percentile(one) < 30}
+    assert 40 < len(kept) < 80
+    for number, one in enumerate(ids):
+        lines = [line for line in logs.error if f"[{one}]" in line]
+        access = [line for line in logs.access if f" {one} " in line]
+        assert len([line for line in lines if " INFO " in line]) == (2 if one in kept else 0)
+        assert len([line for line in lines if line.endswith("] error")]) == 1
+        assert len(access) == (one in kept or number % 10 == 0)
+
+
+def test_a_request_with_a_flag_keeps_its_access_line(begin: Begin) -> None:
+    begin(SAMPLE="0")
+    (control,) = log_control.in_force
+    record = TaskRecord("one-request", "one-task")
+    line = logging.makeLogRecord({"request": record, "request_id": "one-request"})
+    record.status = 200
+    assert not control.keeps(line)
+    record.status = 404
+    assert control.keeps(line)
+    record.status = 200
+    record.flags.append("client_disconnect")
+    assert control.keeps(line)
+    record.flags.clear()
+    record.failed = True
+    assert control.keeps(line)
+
+
+def test_a_task_is_kept_with_its_request(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the whole ID, also where lines show a part of it; outside of requests everything is kept."""
+    monkeypatch.setenv("LOG_ID_LENGTH", "8")
+    begin(SAMPLE="50")
+    ids = [f"request-{number}" for number in range(100)]
+    for one in ids:
+        with TaskRecord(one, "a-task"):
+            log.info("of %s.", one)
+    log.info("outside")
+    written = "\n".join(logs.error)
+    assert {one for one in ids if f"of {one}." in written} == {one for one in ids if percentile(one) < 50}
+    assert "outside" in written
+
+
+@pytest.mark.parametrize("percent", [1, 10, 50, 90])
+def test_shares_are_even(percent: int) -> None:
+    """Also of short IDs that are alike; within five standard deviations of what chance gives."""
+    for form in ("{:08d}", "order-{}", "{:x}-4711-4711"):
+        kept = sum(percentile(form.format(number)) < percent for number in range(20_000))
+        expected, deviation = 200 * percent, (2 * percent * (100 - percent)) ** 0.5
+        assert abs(kept - expected) < 5 * deviation
+
+
+def test_all_of_them_and_none(begin: Begin, logs: Logs) -> None:
+    client = connect(begin(SAMPLE="0"))
+    client.get("/api/demo")
+    assert not logs.access
+    client = connect(begin(SAMPLE="100"))
+    assert not logging.getLogger(ACCESS_LOGGER).filters
+    client.get("/api/demo")
+    assert len(logs.access) == 1
+
+
+def test_an_alert_stands_for_each_error(begin: Begin, logs: Logs) -> None:
+    """For those too that are not written, once each, whatever number of handlers they meet."""
+    begin(ALERT_INTERVAL="0.3", BURST="2", WINDOW="3600")
+    told: list[Alert] = []
+    hooks["mine"] = told.append
+    own = RequestLogHandler("own")
+    with TaskRecord("the-request", "a-task"):
+        for number in range(50):
+            own.error("order %d failed, password=%s", number, "hunter2")
+        own.warning("no alert")
+    wait_for(lambda: sum(alert.times for alert in told) >= 50)
+    assert [alert.times for alert in told] == [1, 49]
+    assert {alert.request_id for alert in told} == {"the-request"}
+    first = told[0]._asdict()
+    assert first["message"] == "order 0 failed, password=***"
+    assert (first["logger"], first["level"], bool(first["service"])) == ("own", "ERROR", True)
+    assert len([line for line in logs.error if "49 times ERROR of own, first in the-request: order" in line]) == 1
+
+
+def test_the_end_tells_of_alerts_that_are_held_back(begin: Begin, logs: Logs) -> None:
+    begin(ALERT_INTERVAL="3600")
+    told: list[Alert] = []
+    hooks["mine"] = told.append
+    for _ in range(5):
+        log.error("an error")
+    end()
+    assert [alert.times for alert in told] == [1, 4]
+    assert len([line for line in logs.error if "4 times ERROR of orders" in line]) == 1
+
+
+def test_one_error_is_one_line(begin: Begin, logs: Logs) -> None:
+    threads = threading.active_count()
+    begin()
+    log.error("once")
+    assert len([line for line in logs.error if "once" in line]) == 1
+    assert threading.active_count() <= threads
+    end()
+    assert len([line for line in logs.error if "once" in line]) == 1
+
+
+def test_a_hook_that_fails_harms_nobody(begin: Begin, logs: Logs) -> None:
+    """It is told once in a while, and what it logs raises no alert."""
+    begin(ALERT_INTERVAL="3600")
+    told: list[str] = []
+
+    def fail(alert: Alert) -> None:
+        log.error("an error of the hook")
+        raise ValueError(alert.message)
+
+    hooks.update({"fails": fail, "works": lambda alert: told.append(alert.message)})
+    for name in ("a", "b", "c"):
+        logging.getLogger(name).error("an error")
+    wait_for(lambda: len(told) == 3)
+    end()
+    assert told == ["an error"] * 3
+    lost = [line for line in logs.error if "alerts are lost" in line]
+    assert len(lost) == 1
+    assert "fails: ValueError('an error')" in lost[0]
+
+
+def test_too_many_alerts_are_dropped(begin: Begin, logs: Logs) -> None:
+    """Nobody who logs waits for a hook that hangs, and the end does so for a while, once."""
+    begin(BURST="0")
+    going_on = threading.Event()
+    hooks["hangs"] = lambda _: going_on.wait(30)
+    began = time.monotonic()
+    for number in range(300):
+        logging.getLogger(f"logger.{number}").error("an error")
+    assert time.monotonic() - began < 5
+    (control,) = log_control.in_force
+    assert 198 <= control.alerts.lost <= 200
+    began = time.monotonic()
+    end()
+    assert 1.9 < time.monotonic() - began < 4
+    began = time.monotonic()
+    end()
+    assert time.monotonic() - began < 1
+    going_on.set()
+    wait_for(lambda: [line for line in logs.error if "alerts are lost; too many wait" in line])
+
+
+class Receiver:
+    """Takes what is posted, or refuses it."""
+
+    def __init__(self, status: int) -> None:
+        self.taken: list[dict[str, Any]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                receiver.taken.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook/secret-path"
+
+    def __enter__(self) -> "Receiver":
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("status", [204, 500])
+def test_an_address(begin: Begin, logs: Logs, status: int) -> None:
+    """Gets JSON; its path, in which a secret may be, is in no line."""
+    with Receiver(status) as receiver:
+        begin(ALERT_URL=receiver.url)
+        with TaskRecord("the-request", "a-task"):
+            log.error("order %d failed", 7)
+        wait_for(lambda: receiver.taken)
+        end()
+    (alert,) = receiver.taken
+    assert alert.keys() == {*Alert._fields}
+    assert (alert["message"], alert["request_id"], alert["times"]) == ("order 7 failed", "the-request", 1)
+    written = "\n".join(logs.error)
+    assert "secret-path" not in written
+    assert ("1 alerts are lost; url: OSError('answer 500')" in written) is (status == 500)
+
+
+def test_off_is_off(begin: Begin) -> None:
+    begin(ALERT_LEVEL="OFF")
+    told: list[Alert] = []
+    hooks["mine"] = told.append
+    log.critical("an error")
+    end()
+    assert told == []
+
+
+@pytest.mark.parametrize("value", ["nonsense", "ftp://host/x", "http://", "https://host:port/hunter2"])
+def test_an_address_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_CONTROL_ALERT_URL", value)
+    with pytest.raises(SystemExit, match="LOG_CONTROL_ALERT_URL is not what it should be") as refused:
+        read_settings(SETTINGS)
+    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in repr(SETTINGS(alert_url="https://host/hunter2"))
+
+
+FORKS = """
+import logging, os, threading
+from app.main import app
+from app.integrations.log_control import in_force
+
+log, control = logging.getLogger("orders"), in_force[0]
+for _ in range(3):
+    log.error("again")
+forked, held = threading.Event(), threading.Event()
+
+def hold():
+    with control.lines.lock, control.alerts.lock:
+        held.set()
+        forked.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+if not os.fork():
+    for _ in range(5):
+        log.error("again")
+    control.alerts.stop(2)
+    os._exit(0)
+forked.set()
+os.wait()
+"""
+
+
+def test_a_child_counts_for_itself() -> None:
+    """What its parent holds back is told by the parent, at its end; locks that were held in the fork harm nobody."""
+    env = {**os.environ, "LOG_PATH": "", "LOG_CONTROL_WINDOW": "3600", "LOG_CONTROL_BURST": "1", "PYTHONWARNINGS": ""}
+    done = subprocess.run(  # what forks is a process of its own, since this one has threads
+        [sys.executable, "-c", FORKS], cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert [int(found[1]) for line in done.stderr.splitlines() if (found := FIGURE.search(line))] == [4, 2]
+
+
+def test_nothing_is_left(begin: Begin) -> None:
+    begin(SAMPLE="5")
+    begin(SAMPLE="7")
+    assert len(logging.getLogger(ACCESS_LOGGER).filters) == 1
+    assert len(log_gates) == 1
