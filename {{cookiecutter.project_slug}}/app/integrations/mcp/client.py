@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from contextvars import Context
 from time import monotonic
 from typing import Any, Final
@@ -19,7 +19,8 @@ from fastmcp.client.logging import LogMessage
 from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from fastmcp.exceptions import ToolError
 from mcp import MCPError
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from mcp.client import stdio
+from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR, REQUEST_TIMEOUT
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_KEY
 from app.common.exceptions import NotReady
@@ -33,6 +34,21 @@ log = logging.getLogger(__name__)
 
 PAUSE: Final = 1.0
 """Seconds in which a server that could not be reached is not tried again."""
+
+LOST: Final = frozenset((CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR))
+"""Errors after which a connection is made anew; the second is what the SDK makes of a session that is not known."""
+
+# A process that does not end with its input is told to, and then made to: both within what a lifespan has to end in.
+stdio.PROCESS_TERMINATION_TIMEOUT = stdio.FORCE_KILL_TIMEOUT = 1.0
+
+
+def without_traceback(line: logging.LogRecord) -> bool:
+    """Take a kilobyte off each line of what is no message at all, of which there may be thousands."""
+    line.exc_info = line.exc_text = None
+    return True
+
+
+logging.getLogger("mcp.client.stdio").addFilter(without_traceback)
 
 Transport = StdioTransport | StreamableHttpTransport
 
@@ -54,8 +70,8 @@ class Server:
         meta: dict[str, Any] = {}
         inject(meta)
         request_id, began = meta[REQUEST_ID_KEY], monotonic()
-        self._in_flight[request_id] += 1
         ready = self._connection()
+        self._in_flight[request_id] += 1
         try:
             client = await asyncio.shield(ready)
             result = await client.call_tool(tool, dict(arguments or {}), meta=meta)
@@ -72,14 +88,14 @@ class Server:
     def _failure(self, error: Exception, ready: asyncio.Future[Client[Transport]], began: float) -> Exception:
         """Return what the caller is told; a connection that has not answered anybody since then is given up."""
         code = error.code if isinstance(error, MCPError) else CONNECTION_CLOSED
-        if code not in (CONNECTION_CLOSED, REQUEST_TIMEOUT):
+        if code not in (*LOST, REQUEST_TIMEOUT):
             self._answered = monotonic()
             return ToolError(str(error))
-        if code == CONNECTION_CLOSED or self._answered < began:
+        if code in LOST or self._answered < began:
             self._lose(ready)
         return self._not_ready(error)
 
-    def _not_ready(self, error: Exception) -> NotReady:
+    def _not_ready(self, error: BaseException) -> NotReady:
         log.warning("The MCP server %s does not answer (%s)", self.label, type(error).__name__)
         return NotReady(f"The MCP server {self.label} does not answer.")
 
@@ -110,7 +126,7 @@ class Server:
                 log.info("The MCP server %s is connected, protocol %s", self.label, client.protocol_version)
                 ready.set_result(client)
                 await lost.wait()
-        except Exception as error:  # whatever a transport raises
+        except (Exception, asyncio.CancelledError) as error:  # whatever a transport raises: nobody is to wait for ever
             if not ready.done():
                 self._ready, self._not_before = None, monotonic() + PAUSE
                 ready.set_exception(self._not_ready(error))
@@ -138,9 +154,8 @@ class Server:
     async def close(self) -> None:
         """Let the connection go; a process that was started for it is ended."""
         self._lost.set()
-        for keeper in list(self._keepers):
-            with suppress(asyncio.CancelledError, TimeoutError):
-                await asyncio.wait_for(keeper, 3)
+        if self._keepers:
+            await asyncio.wait(self._keepers, timeout=3)
 
 
 def is_lost(client: Client[Transport]) -> bool:
@@ -162,5 +177,6 @@ def transport_of(target: str, settings: Settings) -> Transport:
         return StreamableHttpTransport(target, httpx_client_factory=http_client)  # type: ignore[arg-type]
     command, *words = shlex.split(target)
     command = sys.executable if command == "python" else command
-    passed_on = {name: value for name, value in os.environ.items() if name.startswith(("LOG_", "MASKED_"))}
+    # So that its lines are like ours; but no address, in which there may be a secret.
+    passed_on = {name: os.environ[name] for name in os.environ if re.match(r"(LOG|MASKED)_(?!.*URL)", name)}
     return StdioTransport(command, words, env=passed_on, cwd=str(PROJECT_ROOT), keep_alive=False)
