@@ -37,7 +37,7 @@ MOST_LINES_OF = {
     "saq": 285,
     "faststream": 300,
     "log_control": 365,
-    "mcp": 650,
+    "mcp": 720,
     "metrics": 205,
     "tracing": 380,
 }

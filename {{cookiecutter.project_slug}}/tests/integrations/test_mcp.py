@@ -4,33 +4,39 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from math import nan
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, NamedTuple
 
+import httpx2
 import pytest
 from fastmcp import Client, Context
 from fastmcp.client.logging import LogMessage
+from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from fastmcp.exceptions import ToolError
 from starlette.testclient import TestClient
 
 from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
 from app.common.exceptions import NotReady
 from app.common.measures import measure_watchers
+from app.common.outbound import OutboundAsyncClient
 from app.common.request_id import current_request_id
 from app.common.request_record import current_record
 from app.common.task_record import TaskRecord
-from app.integrations.mcp.client import Server
+from app.integrations.mcp.client import Server, transport_of
 from app.integrations.mcp.messages import MAX_TEXT, MAX_WAITING, Message, Messages, write
 from app.integrations.mcp.tools import MAX_STORED, server, stored
-from app.integrations.mcp.trail import LEVELS, MAX_EXTRA
+from app.integrations.mcp.trail import LEVELS, MAX_EXTRA, MAX_MESSAGE
 from app.main import Application
-from app.settings import get_settings
+from app.settings import PROJECT_ROOT, get_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
 Configure = Callable[..., Application]
@@ -62,6 +68,14 @@ def tool() -> Iterator[Offer]:
     yield offer
     for name in names:
         server.local_provider.remove_tool(name)
+
+
+def nested(depth: int) -> list[object]:
+    """Return so many lists, each in the next."""
+    inner: list[object] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
 
 
 class Called(NamedTuple):
@@ -141,19 +155,24 @@ def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool:
 
     extra = {"name": "n", "message": "m", "object": Broken(), "nan": nan, "bytes": b"\xff", "request_id": "forged"}
 
+    deep = nested(5000)
+
     @tool
     async def says(ctx: Context) -> str:
         await ctx.warning("line one\n2026-10-01 forged", extra=extra | {"password": SECRET})
         await ctx.info("much", extra={"text": "x" * MAX_EXTRA})
+        await ctx.info(f"secret={SECRET} {'y' * MAX_MESSAGE}", extra={"deep": deep})
         return "done"
 
     for log_format in ("text", "json"):
         with connect(configure(LOG_FORMAT=log_format)) as client:
-            first, second = call(client, "says").messages
+            first, second, third = call(client, "says").messages
         sent = first["data"]["extra"]
         assert sent["request_id"] == ID
         assert (sent["name"], sent["message"], sent["nan"], sent["password"]) == ("n", "m", None, "***")
         assert second["data"]["extra"].keys() == {"extra_omitted", "request_id"}
+        assert third["data"]["extra"]["request_id"] == ID
+        assert third["data"]["msg"] == f"secret=*** {'y' * MAX_MESSAGE}"[:MAX_MESSAGE]
         assert not any(line.startswith("2026-10-01 forged") or SECRET in line for line in logs.error)
     as_json = json.loads(next(line for line in logs.error if line.startswith("{") and "line one" in line))
     assert (as_json["name_"], as_json["message_"], as_json["request_id"]) == ("n", "m", ID)
@@ -186,7 +205,10 @@ def test_a_refusal_says_why_and_has_the_id(configure: Configure) -> None:
             "An analysis needs two numbers at least.": call(client, "analyze_data", values=[1]),
             "Unknown tool: 'nix'": call(client, "nix"),
             "1 validation error for call[analyze_data]": call(client, "analyze_data", values="none"),
-            "Training needs 1 to 1000 steps": call(client, "train_model", values=[1, 2], steps=5000),
+            "Training needs two numbers": call(client, "train_model", values=[1]),
+            "1 validation error for call[train_model]": call(client, "train_model", values=[1, 2], steps=101),
+            "2 validation errors for call[train_model]": call(client, "train_model", values=[0] * 10_001, steps=0),
+            "A result has 65536 characters": call(client, "store_result", result={"a": "b" * 65_536}),
         }
     for why, called in refusals.items():
         assert called.result["isError"], why
@@ -233,7 +255,10 @@ def test_sessions_need_a_single_worker(configure: Configure, logs: Logs) -> None
     [
         ("{", "is not written in JSON"),
         ('{"a": ""}', "a is neither a URL nor a command"),
-        ('{"a": "https://"}', "a is neither a URL nor a command"),
+        ('{"a": "https://"}', "a is neither a URL (http or https) nor a command"),
+        ('{"a": "ws://host/mcp"}', "a is neither"),
+        ('{"a": "http://u:x@h:xx/"}', "a is neither"),
+        ('{"a": "http://[host"}', "a is neither"),
         ('{"a": "say \'hello"}', "MCP_SERVERS is not what it should be"),
         ('{"a b": "true"}', "MCP_SERVERS is not what it should be"),
         (f'{{"a": 5, "{SECRET}": 6}}', "MCP_SERVERS"),
@@ -362,6 +387,98 @@ def test_a_dead_process_is_replaced(configure: Configure, logs: Logs) -> None:
     messages.close(5)
 
 
+SLOW_SERVER = """
+import asyncio
+from fastmcp.tools import ToolResult
+from app.integrations.mcp.tools import server
+
+@server.tool
+async def sleep(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "slept"
+
+@server.tool(output_schema={"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
+async def lie() -> dict:
+    return ToolResult(structured_content={"a": 5})
+
+import app.integrations.mcp.__main__
+"""
+
+
+def test_one_call_s_failure_harms_no_other(configure: Configure) -> None:
+    configure()
+    messages = Messages()
+
+    async def calls() -> None:
+        one = Server("own", f"{sys.executable} -c {shlex.quote(SLOW_SERVER)}", get_settings(), 20, messages)
+        await one.call("sleep", {"seconds": 0})
+        connection = one._ready
+        others = [asyncio.create_task(one.call("sleep", {"seconds": 0.3})) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        for hopeless in (object(), "\ud800", nested(400)):
+            with pytest.raises(ToolError, match="The arguments for sleep are no JSON"):
+                await one.call("sleep", {"seconds": hopeless})
+        with pytest.raises(ToolError, match="an answer that cannot be understood"):
+            await one.call("lie")
+        assert [result.data for result in await asyncio.gather(*others)] == 3 * ["slept"]
+        one._seconds = 0.5
+        slow = asyncio.create_task(one.call("sleep", {"seconds": 5}))
+        await asyncio.sleep(0.3)
+        in_time = asyncio.create_task(one.call("sleep", {"seconds": 0.3}))
+        with pytest.raises(NotReady):
+            await slow
+        assert (await in_time).data == "slept"
+        assert one._ready is connection
+        assert not one._in_flight
+        await one.close()
+
+    asyncio.run(calls())
+    messages.close(5)
+
+
+def test_what_a_process_is_given(configure: Configure) -> None:
+    configure(LOG_LEVEL="DEBUG", MASKED_LOG="pin", LOG_CONTROL_ALERT_URL="https://host/secret", MCP_TIMEOUT="5")
+    transport = transport_of("python -m 'a b'", get_settings())
+    assert isinstance(transport, StdioTransport)
+    assert (transport.command, transport.args) == (sys.executable, ["-m", "a b"])
+    given = transport.env or {}
+    assert given.keys() == {name for name in os.environ if name.startswith(("LOG_", "MASKED_"))} - {
+        "LOG_CONTROL_ALERT_URL"
+    }
+    assert (given["LOG_LEVEL"], given["MASKED_LOG"]) == ("DEBUG", "pin")
+
+
+def test_a_server_by_url_gets_the_header(configure: Configure) -> None:
+    configure(OUTBOUND_HOSTS="other.example")
+    transport = transport_of("https://user:pass@host.example:8443/mcp", get_settings())
+    assert isinstance(transport, StreamableHttpTransport)
+    assert transport.httpx_client_factory
+    client = transport.httpx_client_factory()
+    assert isinstance(client, OutboundAsyncClient)
+    with TaskRecord(ID, "task"):
+        for host, sent in {
+            "host.example:8443": ID,
+            "host.example": None,
+            "other.example": ID,
+            "evil.example": None,
+        }.items():
+            request = client._correlation.stamp(httpx2.Request("POST", f"https://{host}/mcp"))
+            assert request.headers.get(HEADER) == sent, host
+    asyncio.run(client.aclose())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_over_pipes_it_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    monkeypatch.delenv("LOG_PATH")
+    words = [sys.executable, "-m", "app.integrations.mcp"]
+    with subprocess.Popen(words, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stderr
+        said = next(line for line in process.stderr if "Starting MCP server" in line)
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert "Traceback" not in said + process.stderr.read()
+
+
 def json_pid(line: str) -> int:
     """Return the process that wrote a text line."""
     return int(line.partition("[pid:")[2].partition("]")[0])
@@ -382,13 +499,16 @@ def test_a_message_becomes_a_record(configure: Configure, logs: Logs, level: str
     measure_watchers["test"] = lambda name, seconds, labels: told.append(
         (name, {**labels, "ok": str(0 <= seconds < 5)})
     )
-    extra = {"name": "n", "args": 1, "server": "forged", "exc_info": True, "msg": "m", "request_id": "forged", "n": 5}
+    extra = {"name": "n", "args": 1, "server": "forged", "exc_info": True, "msg": "m", "request_id": "forged"}
+    extra |= {"suppressed": 9, "trace_id": "forged", "n": 5}
     write(Message.read("one", level, None, {"msg": "100 % done %s", "extra": extra}, ID))
     line = json.loads(logs.error[-1])
     assert line["level"] == logging.getLevelName(LEVELS.get(level, logging.WARNING))
     assert (line["message"], line["request_id"], line["logger"]) == ("one: 100 % done %s", ID, "app.mcp.one")
     assert (line["server"], line["server_"], line["mcp_level"], line["logger_name"]) == ("one", "forged", level, "-")
     assert (line["name_"], line["args_"], line["exc_info_"], line["msg_"], line["n"]) == ("n", 1, True, "m", 5)
+    assert (line["suppressed_"], line["trace_id_"]) == (9, "forged")
+    assert not line.keys() & {"suppressed", "trace_id", "request_id_"}
     assert told == [("mcp_log_message", {"server": "one", "level": level, "ok": "True"})]
 
 
@@ -411,6 +531,12 @@ def test_whatever_a_server_says(configure: Configure, logs: Logs, data: object, 
     configure()
     write(Message.read("one", "info", "theirs", data, ID))
     assert logs.error[-1].endswith(f" INFO [{ID}] {text}")
+
+
+def test_ids_are_as_long_as_elsewhere(configure: Configure, logs: Logs) -> None:
+    configure(LOG_ID_LENGTH="8")
+    write(Message.read("one", "info", None, "short", ID))
+    assert logs.error[-1].endswith(f" INFO [{ID[:8]}] one: short")
 
 
 class Held(logging.Handler):

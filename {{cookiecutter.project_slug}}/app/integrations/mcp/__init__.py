@@ -1,12 +1,12 @@
 """Tools by MCP: a server at /mcp, and clients of other servers; docs/mcp.md says how to add a tool."""
 
 import asyncio
+import re
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-import httpx2
 from fastapi import FastAPI, Request
 from fastmcp.exceptions import ToolError
 from pydantic import BaseModel, Field, field_validator
@@ -21,6 +21,7 @@ from app.integrations.mcp.tools import server
 from app.settings import EnvironmentSettings, Settings, Words, get_settings, read_settings
 
 PATH = "/mcp"
+URL = re.compile(r"https?://([^\s/?#@]+@)?([\w.-]+|\[[\dA-Fa-f:.]+\])(:\d{1,5})?([/?]\S*)?").fullmatch
 DEMO = ("analytics", "model", "store")
 
 
@@ -37,17 +38,16 @@ class McpSettings(EnvironmentSettings):
     allowed_hosts: Words = Field((), description="hosts in URLs of ours, besides the local ones; empty: any")
     allowed_origins: Words = Field((), description="origins of pages that may call, besides our own")
     servers: dict[str, str] = Field({}, repr=False, description='other servers, in JSON: {"label": "URL or command"}')
-    timeout: float = Field(30, gt=0, description="seconds for an answer of another server")
+    timeout: float = Field(30, gt=0, le=3600, description="seconds for an answer of another server")
 
     @field_validator("servers")
     @classmethod
     def _targets(cls, value: dict[str, str]) -> dict[str, str]:
         for label, target in value.items():
-            if not label.replace("-", "").replace("_", "").isalnum() or not label.isascii():
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", label):
                 raise ValueError("a label has letters, digits, - and _")
-            is_url = target.startswith(("http://", "https://"))
-            if not (httpx2.URL(target).host if is_url else shlex.split(target)):
-                raise ValueError(f"{label} is neither a URL nor a command")
+            if not (URL(target) if "://" in target.partition(" ")[0] else shlex.split(target)):
+                raise ValueError(f"{label} is neither a URL (http or https) nor a command")
         return value
 
 
@@ -87,10 +87,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     own, messages = read_settings(McpSettings), Messages()
     given = (get_settings(), own.timeout, messages)
     app.state.mcp_servers = {label: Server(label, target, *given) for label, target in own.servers.items()}
-    async with app.state.mcp.router.lifespan_context(app.state.mcp):
-        yield
-    await asyncio.gather(*(one.close() for one in app.state.mcp_servers.values()))
-    await asyncio.to_thread(messages.close, 1.0)
+    try:
+        async with app.state.mcp.router.lifespan_context(app.state.mcp):
+            yield
+    finally:
+        await asyncio.gather(*(one.close() for one in app.state.mcp_servers.values()))
+        await asyncio.to_thread(messages.close, 1.0)
 
 
 async def run_demo(request: Request, sample: Sample) -> Response[str]:

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import Context
 from time import monotonic
 from typing import Any, Final
@@ -21,6 +21,7 @@ from fastmcp.exceptions import ToolError
 from mcp import MCPError
 from mcp.client import stdio
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR, REQUEST_TIMEOUT
+from pydantic_core import to_json
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_KEY
 from app.common.exceptions import NotReady
@@ -35,8 +36,9 @@ log = logging.getLogger(__name__)
 PAUSE: Final = 1.0
 """Seconds in which a server that could not be reached is not tried again."""
 
-LOST: Final = frozenset((CONNECTION_CLOSED, INVALID_REQUEST, PARSE_ERROR))
-"""Errors after which a connection is made anew; the second is what the SDK makes of a session that is not known."""
+PING_SECONDS: Final = 2.0
+UNANSWERED: Final = frozenset((CONNECTION_CLOSED, REQUEST_TIMEOUT, PARSE_ERROR, INVALID_REQUEST))
+"""Errors that may be the connection's; the last is what the SDK makes of a session that is not known any more."""
 
 # A process that does not end with its input is told to, and then made to: both within what a lifespan has to end in.
 stdio.PROCESS_TERMINATION_TIMEOUT = stdio.FORCE_KILL_TIMEOUT = 1.0
@@ -48,7 +50,8 @@ def without_traceback(line: logging.LogRecord) -> bool:
     return True
 
 
-logging.getLogger("mcp.client.stdio").addFilter(without_traceback)
+for name in ("mcp.client.stdio", "client"):  # the SDK's
+    logging.getLogger(name).addFilter(without_traceback)
 
 Transport = StdioTransport | StreamableHttpTransport
 
@@ -61,43 +64,58 @@ class Server:
         self._target, self._settings, self._seconds, self._messages = target, settings, seconds, messages
         self._ready: asyncio.Future[Client[Transport]] | None = None
         self._lost = asyncio.Event()
-        self._keepers: set[asyncio.Task[None]] = set()
-        self._not_before = self._answered = monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._not_before = monotonic()
         self._in_flight: Counter[str] = Counter()
 
     async def call(self, tool: str, arguments: Mapping[str, Any] | None = None) -> CallToolResult:
         """Call a tool under the current request's ID, and return what it gives."""
+        try:
+            to_json(arguments)  # the SDK's connection would break, and with it the calls of others
+        except ValueError as error:
+            raise ToolError(f"The arguments for {tool} are no JSON.") from error
         meta: dict[str, Any] = {}
         inject(meta)
-        request_id, began = meta[REQUEST_ID_KEY], monotonic()
-        ready = self._connection()
+        request_id, ready = meta[REQUEST_ID_KEY], self._connection()
         self._in_flight[request_id] += 1
         try:
-            client = await asyncio.shield(ready)
-            result = await client.call_tool(tool, dict(arguments or {}), meta=meta)
+            async with asyncio.timeout(self._seconds):
+                client = await asyncio.shield(ready)
+                return await client.call_tool(tool, dict(arguments or {}), meta=meta)
         except (ToolError, NotReady):
             raise
         except Exception as error:
-            raise self._failure(error, ready, began) from error
+            raise self._failure(error, ready) from error
         finally:
             self._in_flight[request_id] -= 1
             self._in_flight += Counter()  # without those that are zero
-        self._answered = monotonic()
-        return result
 
-    def _failure(self, error: Exception, ready: asyncio.Future[Client[Transport]], began: float) -> Exception:
-        """Return what the caller is told; a connection that has not answered anybody since then is given up."""
-        code = error.code if isinstance(error, MCPError) else CONNECTION_CLOSED
-        if code not in (*LOST, REQUEST_TIMEOUT):
-            self._answered = monotonic()
+    def _failure(self, error: Exception, ready: asyncio.Future[Client[Transport]]) -> Exception:
+        """Return what the caller is told; one call's failure harms no other, unless nothing comes any more."""
+        code = error.code if isinstance(error, MCPError) else None
+        if code in UNANSWERED or isinstance(error, (OSError, httpx2.TransportError)):
+            self._keep_task(self._check(ready))
+            return self._not_ready(error)
+        if code is not None:
             return ToolError(str(error))
-        if code in LOST or self._answered < began:
-            self._lose(ready)
-        return self._not_ready(error)
+        log.warning("A call of the MCP server %s failed", self.label, exc_info=error)
+        return ToolError(f"The MCP server {self.label} has given an answer that cannot be understood.")
 
     def _not_ready(self, error: BaseException) -> NotReady:
-        log.warning("The MCP server %s does not answer (%s)", self.label, type(error).__name__)
+        what = {"server": self.label}
+        log.warning("The MCP server %s does not answer (%s)", self.label, type(error).__name__, extra=what)
         return NotReady(f"The MCP server {self.label} does not answer.")
+
+    async def _check(self, ready: asyncio.Future[Client[Transport]]) -> None:
+        """Give up a connection over which a ping is not answered either; others may wait for slow tools there."""
+        if ready.done() and self._ready is ready and not await answers(ready.result()):
+            self._lose(ready)
+
+    def _keep_task(self, work: Coroutine[Any, Any, None]) -> None:
+        # With no request's IDs: a connection outlives the request that made it.
+        task = asyncio.create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _connection(self) -> "asyncio.Future[Client[Transport]]":
         """Return the connection, to be awaited; one that is lost is made anew, at most once a second."""
@@ -108,10 +126,7 @@ class Server:
                 raise NotReady(f"The MCP server {self.label} does not answer.")
             self._lost = asyncio.Event()
             self._ready = asyncio.get_running_loop().create_future()
-            # With no request's IDs: the connection outlives the request that made it.
-            keeper = asyncio.create_task(self._keep(self._ready, self._lost), context=Context())
-            self._keepers.add(keeper)
-            keeper.add_done_callback(self._keepers.discard)
+            self._keep_task(self._keep(self._ready, self._lost))
         return self._ready
 
     def _lose(self, ready: asyncio.Future[Client[Transport]]) -> None:
@@ -154,8 +169,20 @@ class Server:
     async def close(self) -> None:
         """Let the connection go; a process that was started for it is ended."""
         self._lost.set()
-        if self._keepers:
-            await asyncio.wait(self._keepers, timeout=3)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=3)
+
+
+async def answers(client: Client[Transport]) -> bool:
+    """Tell whether a server answers a ping within two seconds; that it knows none is an answer, too."""
+    try:
+        async with asyncio.timeout(PING_SECONDS):
+            await client.ping()
+    except MCPError as error:
+        return error.code not in UNANSWERED
+    except Exception:
+        return False
+    return True
 
 
 def is_lost(client: Client[Transport]) -> bool:

@@ -21,7 +21,8 @@ MAX_WAITING: Final = 1000
 """Messages of a server that wait for being written; what comes on top is counted, and not written."""
 MAX_TEXT: Final = 16_384
 """Characters of a message, and of its values, that are kept."""
-OURS: Final = frozenset(("server", "mcp_level", "logger_name"))
+OURS: Final = frozenset(("server", "mcp_level", "logger_name", "suppressed", "task", "state", "trace_id", "span_id"))
+"""Names under which a line tells what we know; another's values get an underscore."""
 
 
 class Message(NamedTuple):

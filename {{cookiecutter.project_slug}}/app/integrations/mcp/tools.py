@@ -3,23 +3,27 @@
 import asyncio
 import statistics
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
 
 from fastmcp import Context, FastMCP
 from fastmcp.exceptions import ToolError
+from pydantic import Field
 
+from app.common.log_format import dump_json
 from app.common.request_id import new_request_id
 from app.integrations.mcp.trail import Trail
 from app.settings import project_metadata
 
-MAX_STORED = 1000
+MAX_STORED, MAX_SIZE = 1000, 65_536
+"""Results that are kept, and characters that one may have as JSON."""
+Numbers = Annotated[list[float], Field(max_length=10_000)]
 
 server = FastMCP(project_metadata().get("name", "service"), mask_error_details=True, middleware=[Trail()])
 stored: dict[str, dict[str, Any]] = {}
 
 
 @server.tool
-async def analyze_data(values: list[float], ctx: Context) -> dict[str, Any]:
+async def analyze_data(values: Numbers, ctx: Context) -> dict[str, Any]:
     """Describe numbers: how many, their mean, their spread, and which lie far outside (more than three deviations)."""
     await ctx.debug("analysis begins", extra={"received": len(values)})
     numbers = [value for value in values if isfinite(value)]
@@ -35,10 +39,12 @@ async def analyze_data(values: list[float], ctx: Context) -> dict[str, Any]:
 
 
 @server.tool
-async def train_model(values: list[float], ctx: Context, steps: int = 10) -> dict[str, float]:
+async def train_model(
+    values: Numbers, ctx: Context, steps: Annotated[int, Field(ge=1, le=100)] = 10
+) -> dict[str, float]:
     """Fit a line through the numbers, step by step, and tell how far it has come."""
-    if not 1 <= steps <= 1000 or len(values) < 2:  # noqa: PLR2004
-        raise ToolError("Training needs 1 to 1000 steps and two numbers at least.")
+    if len(values) < 2:  # noqa: PLR2004
+        raise ToolError("Training needs two numbers at least.")
     slope = intercept = 0.0
     for step in range(1, steps + 1):
         seen = values[: max(2, len(values) * step // steps)]
@@ -52,6 +58,8 @@ async def train_model(values: list[float], ctx: Context, steps: int = 10) -> dic
 @server.tool
 async def store_result(result: dict[str, Any], ctx: Context) -> str:
     """Keep a result in this process, the newest thousand, and return its key."""
+    if len(dump_json(result)) > MAX_SIZE:
+        raise ToolError(f"A result has {MAX_SIZE} characters of JSON at most.")
     key = new_request_id()
     stored[key] = result
     if len(stored) > MAX_STORED:

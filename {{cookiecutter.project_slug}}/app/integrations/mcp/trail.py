@@ -77,7 +77,10 @@ async def write_and_send(
 def what_is_sent(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as JSON knows them, without secrets, with the ID; too long ones are left out as a whole."""
     text = dump_json({str(name): value for name, value in extra.items()})
-    values = redact.value(from_json(text)) if len(text) <= MAX_EXTRA else {"extra_omitted": len(text)}
+    try:
+        values = redact.value(from_json(text)) if len(text) <= MAX_EXTRA else {"extra_omitted": len(text)}
+    except (RecursionError, ValueError):  # lists in lists, a hundred deep
+        values = {"extra_omitted": len(text)}
     return {**values, "request_id": current_request_id()}
 
 
