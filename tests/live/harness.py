@@ -11,7 +11,7 @@ from typing import Self
 from .client import ID_HEADER, Answer, Connection, build_request, new_id
 from .lines import AccessLine, AppLine
 from .logs import wait_for
-from .processes import Process
+from .processes import NOTHING_THINNED, Process
 from .servers import SERVERS
 
 __all__ = ["ID_HEADER", "AccessLine", "Answer", "AppLine", "Connection", "LiveService", "new_id", "wait_for"]
@@ -44,6 +44,7 @@ class LiveService(Process):
             "PORT": str(self.port),
             "WORKERS": str(workers),
             "PYTHONUNBUFFERED": "1",
+            **NOTHING_THINNED,
             **({"LOG_PATH": str(log_path)} if log_path else {}),
             **(env or {}),
         }

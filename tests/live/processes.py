@@ -8,6 +8,9 @@ from signal import SIGKILL, SIGTERM
 
 from .logs import Logs
 
+NOTHING_THINNED = {"LOG_CONTROL_BURST": "0", "LOG_CONTROL_ALERT_LEVEL": "OFF"}
+"""Every line is counted, where a service has the option that thins them."""
+
 
 class Process(Logs):
     """A command in a process group of its own, and the files that it writes to."""

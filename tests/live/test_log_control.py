@@ -39,7 +39,8 @@ def probed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve(project: Path, work: Path, *, files: bool = False, server: str = "gunicorn", **env: str) -> LiveService:
     """Return the service with two workers, not started yet."""
     log_path = work / "log" if files else None
-    env = {"FASTSTREAM_CONSUME": "false", **{f"LOG_CONTROL_{name}": value for name, value in env.items()}}
+    own = {"BURST": "10", "ALERT_LEVEL": "ERROR"} | env
+    env = {"FASTSTREAM_CONSUME": "false", **{f"LOG_CONTROL_{name}": value for name, value in own.items()}}
     return LiveService(
         project, work / "service", server=server, app="log_control_probe:app", env=env, log_path=log_path
     )

@@ -34,8 +34,7 @@ ID_KEY = "x-request-id"
 SECRET = "hunter2"
 VALUES = [1.0, 2.0, 3.0, 4.0]
 TIMEOUT = 4  # seconds: a server of our own takes two to start, where the machine has other things to do
-# The option `log_control` would thin what is counted here.
-ENV = {"FASTSTREAM_CONSUME": "false", "LOG_CONTROL_BURST": "0", "MCP_TIMEOUT": "60"}
+ENV = {"FASTSTREAM_CONSUME": "false", "MCP_TIMEOUT": "60"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Self
 
 from .lines import AppLine
 from .logs import SETTLE, Logs, wait_for
-from .processes import Process
+from .processes import NOTHING_THINNED, Process
 
 
 class WorkerProcess(Process):
@@ -37,6 +37,7 @@ class WorkerProcess(Process):
             "PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "HOME": str(work),
             "PYTHONUNBUFFERED": "1",
+            **NOTHING_THINNED,
             **env,
         }
         self.ready = ready
