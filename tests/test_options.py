@@ -36,7 +36,7 @@ MOST_LINES_OF = {
     "celery": 235,
     "saq": 285,
     "faststream": 300,
-    "log_control": 365,
+    "log_control": 390,
     "mcp": 720,
     "metrics": 205,
     "tracing": 380,

@@ -24,7 +24,17 @@ from app.common.outbound import logger as outbound_logger
 from app.common.request_id import log_gates
 from app.common.task_record import TaskRecord
 from app.integrations import log_control
-from app.integrations.log_control import SETTINGS, end, is_not_ours, kind_of, percentile, thinning
+from app.integrations.log_control import (
+    SETTINGS,
+    alerts,
+    end,
+    id_of,
+    is_not_ours,
+    kind_of,
+    percentile,
+    place_of,
+    thinning,
+)
 from app.integrations.log_control.alerts import Alert, hooks
 from app.main import Application
 from app.settings import PROJECT_ROOT, get_settings, read_settings
@@ -235,6 +245,11 @@ def test_what_makes_a_kind() -> None:
         return kind_of(line)
 
     assert kind("order 12") == kind("order 345")
+    assert kind("HTTP 404 for %s", "a") != kind("HTTP 500 for %s", "a")
+    assert kind("%s took %.3fs", "a", 1.0)[2] == "%s took %.3fs"  # type: ignore[index]
+    assert kind("%s failed", "a", task="a") != kind("%s failed", "b", task="b")
+    assert kind("x" * 300) == kind("x" * 400)
+    assert kind("x", server="y" * 99) == kind("x", server="y" * 98)
     assert kind("order %s", "a") == kind("order %s", "b")
     assert kind("%s", "first 1") == kind("%s", "first 2") != kind("%s", "second")
     assert kind("order") != kind("order", level=40)
@@ -398,8 +413,9 @@ def test_a_hook_that_fails_harms_nobody(begin: Begin, logs: Logs) -> None:
     end()
     assert told == ["an error"] * 3
     lost = [line for line in logs.error if "alerts are lost" in line]
-    assert len(lost) == 1
-    assert "fails: ValueError('an error')" in lost[0]
+    assert sum(int(line.partition(" alerts are lost")[0].split()[-1]) for line in lost) == 3
+    assert len(lost) == 2  # the first at once, the others at the end
+    assert all("fails: ValueError('an error')" in line for line in lost)
 
 
 def test_too_many_alerts_are_dropped(begin: Begin, logs: Logs) -> None:
@@ -416,11 +432,41 @@ def test_too_many_alerts_are_dropped(begin: Begin, logs: Logs) -> None:
     began = time.monotonic()
     end()
     assert 1.9 < time.monotonic() - began < 4
+    (told,) = [line for line in logs.error if "alerts are lost; the process ends" in line]
+    assert 298 <= int(told.partition(" alerts are lost")[0].split()[-1]) <= 300
     began = time.monotonic()
     end()
     assert time.monotonic() - began < 1
     going_on.set()
-    wait_for(lambda: [line for line in logs.error if "alerts are lost; too many wait" in line])
+
+
+def test_lost_alerts_are_told_without_another_one(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "SILENCE", 0.2)
+    begin(WINDOW="0.5")
+    hooks["fails"] = partial(int, "x")
+    for name in ("a", "b", "c"):
+        logging.getLogger(name).error("an error")
+    wait_for(lambda: sum("alerts are lost" in line for line in logs.error) == 2)
+
+
+class NoError(ValueError):
+    """An error that is false, and has no text."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_nothing_of_a_caller_s_decides_or_raises() -> None:
+    try:
+        raise NoError  # noqa: TRY301
+    except NoError as error:
+        line = logging.LogRecord("a", 40, "x.py", 1, "failed", (), (type(error), error, error.__traceback__))
+        vars(line)["request_id"] = error
+    assert place_of(line).startswith("NoError ")
+    assert id_of(line) == "-"
 
 
 class Receiver:
@@ -521,6 +567,37 @@ def test_a_child_counts_for_itself() -> None:
         [sys.executable, "-c", FORKS], cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=60, check=True
     )
     assert [int(found[1]) for line in done.stderr.splitlines() if (found := FIGURE.search(line))] == [4, 2]
+
+
+PROCESSES = """
+import logging, multiprocessing
+from app.main import app
+
+def fail():
+    for _ in range(5):
+        logging.getLogger("orders").error("again")
+
+if __name__ == "__main__":
+    workers = [multiprocessing.get_context("fork").Process(target=fail) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+"""
+
+
+def test_a_process_of_multiprocessing_tells_its_figures() -> None:
+    env = {**os.environ, "LOG_PATH": "", "LOG_CONTROL_WINDOW": "3600", "LOG_CONTROL_BURST": "1", "PYTHONWARNINGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESSES],
+        cwd=PROJECT_ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [int(found[1]) for line in done.stderr.splitlines() if (found := FIGURE.search(line))] == [4, 4, 4]
 
 
 def test_nothing_is_left(begin: Begin) -> None:

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from functools import lru_cache, partial
 from hashlib import blake2b
-from multiprocessing.util import Finalize
+from multiprocessing.util import Finalize, register_after_fork
 from typing import Final, Literal
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from app.common.outbound import logger as outbound_logger
 from app.common.request_id import log_gates, logged_id
 from app.common.request_record import RequestRecord, current_record
 from app.integrations.log_control.alerts import NAME, OURS, Alerts, hooks, post_to
-from app.integrations.log_control.thinning import Key, Kind, Thinning
+from app.integrations.log_control.thinning import Key, Kind, Thinning, shown
 from app.settings import EnvironmentSettings, Settings, read_settings
 
 URL: Final = r"^https?://([^\s/?#@]+@)?([\w.-]+|\[[\dA-Fa-f:.]+\])(:\d{1,5})?([/?][^\s#]*)?$"
@@ -35,7 +35,7 @@ class SETTINGS(EnvironmentSettings, env_prefix="LOG_CONTROL_"):
     window: float = Field(10, gt=0, le=3600, description="seconds of a window")
     sample: float = Field(100, ge=0, le=100, description="percent of the requests that keep their lines below WARNING")
     alert_level: Literal["WARNING", "ERROR", "CRITICAL", "OFF"] = Field("ERROR", description="lowest level of alerts")
-    alert_interval: float = Field(60, gt=0, description="seconds between two alerts of one kind")
+    alert_interval: float = Field(60, gt=0, le=86400, description="seconds between two alerts of one kind")
     alert_url: str | None = Field(None, pattern=URL, repr=False, description="http(s) URL for alerts; empty: none")
 
 
@@ -92,7 +92,7 @@ def close_kind(key: Key, kind: Kind) -> None:
     """
     request_id = logged_id(kind.ids[0]) if len(kind.ids) == 1 else NO_REQUEST_ID
     about = {"name": key[0], "levelno": key[1], "levelname": logging.getLevelName(key[1]), "filename": NAME}
-    what = {"msg": "Repeated: %s", "args": (key[2],), "request_id": request_id}
+    what = {"msg": "Repeated: %s", "args": (shown(key),), "request_id": request_id}
     line = logging.makeLogRecord({**about, **what, **suppressed(kind.held), **OURS})
     logger: logging.Logger | None = logging.getLogger(key[0])
     while logger:
@@ -104,11 +104,13 @@ def close_kind(key: Key, kind: Kind) -> None:
 
 def kind_of(line: logging.LogRecord) -> Key:
     """Return what a record has in common with its repetitions; none of it runs what others wrote."""
-    text, server = line.msg, getattr(line, "server", "")
+    text, is_finished = line.msg, not line.args
     if text == "%s" and isinstance(line.args, tuple) and line.args:
-        text = line.args[0]
-    text = digits.sub("#", text[:200]) if isinstance(text, str) else type(text).__name__
-    return line.name, line.levelno, text, place_of(line), server[:64] if isinstance(server, str) else ""
+        text, is_finished = line.args[0], True
+    text = text[:200] if isinstance(text, str) else type(text).__name__
+    about = getattr(line, "server", getattr(line, "task", ""))  # whose names differ where templates do not
+    text, about = digits.sub("#", text) if is_finished else text, about[:64] if isinstance(about, str) else ""
+    return line.name, line.levelno, text, place_of(line), about
 
 
 def place_of(line: logging.LogRecord) -> str:
@@ -116,7 +118,11 @@ def place_of(line: logging.LogRecord) -> str:
     _, error, trace = line.exc_info or (None, None, None)
     while trace and trace.tb_next:
         trace = trace.tb_next
-    return f"{type(error).__name__} {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if error and trace else ""
+    return (
+        f"{type(error).__name__} {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        if error is not None and trace
+        else ""
+    )
 
 
 def message_of(line: logging.LogRecord, key: Key) -> str:
@@ -128,7 +134,8 @@ def message_of(line: logging.LogRecord, key: Key) -> str:
 
 def id_of(line: logging.LogRecord) -> str:
     """Return the ID of the request that a record is about; the whole of it unless it runs elsewhere."""
-    work, stamped = current_record.get(), str(getattr(line, "request_id", NO_REQUEST_ID))
+    work, stamped = current_record.get(), getattr(line, "request_id", NO_REQUEST_ID)
+    stamped = stamped if isinstance(stamped, str) else NO_REQUEST_ID
     return work.request_id if work and logged_id(work.request_id) == stamped else stamped
 
 
@@ -158,6 +165,12 @@ def observe(*_: object) -> None:
     if own.alert_url:
         outbound_logger.addFilter(is_not_ours)
         hooks["url"] = partial(post_to, own.alert_url)
+    at_the_end()
+    register_after_fork(control, at_the_end)  # of `multiprocessing`, which forgets such functions of the parent
+
+
+def at_the_end(*_: object) -> None:
+    """Have it told at the end of this process."""
     Finalize(None, end, exitpriority=0)
 
 

@@ -12,7 +12,7 @@ from app.common.log_format import iso_clock
 from app.common.outbound import outbound_client
 from app.common.redaction import redact
 from app.common.request_id import log_gates
-from app.integrations.log_control.thinning import Key, Thinning
+from app.integrations.log_control.thinning import Key, Thinning, shown
 from app.settings import get_settings, project_metadata
 
 NAME: Final = "log_control"
@@ -41,8 +41,8 @@ class Alerts:
     """One alert for the first of a kind, one for all that follow within `interval` seconds, and so on."""
 
     def __init__(self, interval: float, lines: Thinning) -> None:
-        self.kinds = Thinning(1, interval, lambda key, kind: self.tell(key, key[2], kind.ids[0], kind.held))
-        self.lines, self.pause = lines, min(interval, lines.window, 10) / 10
+        self.kinds = Thinning(1, interval, lambda key, kind: self.tell(key, shown(key), kind.ids[0], kind.held))
+        self.lines, self.pause = lines, max(min(interval, lines.window, 10) / 10, 0.05)
         self.lost, self.reason, self.silent_until = 0, "", 0.0
         self.forget()
 
@@ -80,6 +80,7 @@ class Alerts:
                 if (alert := self.waiting.get(timeout=self.pause)) is None:
                     return
                 self._deliver(alert)
+            self._tell_lost(at_once=False)
             self.lines.close()
             self.kinds.close()
 
@@ -89,7 +90,9 @@ class Alerts:
                 hook(alert)
             except Exception as error:
                 self.lost, self.reason = self.lost + 1, f"{name}: {error!r}"
-        if self.lost and monotonic() >= self.silent_until:
+
+    def _tell_lost(self, *, at_once: bool) -> None:
+        if self.lost and (at_once or monotonic() >= self.silent_until):
             log.warning("%d alerts are lost; %s", self.lost, self.reason, extra=OURS)
             self.lost, self.silent_until = 0, monotonic() + SILENCE
 
@@ -101,7 +104,10 @@ class Alerts:
         if self.thread.is_alive():
             self.waiting.put(None)
             self.thread.join(seconds)
+            if self.thread.is_alive():  # a hook hangs, and of those that wait the last is the word to stop
+                self.lost, self.reason = self.lost + self.waiting.qsize() - 1, "the process ends"
             self.thread = Thread()
+        self._tell_lost(at_once=True)
 
 
 def post_to(url: str, alert: Alert) -> None:
