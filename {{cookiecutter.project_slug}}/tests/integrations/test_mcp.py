@@ -437,14 +437,12 @@ def test_one_call_s_failure_harms_no_other(configure: Configure) -> None:
 
 
 def test_what_a_process_is_given(configure: Configure) -> None:
-    configure(LOG_LEVEL="DEBUG", MASKED_LOG="pin", LOG_CONTROL_ALERT_URL="https://host/secret", MCP_TIMEOUT="5")
+    configure(LOG_LEVEL="DEBUG", MASKED_LOG="pin", LOG_SHIPPER_URL="https://host/secret", MCP_TIMEOUT="5")
     transport = transport_of("python -m 'a b'", get_settings())
     assert isinstance(transport, StdioTransport)
     assert (transport.command, transport.args) == (sys.executable, ["-m", "a b"])
     given = transport.env or {}
-    assert given.keys() == {name for name in os.environ if name.startswith(("LOG_", "MASKED_"))} - {
-        "LOG_CONTROL_ALERT_URL"
-    }
+    assert given.keys() == {name for name in os.environ if name.startswith(("LOG_", "MASKED_"))} - {"LOG_SHIPPER_URL"}
     assert (given["LOG_LEVEL"], given["MASKED_LOG"]) == ("DEBUG", "pin")
 
 
