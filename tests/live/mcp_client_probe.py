@@ -53,14 +53,14 @@ async def by_sdk(url: str, call: Json, seen: Seen) -> str:
         transport = streamable_http_client(url, http_client=http)
         settings = {"mode": call["mode"], "log_level": "debug", "logging_callback": seen.message}
         async with SdkClient(transport, **settings) as client:
-            answer = await client.call_tool(call["tool"], call["arguments"], progress_callback=seen.progress)
+            answer = await client.call_tool(call["tool"], call["arguments"], progress_callback=seen.progress)  # type: ignore[arg-type]
             seen.result(answer)
             return client.protocol_version
 
 
 async def by_fastmcp(url: str, call: Json, seen: Seen) -> str:
     """Call by FastMCP's client."""
-    transport = StreamableHttpTransport(url, httpx_client_factory=seen.http)
+    transport = StreamableHttpTransport(url, httpx_client_factory=seen.http)  # type: ignore[arg-type]
     async with FastMcpClient(transport, mode=call["mode"], log_handler=seen.message) as client:
         answer = await client.call_tool(
             call["tool"], call["arguments"], progress_handler=seen.progress, raise_on_error=False

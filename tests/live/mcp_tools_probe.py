@@ -37,7 +37,7 @@ async def refuses() -> str:
 
 @server.tool
 async def says(level: str, text: str, ctx: Context) -> str:
-    await ctx.log(text, level=level, extra={"said": text})
+    await ctx.log(text, level=level, extra={"said": text})  # type: ignore[arg-type]
     return text
 
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -122,24 +123,27 @@ def service(
 
 def test_a_request_and_the_request_that_it_sends(service: LiveService, collector: Collector) -> None:
     """Two requests and the call between them are one trace, and each line has the IDs of its span."""
+    trace = uuid4().hex  # of its own: a span of another test's would do for one of these
     request_id, there = new_id("two"), f"http://127.0.0.1:{service.port}/probe/test"
-    answer = ask(service, "/probe/test", request_id, [{"url": there, "arguments": []}], traceparent=PARENT)
+    answer = ask(
+        service, "/probe/test", request_id, [{"url": there, "arguments": []}], traceparent=f"00-{trace}-{CALLER}-01"
+    )
     assert answer.status == 200
     spans = {(one["kind"], one["parent_id"]): one for one in collector.wait(3, request_id)}
     outer = spans["server", CALLER]
     call = spans["client", outer["span_id"]]
     inner = spans["server", call["span_id"]]
-    assert {one["trace_id"] for one in (outer, call, inner)} == {TRACE}
+    assert {one["trace_id"] for one in (outer, call, inner)} == {trace}
     assert [one["name"] for one in (outer, call, inner)] == ["POST /probe/test", "POST", "POST /probe/test"]
     assert outer["attributes"]["request_id"] == inner["attributes"]["request_id"] == request_id
     assert call["attributes"]["url.full"] == there
     assert (outer["resource"]["service.name"], outer["resource"]["key"]) == ("service", "k")
     lines = service.access_lines(request_id, 2)
-    assert {(line.trace_id, line.span_id) for line in lines} == {(TRACE, outer["span_id"]), (TRACE, inner["span_id"])}
+    assert {(line.trace_id, line.span_id) for line in lines} == {(trace, outer["span_id"]), (trace, inner["span_id"])}
     durations = sorted(line.duration for line in lines)
     assert durations == pytest.approx(sorted((outer["seconds"], inner["seconds"])), abs=6e-4)
     (told,) = [line for line in service.app_records(request_id) if line.file == "outbound.py"]
-    assert (told.trace_id, told.span_id) == (TRACE, call["span_id"])
+    assert (told.trace_id, told.span_id) == (trace, call["span_id"])
 
 
 def ask(service: LiveService, path: str, request_id: str, body: object, **headers: str) -> Any:  # noqa: ANN401

@@ -442,7 +442,9 @@ def test_what_a_process_is_given(configure: Configure) -> None:
     assert isinstance(transport, StdioTransport)
     assert (transport.command, transport.args) == (sys.executable, ["-m", "a b"])
     given = transport.env or {}
-    assert given.keys() == {name for name in os.environ if name.startswith(("LOG_", "MASKED_"))} - {"LOG_SHIPPER_URL"}
+    assert given.keys() == {name for name in os.environ if name.startswith(("LOG_", "MASKED_", "PYTHON"))} - {
+        "LOG_SHIPPER_URL"
+    }
     assert (given["LOG_LEVEL"], given["MASKED_LOG"]) == ("DEBUG", "pin")
 
 

@@ -205,5 +205,5 @@ def transport_of(target: str, settings: Settings) -> Transport:
     command, *words = shlex.split(target)
     command = sys.executable if command == "python" else command
     # So that its lines are like ours; but no address, in which there may be a secret.
-    passed_on = {name: os.environ[name] for name in os.environ if re.match(r"(LOG|MASKED)_(?!.*URL)", name)}
+    passed_on = {name: os.environ[name] for name in os.environ if re.match(r"(LOG_|MASKED_|PYTHON)(?!.*URL)", name)}
     return StdioTransport(command, words, env=passed_on, cwd=str(PROJECT_ROOT), keep_alive=False)
