@@ -18,7 +18,7 @@ from app.common.outbound import logger as outbound_logger
 from app.common.request_id import log_gates, logged_id
 from app.common.request_record import RequestRecord, current_record
 from app.integrations.log_control.alerts import NAME, OURS, Alerts, hooks, post_to
-from app.integrations.log_control.thinning import Key, Kind, Thinning, shown
+from app.integrations.log_control.thinning import Key, Kind, Thinning
 from app.settings import EnvironmentSettings, Settings, read_settings
 
 URL: Final = r"^https?://([^\s/?#@]+@)?([\w.-]+|\[[\dA-Fa-f:.]+\])(:\d{1,5})?([/?][^\s#]*)?$"
@@ -66,13 +66,12 @@ class Control:
     def counts(self, line: logging.LogRecord) -> bool:
         """Count a record for the alerts and for the lines; one that passes may tell how many before it did not."""
         key, request_id = kind_of(line), id_of(line)
-        held = alerted = 0
+        alerted = 0
         if line.levelno >= self.alert_level and line.threadName != NAME:
             alerted = self.alerts.kinds.admit(key, request_id)
             if alerted >= 0:
                 self.alerts.tell(key, message_of(line, key), request_id, alerted + 1)
-        if self.lines.burst:
-            held = self.lines.admit(key, request_id)
+        held = self.lines.admit(key, request_id) if self.lines.burst else 0
         if held > 0:
             vars(line).update(suppressed(held, line))
         elif held < 0 or alerted < 0:
@@ -92,7 +91,7 @@ def close_kind(key: Key, kind: Kind) -> None:
     """
     request_id = logged_id(kind.ids[0]) if len(kind.ids) == 1 else NO_REQUEST_ID
     about = {"name": key[0], "levelno": key[1], "levelname": logging.getLevelName(key[1]), "filename": NAME}
-    what = {"msg": "Repeated: %s", "args": (shown(key),), "request_id": request_id}
+    what = {"msg": "Repeated: %s", "args": (key[2],), "request_id": request_id}
     line = logging.makeLogRecord({**about, **what, **suppressed(kind.held), **OURS})
     logger: logging.Logger | None = logging.getLogger(key[0])
     while logger:
@@ -104,13 +103,13 @@ def close_kind(key: Key, kind: Kind) -> None:
 
 def kind_of(line: logging.LogRecord) -> Key:
     """Return what a record has in common with its repetitions; none of it runs what others wrote."""
-    text, is_finished = line.msg, not line.args
-    if text == "%s" and isinstance(line.args, tuple) and line.args:
-        text, is_finished = line.args[0], True
+    text, args = line.msg, line.args
+    if isinstance(text, str) and text == "%s" and isinstance(args, tuple) and args:
+        text, args = args[0], ()
     text = text[:200] if isinstance(text, str) else type(text).__name__
-    about = getattr(line, "server", getattr(line, "task", ""))  # whose names differ where templates do not
-    text, about = digits.sub("#", text) if is_finished else text, about[:64] if isinstance(about, str) else ""
-    return line.name, line.levelno, text, place_of(line), about
+    about = getattr(line, "server", getattr(line, "task", None))  # whose names differ where templates do not
+    about = f" ({about[:64]})" if isinstance(about, str) else ""
+    return line.name, line.levelno, (text if args else digits.sub("#", text)) + about, place_of(line)
 
 
 def place_of(line: logging.LogRecord) -> str:
@@ -118,11 +117,7 @@ def place_of(line: logging.LogRecord) -> str:
     _, error, trace = line.exc_info or (None, None, None)
     while trace and trace.tb_next:
         trace = trace.tb_next
-    return (
-        f"{type(error).__name__} {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        if error is not None and trace
-        else ""
-    )
+    return f"{type(error).__name__} {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
 
 
 def message_of(line: logging.LogRecord, key: Key) -> str:
@@ -165,13 +160,8 @@ def observe(*_: object) -> None:
     if own.alert_url:
         outbound_logger.addFilter(is_not_ours)
         hooks["url"] = partial(post_to, own.alert_url)
-    at_the_end()
-    register_after_fork(control, at_the_end)  # of `multiprocessing`, which forgets such functions of the parent
-
-
-def at_the_end(*_: object) -> None:
-    """Have it told at the end of this process."""
     Finalize(None, end, exitpriority=0)
+    register_after_fork(control, lambda _: Finalize(None, end, exitpriority=0))  # a child forgets those of its parent
 
 
 install = observe

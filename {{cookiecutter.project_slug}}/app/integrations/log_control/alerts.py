@@ -12,7 +12,7 @@ from app.common.log_format import iso_clock
 from app.common.outbound import outbound_client
 from app.common.redaction import redact
 from app.common.request_id import log_gates
-from app.integrations.log_control.thinning import Key, Thinning, shown
+from app.integrations.log_control.thinning import Key, Thinning
 from app.settings import get_settings, project_metadata
 
 NAME: Final = "log_control"
@@ -41,22 +41,19 @@ class Alerts:
     """One alert for the first of a kind, one for all that follow within `interval` seconds, and so on."""
 
     def __init__(self, interval: float, lines: Thinning) -> None:
-        self.kinds = Thinning(1, interval, lambda key, kind: self.tell(key, shown(key), kind.ids[0], kind.held))
+        self.kinds = Thinning(1, interval, lambda key, kind: self.tell(key, key[2], kind.ids[0], kind.held))
         self.lines, self.pause = lines, max(min(interval, lines.window, 10) / 10, 0.05)
-        self.lost, self.reason, self.silent_until = 0, "", 0.0
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, as after a fork, where there is no thread."""
         self.lock, self.waiting, self.thread = RLock(), SimpleQueue[Alert | None](), Thread()
+        self.lost, self.reason, self.silent_until = 0, "", 0.0
 
     def tell(self, key: Key, message: str, request_id: str, times: int) -> None:
         """Give an alert to the hooks; where it stands for more than one record, it is a line of its own as well."""
-        service, level, message = (
-            project_metadata().get("name", "service"),
-            logging.getLevelName(key[1]),
-            redact(message),
-        )
+        level, service = logging.getLevelName(key[1]), project_metadata().get("name", "service")
+        message = redact(message)
         alert = Alert(iso_clock.format(time()), service, key[0], level, message, request_id, times)
         if times > 1:
             log.warning("%d times %s of %s, first in %s: %s", times, level, key[0], request_id, message, extra=OURS)
@@ -64,20 +61,19 @@ class Alerts:
             self.waiting.put(alert)
             self.wake()
         elif hooks:
-            self.lost, self.reason = self.lost + 1, "too many wait"
+            self._lose(1, "too many wait")
 
     def wake(self) -> None:
         """Start the thread unless it runs."""
-        if not self.thread.is_alive():
-            with self.lock, suppress(RuntimeError):  # it cannot start while the process ends, which calls `stop`
-                if not self.thread.is_alive():
-                    self.thread = Thread(target=self._work, name=NAME, daemon=True)
-                    self.thread.start()
+        with self.lock, suppress(RuntimeError):  # it cannot start while the process ends, which calls `stop`
+            if not self.thread.is_alive():
+                self.thread = Thread(target=self._work, args=(self.waiting,), name=NAME, daemon=True)
+                self.thread.start()
 
-    def _work(self) -> None:
-        while NAME in log_gates:
+    def _work(self, waiting: SimpleQueue[Alert | None]) -> None:
+        while waiting is self.waiting and NAME in log_gates:
             with suppress(Empty):
-                if (alert := self.waiting.get(timeout=self.pause)) is None:
+                if (alert := waiting.get(timeout=self.pause)) is None:
                     return
                 self._deliver(alert)
             self._tell_lost(at_once=False)
@@ -89,12 +85,18 @@ class Alerts:
             try:
                 hook(alert)
             except Exception as error:
-                self.lost, self.reason = self.lost + 1, f"{name}: {error!r}"
+                self._lose(1, f"{name}: {error!r}")
+
+    def _lose(self, count: int, reason: str) -> None:
+        with self.lock:
+            self.lost, self.reason = self.lost + count, reason
 
     def _tell_lost(self, *, at_once: bool) -> None:
-        if self.lost and (at_once or monotonic() >= self.silent_until):
-            log.warning("%d alerts are lost; %s", self.lost, self.reason, extra=OURS)
-            self.lost, self.silent_until = 0, monotonic() + SILENCE
+        with self.lock:
+            if not self.lost or (monotonic() < self.silent_until and not at_once):
+                return
+            lost, self.lost, self.silent_until = self.lost, 0, monotonic() + SILENCE
+        log.warning("%d alerts are lost; %s", lost, self.reason, extra=OURS)
 
     def stop(self, seconds: float) -> None:
         """Tell what is held back, and wait so long for the thread, but only once for a hook that hangs."""
@@ -104,9 +106,9 @@ class Alerts:
         if self.thread.is_alive():
             self.waiting.put(None)
             self.thread.join(seconds)
-            if self.thread.is_alive():  # a hook hangs, and of those that wait the last is the word to stop
-                self.lost, self.reason = self.lost + self.waiting.qsize() - 1, "the process ends"
-            self.thread = Thread()
+        if (left := self.waiting.qsize() - self.thread.is_alive()) > 0:  # of a hook that hangs the last is None
+            self._lose(left, "the process ends")
+        self.waiting, self.thread = SimpleQueue(), Thread()
         self._tell_lost(at_once=True)
 
 

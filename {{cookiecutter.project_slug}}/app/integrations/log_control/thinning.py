@@ -6,15 +6,10 @@ from threading import RLock
 from time import monotonic
 from typing import Final
 
-Key = tuple[str, int, str, str, str]
-"""What makes a kind: logger, level, text, error and where it was raised, which server or task it is about."""
+Key = tuple[str, int, str, str]
+"""What makes a kind: logger, level, text with the server or task it is about, error and where it was raised."""
 MOST_KINDS: Final = 1000
 """More of them at a time, and the oldest is forgotten, its figure told: what differs is not repeated."""
-
-
-def shown(key: Key) -> str:
-    """Return what a line calls a kind."""
-    return f"{key[2]} ({key[4]})" if key[4] else key[2]
 
 
 class Kind:
