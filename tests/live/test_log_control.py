@@ -3,11 +3,10 @@
 import json
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.baking import free_port
-
+from .away import hangs, is_not_there
 from .client import new_id
 from .harness import LiveService
 from .logs import wait_for
@@ -173,19 +171,6 @@ def test_an_address_is_told_of_each_error(probed: Path, tmp_path: Path, receiver
     assert len(own) <= 4
     assert {alert["request_id"] for alert in own} <= set(ids)
     assert {alert["level"] for alert in own} == {"ERROR"}
-
-
-@contextmanager
-def hangs() -> Iterator[int]:
-    """Give the port of a server that takes connections, and answers none."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        yield int(listener.getsockname()[1])
-
-
-@contextmanager
-def is_not_there() -> Iterator[int]:
-    """Give a port where nobody listens."""
-    yield free_port()
 
 
 @pytest.mark.parametrize("state", [hangs, is_not_there])

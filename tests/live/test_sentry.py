@@ -3,11 +3,10 @@
 import gzip
 import json
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from signal import SIGTERM
@@ -16,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.baking import free_port
-
+from .away import hangs, is_not_there
 from .brokers import BROKERS
 from .client import new_id
 from .harness import LiveService
@@ -204,19 +202,6 @@ def test_the_last_event_is_sent(connected: Path, tmp_path: Path, sentry: Sentry,
         service.request("GET", "/api/demo/fail", request_id=request_id)
         service.stop(SIGTERM)
     assert len(sentry.of("event", request_id)) == 1
-
-
-@contextmanager
-def hangs() -> Iterator[int]:
-    """Give the port of a server that takes connections, and answers none."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        yield int(listener.getsockname()[1])
-
-
-@contextmanager
-def is_not_there() -> Iterator[int]:
-    """Give a port where nobody listens."""
-    yield free_port()
 
 
 @pytest.mark.parametrize("state", [hangs, is_not_there])

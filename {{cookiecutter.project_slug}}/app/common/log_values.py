@@ -7,10 +7,12 @@ from app.common.log_format import NOT_FOR_READERS, STANDARD_ATTRIBUTES
 from app.common.request_record import fields_suffix
 from app.settings import get_settings
 
-TAKEN: Final = frozenset(
-    ("timestamp", "level", "logger", "pid", "file", "line", "exception", "fields", "request", "current_id", "parent_id")
+TAKEN: Final = (
+    frozenset("timestamp level logger pid file line exception fields request current_id parent_id".split())  # noqa: SIM905
+    | STANDARD_ATTRIBUTES
+    | NOT_FOR_READERS
 )
-"""What a line has anyway, besides the attributes of a record."""
+"""What a record or a line has anyway."""
 
 
 def with_values(message: str, values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
@@ -23,8 +25,7 @@ def with_values(message: str, values: Mapping[str, object]) -> tuple[str, dict[s
 
 def safe(values: Mapping[str, object]) -> dict[str, object]:
     """Return the values under names that nothing else in a line has; `name` becomes `name_`."""
-    taken = STANDARD_ATTRIBUTES | NOT_FOR_READERS | TAKEN
-    return {f"{name}_" if name in taken else str(name): value for name, value in values.items()}
+    return {f"{name}_" if name in TAKEN else str(name): value for name, value in values.items()}
 
 
 def shown(value: object) -> object:

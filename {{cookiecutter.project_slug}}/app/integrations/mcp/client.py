@@ -143,7 +143,7 @@ class Server:
                 await lost.wait()
         except (Exception, asyncio.CancelledError) as error:  # whatever a transport raises: nobody is to wait for ever
             if not ready.done():
-                self._ready, self._not_before = None, monotonic() + PAUSE
+                self._not_before = monotonic() + PAUSE
                 ready.set_exception(self._not_ready(error))
                 ready.exception()  # it may be that nobody waits any more
             else:
