@@ -84,10 +84,12 @@ class Edge:
         yield from ("--network", self.network or "bridge", "--publish", f"127.0.0.1:{self.port}:8080")
 
     def _answers(self) -> bool:
+        """Whether it serves and, where a service is behind it, has learned that one's address, which takes a moment."""
         try:
-            return self.ask(b"GET /__wait HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").status > 0
+            answer = self.ask(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         except (EOFError, OSError):
             return False
+        return answer.status == (200 if self.network else 502)
 
     def remove(self) -> None:
         """End the container at once."""

@@ -132,11 +132,12 @@ def test_limits(served: Stack, edge_image: str) -> None:
     variables = {"MAX_CONCURRENCY": "1", "ANSWER_TIMEOUT": "1", "MAX_BODY_BYTES": "0", "REQUEST_ID_TRUST": "never"}
     with Edge(served.project, edge_image, f"{served.name}_default", **variables) as edge, edge.connect() as first:
         sent = new_id("slow")
+        # nginx counts a request until it has tidied up after it, a moment after its answer.
+        time.sleep(0.3)
         first.send(get("/probe/slow?seconds=3", request_id=sent))
         time.sleep(0.3)
         ids = [check_own_answer(edge.ask(get("/api/demo")), 503)]
         ids.append(check_own_answer(first.answer(), 504))
-        # nginx counts a request until it has tidied up after it, a moment after its answer.
         wait_until(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
         ids.append(check_own_answer(edge.ask(build_request("POST", "/probe/upload", body=b"ab")), 413))
         wait_until(lambda: edge.ask(build_request("POST", "/probe/upload")).status == 200, "an upload of nothing")

@@ -40,7 +40,8 @@ def test_text_form(served: Stack, edge_image: str) -> None:
         edge.ask(request(b"X-Request-ID: " + sent.encode(), target=b"/api/demo?x=1&token=2"))
         edge.ask(request(target=b"/livez?a.b=s3cret", host=b"b/c"))
         edge.ask(request(target=b"/livez"))
-        lines = [line for line in edge.output().decode().splitlines() if "/__wait" not in line]
+        # Whoever waited for the start may have asked before the service's address was known.
+        lines = [line for line in edge.output().decode().splitlines() if " 502 " not in line]
     moment = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\+0000\]"
     client = r"\d+\.\d+\.\d+\.\d+:\d+"
     first = (
