@@ -1,0 +1,38 @@
+"""gunicorn's worker, whose access lines carry the ID and the time."""
+
+from copy import copy
+from logging import LogRecord
+from typing import Any
+
+from uvicorn.logging import AccessFormatter
+from uvicorn_worker import UvicornWorker
+
+from design_2020.request_context import current_request_id, current_request_time
+
+ACCESS_LOG_FORMAT = (
+    '[%(asctime)s] %(request_id)s %(status_code)s %(request_time)ss %(client_addr)s - "%(request_line)s"'
+)
+
+
+class RequestAccessFormatter(AccessFormatter):
+    """Adds what the context knows to what uvicorn tells."""
+
+    def get_status_code(self, status_code: int) -> str:
+        """Give the number alone."""
+        return str(status_code)
+
+    def formatMessage(self, record: LogRecord) -> str:  # noqa: N802
+        """Format the line."""
+        told = copy(record)
+        told.request_id = current_request_id()
+        told.request_time = current_request_time()
+        return super().formatMessage(told)
+
+
+class RequestUvicornWorker(UvicornWorker):
+    """`--worker-class design_2020.workers.RequestUvicornWorker`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+        super().__init__(*args, **kwargs)
+        for handler in self.log.access_log.handlers:
+            handler.setFormatter(RequestAccessFormatter(ACCESS_LOG_FORMAT, use_colors=False))

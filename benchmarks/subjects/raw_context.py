@@ -1,0 +1,16 @@
+"""FastAPI with starlette-context's plain ASGI middleware."""
+
+from envelope import Envelope
+from fastapi import FastAPI
+from starlette_context import context
+from starlette_context.middleware import RawContextMiddleware
+from starlette_context.plugins import RequestIdPlugin
+
+app = FastAPI()
+app.add_middleware(RawContextMiddleware, plugins=(RequestIdPlugin(),))
+
+
+@app.get("/api/bench")
+async def bench() -> Envelope:
+    """Answer with the ID."""
+    return Envelope(request_id=context["X-Request-ID"], result="demo")
