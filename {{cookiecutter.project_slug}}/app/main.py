@@ -45,6 +45,18 @@ class Application(FastAPI):
             refuser=self.wrapped or self.refuser,
         )
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, past FastAPI's own telemetry, which asks for each request whether anybody listens (2.7 µs)."""
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        scope["app"] = self
+        if self.root_path:
+            scope["root_path"] = self.root_path
+        await self.middleware_stack(scope, receive, send)
+
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse: what integrations put something around, so that they see each request of either kind."""
         await (self.refuser if REFUSAL_KEY in scope else self.served)(scope, receive, send)

@@ -86,7 +86,10 @@ async def on_unhandled(request: Request, error: Exception) -> Response:
     """Answer 500; only in debug mode the caller learns what happened. The traceback goes to the log."""
     debug = getattr(request.app.state, "debug", False)
     cause = f"{type(error).__name__}: {error}" if debug else "The server failed to answer; the request ID tells where."
-    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, cause)
+    # uvicorn closes the connection after an exception; who is not told sends the next request into nothing (RFC 9112,
+    # 9.6). Later versions of HTTP have no such header.
+    headers = {"connection": "close"} if request.scope["http_version"].startswith("1") else None
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, cause, headers=headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import Sequence
 from http import HTTPStatus
 from time import perf_counter
 from typing import NamedTuple
@@ -16,17 +15,15 @@ from starlette_context.plugins import Plugin
 from app.common.access_log import write_access_line
 from app.common.errors import error_response, phrase_of
 from app.common.log_filters import log_cancelled, log_unhandled, mark
-from app.common.messages import BODIES, FRAMES, NO_CLOSE_FRAME, STARTS, check, size_of
+from app.common.messages import BODIES, COUNTED, NO_CLOSE_FRAME, STARTS, SWITCHING_PROTOCOLS, check, size_of
 from app.common.refusal import BODY_FAULT_KEY, Refusal
 from app.common.request_record import RequestRecord, request_watchers
-from app.common.request_time import RequestTimePlugin
 
 
 class Door(NamedTuple):
-    """What all exchanges of one middleware share: the header's lower-case name, the clock, foreign plugins."""
+    """What all exchanges of one middleware share: the header's lower-case name, foreign plugins."""
 
     header_name: bytes
-    clock: RequestTimePlugin
     plugins: tuple[Plugin, ...]
 
 
@@ -64,39 +61,34 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Hand on what the application sends: the header is set once, the clock stops with the last byte."""
-        record = self.record
         kind = message["type"]
+        ends = kind in BODIES and not message.get("more_body", False)
         for plugin in self._door.plugins:
             await plugin.enrich_response(message)
-        if kind in BODIES:
-            if self._disconnected is None and not message.get("more_body", False):
-                self._disconnected = False  # some servers tell of the end of the connection before `send` returns
-            await self._hand_on(message)
-            if record.scope["method"] != "HEAD":
-                record.bytes_sent += size_of(message)
-            if not message.get("more_body", False):
-                self._end()
-            return
         if kind in STARTS:
-            message = {**message, "headers": self._with_header(message.get("headers", ()))}
-            check(message)
-            record.first_byte = perf_counter()
-            record.status = message.get("status", HTTPStatus.SWITCHING_PROTOCOLS)
-        elif kind == "websocket.close":
-            if not record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
-                return
-            if self._disconnected is None:
-                self._disconnected = False  # the connection ends because we end it
-        elif kind in FRAMES:
-            record.bytes_sent += size_of(message)
-        await self._hand_on(message)
-
-    async def _hand_on(self, message: Message) -> None:
+            message = self._start(message)
+        elif kind == "websocket.close" and not self.record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
+            return
+        if self._disconnected is None and (ends or kind == "websocket.close"):
+            self._disconnected = False  # we end it; some servers tell of the connection's end before `send` returns
         try:
             await self._send(message)
         except OSError as error:
             self._send_error = error  # the connection's, not the application's
             raise
+        if kind in COUNTED and self.record.scope.get("method") != "HEAD":
+            self.record.bytes_sent += size_of(message)
+        if ends:
+            self._end()
+
+    def _start(self, message: Message) -> Message:
+        # A new list: the one in the message belongs to the Response object, which may be shared between requests.
+        name, record = self._header[0], self.record
+        headers = [*[pair for pair in message.get("headers", ()) if pair[0].lower() != name], self._header]
+        status = message.get("status", SWITCHING_PROTOCOLS)
+        check(status, headers)
+        record.first_byte, record.status = perf_counter(), status
+        return {**message, "headers": headers}
 
     async def _deny(self, status: HTTPStatus, message: Message | None = None) -> bool:
         """Refuse a websocket with the envelope, where the server can; else it would answer without the ID."""
@@ -107,16 +99,10 @@ class Exchange:
         await error_response(status, cause)(self.record.scope, self.receive, self.send)
         return True
 
-    def _with_header(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        # A new list: the one in the message belongs to the Response object, which may be shared between requests.
-        name = self._header[0]
-        return [*[pair for pair in headers if pair[0].lower() != name], self._header]
-
     def _end(self) -> None:
         """Stop the clock; a 500 waits for what `close` learns of the error, everything else is written now."""
-        self.record.ended = perf_counter()
-        self._door.clock.close(self.record)
-        if self.record.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+        self.record.end()
+        if self.record.status != 500:  # noqa: PLR2004
             self._finish()
 
     async def returned(self) -> None:
@@ -164,8 +150,7 @@ class Exchange:
         """Write the line if the last byte did not: the response broke off, or there was none, or it is a websocket."""
         record = self.record
         if record.ended is None:
-            record.ended = perf_counter()
-            self._door.clock.close(record)
+            record.end()
             if record.scope["type"] == "http":
                 record.flags.append("incomplete")
             if not record.status:

@@ -54,13 +54,16 @@ class LogFileHandler(_ResilientMixin, WatchedFileHandler):
         Past the stream's buffer, which would keep a line that a full disk refused, and write the rest of it later.
         """
         try:
-            self.reopenIfNeeded()
-            if self.stream is None:
-                self.stream = self._open()
-            line = f"{self.format(record)}{self.terminator}".encode("utf-8", "backslashreplace")
-            _write_whole(self.stream.fileno(), line)
+            self.write_line(self.format(record))
         except Exception:
             self.handleError(record)
+
+    def write_line(self, line: str) -> None:
+        """Write a line; raise OSError where that cannot be."""
+        self.reopenIfNeeded()
+        if self.stream is None:
+            self.stream = self._open()
+        _write_whole(self.stream.fileno(), f"{line}{self.terminator}".encode("utf-8", "backslashreplace"))
 
 
 def _write_whole(descriptor: int, line: bytes) -> None:
@@ -81,6 +84,11 @@ class LogStreamHandler(_ResilientMixin, logging.StreamHandler[Any]):
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         super().__init__(stream)
+
+    def write_line(self, line: str) -> None:
+        """Write a line; raise OSError where that cannot be."""
+        self.stream.write(f"{line}{self.terminator}")
+        self.stream.flush()
 
 
 def _claim(filename: str) -> IO[str]:

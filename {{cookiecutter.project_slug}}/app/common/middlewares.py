@@ -27,7 +27,7 @@ from app.common.request_time import RequestTimePlugin
 class ContextMiddleware:
     """Opens a record for each request and websocket, and closes it with the access line.
 
-    `plugins`: a `RequestIdPlugin` and a `RequestTimePlugin` configure ID and clock; any other plugin of
+    `plugins`: a `RequestIdPlugin` configures the ID, `RequestTimePlugin` may stand here too; any other plugin of
     starlette-context adds its value to the context. `proxies`: whose `X-Forwarded-*` counts; default: nobody's.
     `refuser`: answers what the server itself has found fault with.
     """
@@ -43,9 +43,8 @@ class ContextMiddleware:
         self.refuser = refuser
         self.proxies = proxies or TrustedProxies(())
         self.id_plugin = next((p for p in plugins if isinstance(p, RequestIdPlugin)), None) or RequestIdPlugin()
-        self.time_plugin = next((p for p in plugins if isinstance(p, RequestTimePlugin)), None) or RequestTimePlugin()
         self.plugins = tuple(p for p in plugins if not isinstance(p, RequestIdPlugin | RequestTimePlugin))
-        self.door = Door(self.id_plugin.raw_header_name, self.time_plugin, self.plugins)
+        self.door = Door(self.id_plugin.raw_header_name, self.plugins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; a mounted application of the same kind takes part in the record of the outer one."""
@@ -58,8 +57,12 @@ class ContextMiddleware:
             record.outer = outer
         exchange = Exchange(record, receive, send, self.door)
         try:
-            await self._serve(exchange)
-            await exchange.returned()
+            if self.plugins or REFUSAL_KEY in scope:
+                await self._serve(exchange)
+            else:
+                await self.app(scope, exchange.receive, exchange.send)
+            if not record.status:
+                await exchange.returned()
         except CancelledError as error:
             await exchange.cancelled(error)
             raise
@@ -84,8 +87,9 @@ class ContextMiddleware:
                 forwarded_for.append(value)
             elif key == b"x-forwarded-proto":
                 forwarded_proto = value
-        from_proxy = self.proxies.is_proxy(scope)
-        if from_proxy and (forwarded_for or forwarded_proto):
+        is_told = bool(forwarded_for or forwarded_proto)
+        from_proxy = (is_told or self.id_plugin.trust == "proxies") and self.proxies.is_proxy(scope)
+        if is_told and from_proxy:
             self.proxies.apply(scope, forwarded_for, forwarded_proto)
         record = RequestRecord(self.id_plugin.choose(incoming, from_proxy=from_proxy), scope)
         self._publish(record, incoming)
@@ -97,12 +101,10 @@ class ContextMiddleware:
         scope.setdefault("state", {})["request_id"] = record.request_id
         if self.id_plugin.update_request_header:
             name = self.id_plugin.raw_header_name
-            kept = [pair for pair in scope["headers"] if pair[0] != name] if incoming else list(scope["headers"])
+            kept = [pair for pair in scope["headers"] if pair[0] != name] if incoming else scope["headers"]
             scope["headers"] = [*kept, (name, record.raw_request_id)]
         current_record.set(record)
         starlette_context_storage.set(record.context)
-        self.id_plugin.open(record)
-        self.time_plugin.open(record)
 
     async def _serve(self, exchange: Exchange) -> None:
         scope = exchange.record.scope

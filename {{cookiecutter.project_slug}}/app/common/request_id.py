@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_ID_HEADER
-from app.common.request_record import RequestRecord, current_fields, current_record, fields_suffix, log_fields
+from app.common.request_record import current_fields, current_record, fields_suffix, log_fields
 
 # UUID, ULID, 32 hex digits and W3C's trace parent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
 # takes a trailing newline. Eight characters at least, since shorter ones are no use for finding anything.
@@ -17,6 +17,8 @@ _ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
 
 _HARMLESS = re.compile(r"[!-~]{1,128}").fullmatch
 """What may go into a header and a line, whatever a generator, validator or transformer of the user's thinks."""
+
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 _logged: list[int | None] = [None]
 
@@ -35,8 +37,7 @@ def current_request_id() -> str:
 def new_request_id() -> str:
     """Return a random UUID4 in its canonical text form (RFC 9562), at a third of the cost of `str(uuid.uuid4())`."""
     text = os.urandom(16).hex()
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
 def logged_id(value: str) -> str:
@@ -85,6 +86,8 @@ class RequestIdPlugin(Plugin):
 
     def choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
         """Return the ID for a request with these header values; a doubtful one is replaced, never refused."""
+        if not incoming and not self._is_foreign:
+            return new_request_id()
         try:
             chosen = self._choose(incoming, from_proxy=from_proxy)
             if self._is_foreign and not _HARMLESS(chosen):
@@ -102,10 +105,6 @@ class RequestIdPlugin(Plugin):
             value.decode("latin-1") if value and (self.validator is None or self.validator(value)) else self.generator()
         )
         return chosen if self.transformer is None else self.transformer(chosen)
-
-    def open(self, record: RequestRecord) -> None:
-        """Write the ID into the record's context, which is what `starlette_context.context` shows."""
-        record.context[self.key] = record.request_id
 
     async def process_request(self, request: HTTPConnection) -> str:
         """Return the ID, for starlette-context's own middlewares."""

@@ -10,14 +10,15 @@ from typing import Any, Final
 
 from starlette.types import Scope
 
-from app.common.constants import NO_REQUEST_ID
+from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_START_TIME_CTX_KEY, REQUEST_TIME_CTX_KEY
 from app.common.redaction import redact
 
 
 class RequestRecord:
     """One request: its ID, its clock, and what has gone out so far.
 
-    Times are readings of `perf_counter()` in seconds, `started_at` is seconds since the epoch.
+    Times are readings of `perf_counter()` in seconds, `started_at` is seconds since the epoch. `context` is what
+    `starlette_context.context` shows.
     """
 
     __slots__ = (
@@ -45,7 +46,10 @@ class RequestRecord:
         self.scope: Final = scope
         self.started: Final = perf_counter()
         self.started_at: Final = time()
-        self.context: dict[object, object] = {}
+        self.context: dict[object, object] = {
+            REQUEST_ID_CTX_KEY: request_id,
+            REQUEST_START_TIME_CTX_KEY: self.started_at,
+        }
         self.outer: RequestRecord | None = None  # in whose midst it is called, as httpx2.ASGITransport does
         self.first_byte: float | None = None
         self.ended: float | None = None
@@ -53,6 +57,11 @@ class RequestRecord:
         self.bytes_sent = 0
         self.flags: list[str] = []
         self.failed = False
+
+    def end(self) -> None:
+        """Stop the clock."""
+        self.ended = perf_counter()
+        self.context[REQUEST_TIME_CTX_KEY] = self.ended - self.started
 
     @property
     def duration(self) -> float:

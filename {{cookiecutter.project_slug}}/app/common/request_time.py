@@ -3,8 +3,8 @@
 from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
-from app.common.constants import REQUEST_START_TIME_CTX_KEY, REQUEST_TIME_CTX_KEY
-from app.common.request_record import RequestRecord, current_record
+from app.common.constants import REQUEST_START_TIME_CTX_KEY
+from app.common.request_record import current_record
 
 
 def current_request_time(precision: int = 3) -> float | None:
@@ -22,11 +22,3 @@ class RequestTimePlugin(Plugin):
         """Return the start, for starlette-context's own middlewares."""
         record = current_record.get()
         return None if record is None else record.started_at
-
-    def open(self, record: RequestRecord) -> None:
-        """Write the start into the record's context."""
-        record.context[REQUEST_START_TIME_CTX_KEY] = record.started_at
-
-    def close(self, record: RequestRecord) -> None:
-        """Write the duration into the record's context."""
-        record.context[REQUEST_TIME_CTX_KEY] = record.duration

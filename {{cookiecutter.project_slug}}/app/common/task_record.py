@@ -9,19 +9,11 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import Token
-from time import perf_counter
 from typing import Any, Final, Self
 
 from starlette_context import _request_scope_context_storage as starlette_context_storage
 
-from app.common.constants import (
-    NO_REQUEST_ID,
-    PARENT_ID_KEY,
-    REQUEST_ID_CTX_KEY,
-    REQUEST_ID_KEY,
-    REQUEST_START_TIME_CTX_KEY,
-    TASK_LOGGER,
-)
+from app.common.constants import NO_REQUEST_ID, PARENT_ID_KEY, REQUEST_ID_KEY, TASK_LOGGER
 from app.common.request_id import is_acceptable, new_request_id
 from app.common.request_record import RequestRecord, current_record, injectors
 
@@ -50,8 +42,6 @@ class TaskRecord(RequestRecord):
         self._watches = ExitStack()
         self.task_id = task_id
         self.parent_id = parent_id
-        self.context[REQUEST_ID_CTX_KEY] = request_id
-        self.context[REQUEST_START_TIME_CTX_KEY] = self.started_at
 
     def __enter__(self) -> Self:
         self._before = current_record.set(self), starlette_context_storage.set(self.context)
@@ -76,7 +66,8 @@ class TaskRecord(RequestRecord):
 
     def tell(self, name: str, state: str, level: int = logging.INFO) -> None:
         """Write the last line of this work: what it was, how it ended, after how many seconds."""
-        name, self.state, self.ended = name[:_MAX_NAME], state, perf_counter()
+        self.end()
+        name, self.state = name[:_MAX_NAME], state
         fields = {"task": name, "state": state, "duration": round(self.duration, 6)}
         log.log(level, "%s %s %.3fs", name, state, self.duration, extra=fields)
 

@@ -3,7 +3,10 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ from starlette.testclient import TestClient
 
 from app.common.access_fields import FIELDS, client_of, percent_encoded, policy, query_of, target_of
 from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter, write_access_line
+from app.common.constants import ACCESS_LOG_FORMAT
+from app.common.log_files import LogFileHandler
 from app.common.request_record import RequestRecord
 from app.main import Application
 from app.settings import Settings
@@ -121,6 +126,118 @@ def test_the_json_line() -> None:
         "client": "192.0.2.1:50000",
         "flags": [],
     }
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "query": {"query_string": b"a=1&token=secret", "method": "PUT", "http_version": "2"},
+    "quotes": {"raw_path": b'/"a"\\\n\xff', "headers": [(b"user-agent", b'"x"\\\xff\x1b')]},
+    "no client": {"client": None, "raw_path": None, "path": "/\u00fc"},
+    "a websocket": {"type": "websocket", "method": None, "client": ("2001:db8::1", 0)},
+}
+
+
+@pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("flags", [[], ["client_disconnect", "incomplete"]], ids=["", "flags"])
+@pytest.mark.parametrize("formatter", [RequestAccessFormatter, JsonAccessFormatter])
+def test_the_way_past_logging_writes_the_same_bytes(
+    formatter: type[logging.Formatter], flags: list[str], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {key: value for key, value in changes.items() if value is not None or key != "method"}
+    request, short, long = finished(**changes), LogFileHandler(tmp_path / "short"), LogFileHandler(tmp_path / "long")
+    request.flags = flags
+    long.addFilter(lambda _: True)  # somebody else looks at each record
+    with only_handler(short) as passed:
+        short.setFormatter(formatter())
+        write_access_line(request)
+        assert passed == []
+    with only_handler(long) as passed:
+        long.setFormatter(formatter())
+        write_access_line(request)
+        assert len(passed) == 1
+    assert (tmp_path / "short").read_bytes() == (tmp_path / "long").read_bytes() != b""
+
+
+def test_the_default_format_spelled_out_is_the_default_format() -> None:
+    spelled_out, by_name = RequestAccessFormatter(), RequestAccessFormatter(ACCESS_LOG_FORMAT + " ")
+    for changes in HOSTILE.values():
+        request = finished(**{key: value for key, value in changes.items() if value is not None or key != "method"})
+        for request.flags in ([], ["a"], ["a", "b"]):
+            assert spelled_out.line_of(request, {}) + " " == by_name.line_of(request, {})
+
+
+@contextmanager
+def only_handler(handler: logging.Handler) -> Iterator[list[logging.LogRecord]]:
+    """Let the access logger have this handler alone; yield the records that came by the way of `logging`."""
+    logger, passed = logging.getLogger("app.access"), list[logging.LogRecord]()
+    before, propagate, level, handle = logger.handlers, logger.propagate, logger.level, logger.handle
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    logger.handle = lambda record: (passed.append(record), handle(record))[1]  # type: ignore[method-assign,func-returns-value]
+    try:
+        yield passed
+    finally:
+        logger.handlers, logger.propagate = before, propagate
+        logger.setLevel(level)
+        del logger.handle
+        handler.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logger, _: logger.addFilter(lambda _: False),
+        lambda _, handler: handler.addFilter(lambda _: False),
+        lambda _, handler: handler.setLevel(logging.WARNING),
+        lambda logger, _: setattr(logger, "handlers", []),
+    ],
+    ids=["logger's filter", "handler's filter", "handler's level", "no handler"],
+)
+def test_who_keeps_lines_out_is_heard(
+    change: Callable[[logging.Logger, logging.Handler], None], tmp_path: Path
+) -> None:
+    logger, handler = logging.getLogger("app.access"), LogFileHandler(tmp_path / "a.log")
+    filters = logger.filters
+    with only_handler(handler) as passed:
+        handler.setFormatter(RequestAccessFormatter())
+        logger.filters = []
+        try:
+            change(logger, handler)
+            write_access_line(finished())
+        finally:
+            logger.filters = filters
+        assert len(passed) == 1
+    assert (tmp_path / "a.log").read_bytes() == b""
+
+
+def test_an_own_class_of_handler_or_formatter_is_asked(tmp_path: Path) -> None:
+    class Own(LogFileHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    class Formatter(RequestAccessFormatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"own {record.name}"
+
+    seen: list[logging.LogRecord] = []
+    with only_handler(Own(tmp_path / "a.log")):
+        write_access_line(finished())
+    assert len(seen) == 1
+    handler = LogFileHandler(tmp_path / "b.log")
+    with only_handler(handler):
+        handler.setFormatter(Formatter())
+        write_access_line(finished())
+    assert (tmp_path / "b.log").read_text("utf-8") == "own app.access\n"
+
+
+def test_a_line_that_cannot_be_written_is_complained_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = LogFileHandler(tmp_path / "log" / "a.log")
+    handler.setFormatter(RequestAccessFormatter())
+    shutil.rmtree(tmp_path / "log")
+    with only_handler(handler) as passed:
+        write_access_line(finished())
+        assert passed == []
+    assert "Log lines are being lost" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("formatter", [RequestAccessFormatter(), JsonAccessFormatter()])

@@ -37,8 +37,7 @@ tracer: Final = trace.get_tracer(__name__)
 
 
 def install(app: FastAPI, _: Settings) -> None:
-    """Watch requests, and what they set off; FastAPI, which would do so as well, takes that only when it is made."""
-    app._telemetry["tracing"] = False  # noqa: SLF001
+    """Watch requests, and what they set off."""
     watch()
     request_watchers["tracing"] = partial(end_request, app)
 
