@@ -78,32 +78,39 @@ def whole(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bake(repository, tmp_path_factory.mktemp("whole") / "output", **dict.fromkeys(options(), True))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_make_test(whole: Path, tmp_path: Path, version: str) -> None:
-    """With every option, `make test` passes on every Python in a project that was generated a moment ago."""
-    python = interpreter(version)
-    if python is None:
-        pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
-    fresh = Path(shutil.copytree(whole, tmp_path / whole.name))
-    result = must(run(["make", "test"], fresh, environment(UV_PYTHON=str(python))))
-    assert "passed" in result.stdout
-    assert (fresh / ".venv" / "bin" / f"python{version}").exists()
-
-
 @pytest.fixture(scope="module")
 def made(
     repository: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Result]]]:
-    """What `make test` says in a project of each combination, two at a time."""
+    """What `make test` says in a project of each combination, and of all options on each Python, two at a time."""
     folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("warm") / whole.name))
     must(run([UV, "sync", "--quiet", "--locked"], folder))  # now every package is in uv's cache
     with ThreadPoolExecutor(2) as threads:
         results = {}
+        for version, python in zip(VERSIONS, map(interpreter, VERSIONS), strict=True):
+            if python is not None:
+                target = tmp_path_factory.mktemp("made") / whole.name
+                results[version] = threads.submit(make_test_on, version, python, Path(shutil.copytree(whole, target)))
         for row in ROWS:
             answers = dict.fromkeys(options(), False) | row
             fresh = bake(repository, tmp_path_factory.mktemp("made") / "output", **answers)
             results[named(row)] = threads.submit(run, ["make", "test"], fresh, environment(UV_OFFLINE="true"))
         yield results
+
+
+def make_test_on(version: str, python: Path, project: Path) -> Result:
+    """Run `make test` with an interpreter, and see that it was taken."""
+    result = must(run(["make", "test"], project, environment(UV_PYTHON=str(python))))
+    assert (project / ".venv" / "bin" / f"python{version}").exists()
+    return result
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_make_test(made: dict[str, Future[Result]], version: str) -> None:
+    """With every option, `make test` passes on every Python in a project that was generated a moment ago."""
+    if version not in made:
+        pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
+    assert "passed" in made[version].result().stdout
 
 
 @pytest.mark.parametrize("row", ROWS, ids=named)
