@@ -46,7 +46,7 @@ class Application(FastAPI):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve, past FastAPI's own telemetry, which asks for each request whether anybody listens (2.7 µs)."""
+        """Serve, past FastAPI's own telemetry, which asks for each request whether anybody listens (11 µs)."""
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return

@@ -76,7 +76,7 @@ def target_of(record: RequestRecord) -> str:
 def client_of(record: RequestRecord) -> str:
     """Return `address:port`; without the port when a proxy told the address, `-` when there is none."""
     client = record.scope.get("client")
-    return _client(*client) if client else "-"
+    return _client(str(client[0]), client[1]) if client else "-"
 
 
 @lru_cache(maxsize=1024)

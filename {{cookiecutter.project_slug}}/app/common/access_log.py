@@ -43,8 +43,10 @@ class RequestAccessFormatter(logging.Formatter):
 
     def line_of(self, request: RequestRecord, fields: Mapping[str, object]) -> str:
         """Return the line of a request, with what integrations have to say of it."""
-        by_name = self._pattern % tuple([f(request) for f in self._fields]) if not self._is_default else None
-        line = by_name or default_line(request)
+        if self._is_default:
+            line = default_line(request)
+        else:
+            line = self._pattern % tuple([field(request) for field in self._fields])
         return line + escape(fields_suffix(fields)) if fields else line
 
 
