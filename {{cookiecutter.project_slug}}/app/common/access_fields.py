@@ -73,19 +73,21 @@ def target_of(record: RequestRecord) -> str:
     return f"{path_of(record)}?{query}" if query else path_of(record)
 
 
+@lru_cache(maxsize=1024)
+def _address(host: str) -> str:
+    address = parse_address(host)
+    if address is None:
+        return "-"
+    return f"[{address}]" if ":" in address else address
+
+
 def client_of(record: RequestRecord) -> str:
     """Return `address:port`; without the port when a proxy told the address, `-` when there is none."""
     client = record.scope.get("client")
-    return _client(str(client[0]), client[1]) if client else "-"
-
-
-@lru_cache(maxsize=1024)
-def _client(host: str, port: int | None) -> str:
-    address = parse_address(host[:64])
-    if address is None:
+    if not client:
         return "-"
-    shown = f"[{address}]" if ":" in address else address
-    return f"{shown}:{port}" if port else shown
+    host = _address(str(client[0])[:64])
+    return f"{host}:{client[1]}" if client[1] and host != "-" else host
 
 
 def user_agent_of(record: RequestRecord) -> str:

@@ -13,6 +13,8 @@ from app.common.request_record import RequestRecord, current_fields, fields_suff
 
 logger = logging.getLogger(ACCESS_LOGGER)
 
+_call_handlers = logging.Logger.callHandlers  # some who want to hear of each record put their own in its place
+
 _NAME = re.compile(r"%\((\w+)\)s")
 
 
@@ -75,7 +77,10 @@ def write_access_line(request: RequestRecord) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     handlers = logger.handlers
-    if len(handlers) > 1 or logger.filters or logger.propagate or not (handlers and _written(handlers[0], request)):
+    others = (
+        len(handlers) > 1 or logger.filters or logger.propagate or logging.Logger.callHandlers is not _call_handlers
+    )
+    if others or not (handlers and _written(handlers[0], request)):
         logger.handle(AccessRecord(request))
 
 

@@ -88,7 +88,7 @@ class LogStreamHandler(_ResilientMixin, logging.StreamHandler[Any]):
     def write_line(self, line: str) -> None:
         """Write a line; raise OSError where that cannot be."""
         self.stream.write(f"{line}{self.terminator}")
-        self.stream.flush()
+        self.flush()
 
 
 def _claim(filename: str) -> IO[str]:

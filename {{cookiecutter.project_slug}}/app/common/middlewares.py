@@ -103,6 +103,7 @@ class ContextMiddleware:
             name = self.id_plugin.raw_header_name
             kept = [pair for pair in scope["headers"] if pair[0] != name] if incoming else scope["headers"]
             scope["headers"] = [*kept, (name, record.raw_request_id)]
+        record.context[self.id_plugin.key] = record.request_id
         current_record.set(record)
         starlette_context_storage.set(record.context)
 

@@ -5,7 +5,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 from app.common.access_fields import FIELDS, client_of, percent_encoded, policy, query_of, target_of
 from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter, write_access_line
 from app.common.constants import ACCESS_LOG_FORMAT
-from app.common.log_files import LogFileHandler
-from app.common.request_record import RequestRecord
+from app.common.log_files import LogFileHandler, LogStreamHandler
+from app.common.request_id import set_logged_length
+from app.common.request_record import RequestRecord, log_fields
 from app.main import Application
 from app.settings import Settings
 from tests.core.support import http_scope
@@ -137,25 +138,52 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(params=["file", "stream"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, logging.Handler]]:
+    """Yield two handlers alike, and their files by name."""
+    names = ("short", "long")
+    with ExitStack() as stack:
+        if request.param == "file":
+            yield {name: LogFileHandler(tmp_path / name) for name in names}
+        else:
+            streams = {name: stack.enter_context((tmp_path / name).open("w", encoding="ascii")) for name in names}
+            yield {name: LogStreamHandler(stream) for name, stream in streams.items()}
+
+
 @pytest.mark.parametrize("changes", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("flags", [[], ["client_disconnect", "incomplete"]], ids=["", "flags"])
 @pytest.mark.parametrize("formatter", [RequestAccessFormatter, JsonAccessFormatter])
+@pytest.mark.parametrize("length", [0, 8], ids=["", "cut IDs"])
 def test_the_way_past_logging_writes_the_same_bytes(
-    formatter: type[logging.Formatter], flags: list[str], changes: dict[str, Any], tmp_path: Path
+    files: dict[str, logging.Handler],
+    length: int,
+    formatter: type[logging.Formatter],
+    changes: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
-    changes = {key: value for key, value in changes.items() if value is not None or key != "method"}
-    request, short, long = finished(**changes), LogFileHandler(tmp_path / "short"), LogFileHandler(tmp_path / "long")
-    request.flags = flags
-    long.addFilter(lambda _: True)  # somebody else looks at each record
-    with only_handler(short) as passed:
-        short.setFormatter(formatter())
-        write_access_line(request)
-        assert passed == []
-    with only_handler(long) as passed:
-        long.setFormatter(formatter())
-        write_access_line(request)
-        assert len(passed) == 1
-    assert (tmp_path / "short").read_bytes() == (tmp_path / "long").read_bytes() != b""
+    files["long"].addFilter(lambda _: True)  # somebody else looks at each record
+    request = finished(**{key: value for key, value in changes.items() if value is not None or key != "method"})
+    try:
+        set_logged_length(length)
+        passed = {name: len(write_all(handler, formatter(), request)) for name, handler in files.items()}
+    finally:
+        set_logged_length(0)
+    assert passed == {"short": 0, "long": 4}
+    assert (tmp_path / "short").read_bytes() == (tmp_path / "long").read_bytes()
+    assert (tmp_path / "short").read_bytes().count(b"\n") == 4
+
+
+def write_all(
+    handler: logging.Handler, formatter: logging.Formatter, request: RequestRecord
+) -> list[logging.LogRecord]:
+    """Write a request's line with and without flags and fields; give the records that came by the way of `logging`."""
+    handler.setFormatter(formatter)
+    with only_handler(handler) as passed:
+        for request.flags in ([], ["client_disconnect", "incomplete"]):
+            write_access_line(request)
+            log_fields["test"] = lambda: {"trace": "a b\n\u2028", "status": "theirs"}
+            write_access_line(request)
+            del log_fields["test"]
+    return passed
 
 
 def test_the_default_format_spelled_out_is_the_default_format() -> None:
@@ -208,6 +236,14 @@ def test_who_keeps_lines_out_is_heard(
             logger.filters = filters
         assert len(passed) == 1
     assert (tmp_path / "a.log").read_bytes() == b""
+
+
+def test_who_listens_in_the_place_of_logging_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: heard.append(record))
+    with only_handler(LogFileHandler(tmp_path / "a.log")):
+        write_access_line(finished())
+    assert [record.getMessage() for record in heard] == ["GET / HTTP/1.1 200"]
 
 
 def test_an_own_class_of_handler_or_formatter_is_asked(tmp_path: Path) -> None:

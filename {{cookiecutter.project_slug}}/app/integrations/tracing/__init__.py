@@ -37,7 +37,8 @@ tracer: Final = trace.get_tracer(__name__)
 
 
 def install(app: FastAPI, _: Settings) -> None:
-    """Watch requests, and what they set off."""
+    """Watch requests, and what they set off; FastAPI, which could do so as well, shall make no provider of its own."""
+    app._telemetry["tracing"] = False  # noqa: SLF001
     watch()
     request_watchers["tracing"] = partial(end_request, app)
 
