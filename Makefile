@@ -4,7 +4,7 @@
 UV_VERSION := 0.13.8
 OWN_UV := .uv/$(UV_VERSION)/bin/uv
 UV := $(or $(shell command -v uv 2>/dev/null),$(OWN_UV))
-# Arguments for pytest or the check of drift, as in: make test ARGS="-k hooks", make drift ARGS="--only 1"
+# Arguments for pytest, the check of drift, guard and soak, as in: make test ARGS="-k hooks", make drift ARGS="--only 1"
 ARGS :=
 # When set, pytest's exit code is written to this file, and make itself says nothing of it.
 STATUS :=
@@ -50,9 +50,9 @@ bench: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked python -m benchmarks.side_by_side "$(UV)"
 	"$(UV)" run --quiet --locked python -m benchmarks.growth "$(UV)"
 	"$(UV)" run --quiet --locked python -m benchmarks.ingredients "$(UV)"
-	"$(UV)" run --quiet --locked python -m benchmarks.template_times "$(UV)"
 	"$(UV)" run --quiet --locked python -m benchmarks.publishing "$(UV)"
 	"$(UV)" run --quiet --locked python -m benchmarks.observing "$(UV)"
+	"$(UV)" run --quiet --locked python -m benchmarks.template_times "$(UV)"
 
 # Counts the instructions of a request; fails where they are not those of benchmarks/results/instructions.json, within
 # 3 %. Store new ones with: make guard ARGS=--store. Needs valgrind.

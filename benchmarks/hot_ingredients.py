@@ -101,9 +101,11 @@ def access_line(form: str) -> Ingredients:
     formatter, record = logger.handlers[0].formatter, AccessRecord(request)
     assert formatter is not None
     return {
-        "access line: log record made": lambda: AccessRecord(request),
         f"access line: formatted, {form}": lambda: formatter.format(record),
-        f"access line: made, formatted, written, {form}": lambda: write_access_line(request),
+        f"access line: formatted and written, {form}": lambda: write_access_line(request),
+        f"access line: the same where somebody else listens, by `logging`, {form}": lambda: logger.handle(
+            AccessRecord(request)
+        ),
     }
 
 

@@ -11,12 +11,11 @@ Rounds = Mapping[str, list[Figures]]
 
 
 class Measured(NamedTuple):
-    """All figures of a run; `write` is the microseconds of one bare write, `generation` the seconds of generating."""
+    """All figures of a run; `write` is the microseconds of one bare write."""
 
     rounds: Rounds
     footprints: Mapping[str, Footprint]
     write: float
-    generation: float
 
     def cpu(self, name: str) -> list[float]:
         """Give the microseconds of processor time of a request, one for each round."""

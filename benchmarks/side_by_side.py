@@ -18,12 +18,11 @@ from tempfile import TemporaryDirectory
 from benchmarks.comparison import page, picture
 from benchmarks.environments import LOCK, SERVED_BY, Environment, Environments, installed_versions, third_party_modules
 from benchmarks.footprint import TIMES, all_footprints, write_cost
-from benchmarks.generating import Bench, seconds
 from benchmarks.load import Cores, Figures, measure, told_errors, two_cores
 from benchmarks.measured import Measured
 from benchmarks.process import Served
 from benchmarks.report import RESULTS
-from benchmarks.subject import BASE, OURS, SAME, SUBJECTS, Subject
+from benchmarks.subject import OURS, SAME, SUBJECTS, Subject
 
 SEED = 8
 
@@ -67,13 +66,7 @@ def run(names: list[str], rounds: int, uv: Path, cores: Cores, stack: ExitStack)
     }
     found = all_rounds(served, rounds, cores.load)
     write = statistics.median(write_cost(folder) for _ in range(TIMES))
-    return Measured(found, footprints, write, generation_time(folder)), version_lines(subjects)
-
-
-def generation_time(folder: Path) -> float:
-    """Give the seconds of the clock in which cookiecutter generates a service, its own start included."""
-    bench = Bench(folder / "generating")
-    return statistics.median(seconds(bench.command(), bench.folder).wall for _ in range(TIMES))
+    return Measured(found, footprints, write), version_lines(subjects)
 
 
 def version_lines(subjects: Mapping[str, tuple[Subject, Environment]]) -> list[str]:
@@ -95,11 +88,11 @@ def required_by(options: Iterable[str]) -> list[str]:
 
 
 def publish(measured: Measured, rounds: int, versions: list[str]) -> None:
-    """Write page and chart to `benchmarks/results`."""
-    RESULTS.mkdir(exist_ok=True)
+    """Print the page; where everything was measured, write it and the chart to `benchmarks/results`."""
     text = page(measured, rounds, versions)
-    (RESULTS / "side_by_side.md").write_text(text, encoding="utf-8")
-    if BASE in measured.rounds:
+    if measured.rounds.keys() == SUBJECTS.keys():
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "side_by_side.md").write_text(text, encoding="utf-8")
         (RESULTS / "side_by_side.svg").write_text(picture(measured), encoding="utf-8")
     print(text)
 

@@ -29,12 +29,13 @@ def faults(minor: str, found: Mapping[str, int], by: Mapping[str, str]) -> list[
     before = stored().get(minor)
     if before is None:
         return [f"No figures are stored for Python {minor}: --store writes these."]
+    other: list[str] = []
     if before["versions"] != dict(by):
         names = sorted(name for name in {*by, *before["versions"]} if by.get(name) != before["versions"].get(name))
         changes = ", ".join(f"{name} {before['versions'].get(name)} became {by.get(name)}" for name in names)
-        return [f"The stored figures are of other versions ({changes}): --store writes these."]
+        other = [f"The stored figures are of other versions ({changes}): --store writes these."]
     known: dict[str, int] = before["instructions"]
-    return [fault for name in found if (fault := compare(name, found[name], known.get(name, 0)))]
+    return other + [fault for name in found if (fault := compare(name, found[name], known.get(name, 0)))]
 
 
 def compare(name: str, now: int, before: int) -> str:

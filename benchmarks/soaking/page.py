@@ -11,7 +11,7 @@ from benchmarks.soaking.watch import WARM_UP, Trend, Watched
 HEAD = "| kind | status | sent | access lines |"
 ALL_HOLD = (
     "Every bound holds: each request was answered once, with the status that it should have; it left as many access "
-    "lines as it should, and has an ID of its own; each line was read strictly; no worker died."
+    "lines as it should, each with an ID of its own; each line was read strictly; no worker died."
 )
 
 

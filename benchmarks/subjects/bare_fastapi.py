@@ -3,7 +3,7 @@
 from envelope import Envelope
 from fastapi import FastAPI
 
-app = FastAPI()
+app = FastAPI(openapi_url=None)  # no route of its own before ours
 
 
 @app.get("/api/bench")

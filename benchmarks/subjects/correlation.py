@@ -6,7 +6,7 @@ from asgi_correlation_id import CorrelationIdFilter, CorrelationIdMiddleware, co
 from envelope import Envelope
 from fastapi import FastAPI
 
-app = FastAPI()
+app = FastAPI(openapi_url=None)  # no route of its own before ours
 app.add_middleware(CorrelationIdMiddleware)
 
 for handler in logging.getLogger("uvicorn.access").handlers:

@@ -14,5 +14,5 @@ logging.basicConfig(
     format="%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) %(levelname)s %(message)s",
     level=logging.INFO,
 )
-app = FastAPI()
+app = FastAPI(openapi_url=None)  # no route of its own before ours
 add_routes(app, Envelope, lambda text: Envelope(result=text))

@@ -6,7 +6,7 @@ from starlette_context import context
 from starlette_context.middleware import RawContextMiddleware
 from starlette_context.plugins import RequestIdPlugin
 
-app = FastAPI()
+app = FastAPI(openapi_url=None)  # no route of its own before ours
 app.add_middleware(RawContextMiddleware, plugins=(RequestIdPlugin(),))
 
 

@@ -46,7 +46,7 @@ class Application(FastAPI):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve. The mark keeps FastAPI from asking for each request who takes its own telemetry, which nobody does."""
+        """Serve. The mark keeps FastAPI from asking for each request who takes its telemetry; if you do, delete it."""
         scope["fastapi.telemetry"] = None
         await super().__call__(scope, receive, send)
 

@@ -18,7 +18,7 @@ class Response(BaseModel):
     result: Any = Field(None, description="the result")
 
 
-app = FastAPI()
+app = FastAPI(openapi_url=None)  # no route of its own before ours
 app.add_middleware(ContextMiddleware, plugins=(RequestIdPlugin(), RequestTimePlugin()))
 
 
