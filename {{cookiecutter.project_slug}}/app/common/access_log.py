@@ -77,17 +77,15 @@ def write_access_line(request: RequestRecord) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     handlers = logger.handlers
-    others = (
-        len(handlers) > 1 or logger.filters or logger.propagate or logging.Logger.callHandlers is not _call_handlers
-    )
-    if others or not (handlers and _written(handlers[0], request)):
+    others = len(handlers) != 1 or logger.filters or logger.propagate
+    if others or logging.Logger.callHandlers is not _call_handlers or not _written(handlers[0], request):
         logger.handle(AccessRecord(request))
 
 
 def _written(handler: logging.Handler, request: RequestRecord) -> bool:
     """Write the line as `logging` would, without a record, if nobody but our own handler and formatter would see one.
 
-    It takes two thirds of the time (benchmarks of the template); a test holds both ways equal.
+    It takes two thirds of the time; a test holds both ways equal.
     """
     formatter = handler.formatter
     if type(handler) is not LogFileHandler and type(handler) is not LogStreamHandler:
