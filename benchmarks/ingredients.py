@@ -64,7 +64,7 @@ def rows(found: Mapping[str, list[float]]) -> list[str]:
 def floor(found: Mapping[str, list[float]]) -> str:
     """Say what a line costs at least, and how far above it the service's is."""
     bare = statistics.median(found["write: the same bytes, by `os.write`"])
-    whole = statistics.median(found["access line: made, formatted, written, text"])
+    whole = statistics.median(found["access line: formatted and written, text"])
     return (
         f"The floor of an access line is the system call that writes it: {bare:.2f} µs. The service's takes "
         f"{whole:.2f} µs, {whole / bare:.1f} times as long."
