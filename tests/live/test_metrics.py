@@ -105,6 +105,15 @@ def send(service: LiveService, count: int, target: str = "/probe/async") -> None
         assert set(answers) == {200}
 
 
+def counts_of(service: LiveService) -> dict[tuple[str, str, str], float]:
+    """Give how many requests there were by method, route and status, health aside."""
+    return {
+        (one.labels["method"], one.labels["route"], one.labels["status"]): one.value
+        for one in samples(service)
+        if one.name == "http_requests_total" and one.labels["route"] != "/livez"
+    }
+
+
 def test_as_many_as_were_sent(start: Callable[..., LiveService]) -> None:
     """By method, route and status; every worker tells the same, and the access lines as well."""
     kinds = [
@@ -128,13 +137,10 @@ def test_as_many_as_were_sent(start: Callable[..., LiveService]) -> None:
     with start(env={"LOG_FORMAT": "json"}) as service:
         with ThreadPoolExecutor(8) as pool:
             expected = Counter(pool.map(ask, range(len(sent))))
+        # A request counts when it is over, a moment after its client has the answer.
+        wait_for(lambda: counts_of(service) == expected, 5, f"the counts {expected}")
         for _ in range(20):
-            counts = {
-                (one.labels["method"], one.labels["route"], one.labels["status"]): one.value
-                for one in samples(service)
-                if one.name == "http_requests_total" and one.labels["route"] != "/livez"
-            }
-            assert counts == expected
+            assert counts_of(service) == expected
         assert len(files(service)) == 3 * 2
         histogram = total(service, "http_request_duration_seconds_count") - total(service, route="/livez")
         assert histogram == len(sent)
