@@ -241,9 +241,20 @@ def test_who_keeps_lines_out_is_heard(
 def test_who_listens_in_the_place_of_logging_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: heard.append(record))
-    with only_handler(LogFileHandler(tmp_path / "a.log")):
+    handler = LogFileHandler(tmp_path / "a.log")
+    handler.setFormatter(RequestAccessFormatter())
+    with only_handler(handler):
         write_access_line(finished())
     assert [record.getMessage() for record in heard] == ["GET / HTTP/1.1 200"]
+
+
+def test_the_root_logger_is_told_where_that_is_wanted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler = LogFileHandler(tmp_path / "a.log")
+    handler.setFormatter(RequestAccessFormatter())
+    with only_handler(handler):
+        logging.getLogger("app.access").propagate = True
+        write_access_line(finished())
+    assert [record.name for record in caplog.records] == ["app.access"]
 
 
 def test_an_own_class_of_handler_or_formatter_is_asked(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def test_only_in_debug_mode_the_caller_learns_of_a_defect(
     response = failing(configure(DEBUG=debug), RuntimeError("the password is 1234")).get("/fails", headers=OWN)
     content = response.json()
     assert (response.status_code, content["code"], content["request_id"]) == (500, 500, ID)
+    assert response.headers["connection"] == "close"  # as uvicorn does after an exception (RFC 9112, 9.6)
     assert ("password" in response.text) is told
     assert ("RuntimeError" in response.text) is told
     assert "Traceback" not in response.text
