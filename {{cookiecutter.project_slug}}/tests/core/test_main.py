@@ -87,3 +87,8 @@ def test_a_browser_may_read_what_the_server_itself_refuses(configure: Callable[.
     headers = dict(start["headers"])
     assert (start["status"], headers[b"access-control-allow-origin"]) == (431, b"https://a.example")
     assert headers[b"access-control-expose-headers"] == b"X-Request-ID"
+
+
+def test_fastapi_does_not_ask_who_takes_its_telemetry(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app._native_telemetry, "enabled", lambda: pytest.fail("It has asked."))
+    assert connect(app).get("/livez").status_code == 200

@@ -507,3 +507,11 @@ def test_other_kinds_of_scope_pass_untouched() -> None:
 
     asyncio.run(drive(ContextMiddleware(inner), {"type": "lifespan"}))
     assert seen == [{"type": "lifespan"}]
+
+
+def test_a_plugin_of_one_s_own_has_its_key() -> None:
+    class Mine(RequestIdPlugin):
+        key = "X-Order-ID"
+
+    text = connect(ContextMiddleware(show_context, plugins=[Mine()])).get("/", headers=OWN).text
+    assert f"X-Order-ID={ID}" in text
