@@ -106,8 +106,8 @@ class Exchange:
             self._finish()
 
     async def returned(self) -> None:
-        """Answer 500 if the application returned without an answer, since the server would do so without the ID."""
-        if not self.record.status and not self._client_left():
+        """Answer 500 for an application that returned without an answer; the server would do so without the ID."""
+        if not self._client_left():
             self.record.flags.append("no_response")
             await self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
 
