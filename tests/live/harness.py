@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -83,6 +84,28 @@ class LiveService(Process):
         # gunicorn makes them one by one: the first may answer before there is a second, which a test would not know of.
         return self.command[0] != "gunicorn" or len(self.workers()) >= int(self.env.get("WORKERS", "1"))
 
+    def wait_ready(self, timeout: float = 20.0) -> None:
+        """Wait until every worker says that it is ready: one that was not asked may still miss what it needs."""
+        wait_for(self._all_are_ready, timeout, "readiness of every worker")
+
+    def _all_are_ready(self) -> bool:
+        missing = set(self.workers())
+        with ExitStack() as stack:  # those that stay connected leave the next one to somebody else
+            for _ in range(50):
+                connection = stack.enter_context(self.connect())
+                if connection.request("GET", "/readyz").status != 200:
+                    return False
+                missing.discard(self._worker_of(connection))
+                if not missing:
+                    return True
+        return False
+
+    def _worker_of(self, connection: Connection) -> int:
+        ours = f":{connection.socket.getsockname()[1]:04X} "
+        rows = Path("/proc/net/tcp").read_text().splitlines()
+        (inode,) = (row.split()[9] for row in rows if ours in row.partition(f":{self.port:04X} ")[2])
+        return next(pid for pid in self.workers() if f"socket:[{inode}]" in _open_files(pid))
+
     # The wire
 
     def connect(self, timeout: float = 15.0) -> Connection:
@@ -108,6 +131,14 @@ class LiveService(Process):
         with self.connect() as connection:
             connection.send(data)
             return connection.answer(method)
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.add(str(path.readlink()))
+    return found
 
 
 def _free_port() -> int:

@@ -325,7 +325,7 @@ def test_broker_down(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
         assert_unreachable(system)
         broker.start()
         # Sent before the worker is back, and done when it is.
-        wait_for(lambda: service.request("GET", "/readyz").status == 200, 20, "readiness")
+        service.wait_ready()
         assert_reachable(system)
         running.stop()
         kept = system.ask("/api/celery/demo")
@@ -359,7 +359,7 @@ def test_broker_hangs(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
             assert service.request("GET", "/readyz").status == 503
         assert len(list(Path(f"/proc/{worker_pid}/task").iterdir())) <= threads
         broker.tell(SIGCONT)
-        wait_for(lambda: service.request("GET", "/readyz").status == 200, 20, "readiness")
+        service.wait_ready()
         wait_for(lambda: service.request("POST", "/api/celery/demo").status == 202, 20, "a task that is sent")
 
 

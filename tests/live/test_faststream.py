@@ -161,14 +161,6 @@ class System:
         assert (answer.status, answer.one(), body["request_id"]) == (status, request_id, request_id), answer
         return request_id
 
-    def wait_ready(self) -> None:
-        """Wait until every worker of the service finds the broker: some answers in a row."""
-
-        def look() -> bool:
-            return all(self.service.request("GET", "/readyz").status == 200 for _ in range(6))
-
-        wait_for(look, 20, "a service that is ready")
-
 
 @contextmanager
 def running(
@@ -187,7 +179,7 @@ def running(
             system.worker.start(wait=up)
             stack.push(system.worker.__exit__)
         if up:
-            system.wait_ready()
+            system.service.wait_ready()
         yield system
 
 
@@ -294,7 +286,7 @@ def test_broker_away(streams: Path, tmp_path: Path, kind: str) -> None:
         wait_for(lambda: system.worker.output().count(AWAY) == 1, 10, "the worker's word that there is no broker")
         system.broker.prepare()
         system.broker.start()
-        system.wait_ready()
+        system.service.wait_ready()
         wait_for(lambda: system.worker.output().count(ANSWERS) == 1, 20, "a worker that has found it")
         first = system.ask()
         check_hops(wait_for_trail(system.places, first, 4), first)
@@ -307,7 +299,7 @@ def test_broker_away(streams: Path, tmp_path: Path, kind: str) -> None:
         time.sleep(3)
         check_refused(system)
         system.broker.start()
-        system.wait_ready()
+        system.service.wait_ready()
         check_hops(wait_for_trail(system.places, kept, 4, timeout=30), kept)
         last = system.ask()
         check_hops(wait_for_trail(system.places, last, 4), last)
@@ -343,7 +335,7 @@ def test_broker_away_for_a_moment(streams: Path, tmp_path: Path, kind: str) -> N
         time.sleep(1.5)
         check_refused(system)
         system.broker.start()
-        system.wait_ready()
+        system.service.wait_ready()
         accepted += [system.ask() for _ in range(5)]
         for request_id in accepted:
             assert wait_for_trail(system.places, request_id, 1, "Conclude processed", timeout=30)

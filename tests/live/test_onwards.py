@@ -9,7 +9,6 @@ import pytest
 from .brokers import Nats, Redis
 from .client import new_id
 from .harness import LiveService
-from .logs import wait_for
 from .workers import WorkerProcess, show, wait_for_trail
 
 WORKERS = {
@@ -42,7 +41,7 @@ def test_one_id_through_all_of_them(probed: Path, tmp_path: Path) -> None:
         for name, (command, ready) in WORKERS.items():
             worker = WorkerProcess(probed, tmp_path, command, env, ready=ready, name=name)
             places[name] = stack.enter_context(worker)
-        wait_for(lambda: service.request("GET", "/readyz").status == 200, 20, "readiness")
+        service.wait_ready()
         request_id = new_id("onwards")
         answer = service.request("POST", f"/probe/onwards?url=http://{host}/api/demo", request_id=request_id)
         assert (answer.status, answer.json()["request_id"]) == (200, request_id)

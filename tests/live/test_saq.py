@@ -479,7 +479,7 @@ def test_silent_broker(probed: Path, tmp_path: Path) -> None:
 
 def healed(system: System) -> None:
     """Wait until both workers of gunicorn reach the broker again, and see that jobs are done."""
-    wait_for(lambda: all(system.service.request("GET", "/readyz").status == 200 for _ in range(6)), 20, "readiness")
+    system.service.wait_ready()
     request_id, _ = system.ask("/api/saq/demo", "POST")
     system.lines(request_id, 3, " complete ")
 

@@ -347,7 +347,7 @@ def test_a_request_and_its_tasks(
     env["OTEL_BSP_SCHEDULE_DELAY"] = "60000"  # what arrives has been sent at the end of each process
     service = LiveService(project, tmp_path / "service", app="app.main:app", env=env)
     with service, WorkerProcess(project, tmp_path, command, env, ready=ready, name=option) as worker:
-        wait_for(lambda: service.request("GET", "/readyz").status == 200, 20, "readiness")
+        service.wait_ready()
         request_id = new_id(kind)
         assert service.request("POST", f"/api/{option}/demo", request_id=request_id).status in (200, 202)
         count = len(DEMOS[option])
