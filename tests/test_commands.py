@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from http import HTTPStatus
 from itertools import takewhile
 from pathlib import Path
 from subprocess import PIPE
 from tempfile import mkdtemp
 from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
 
@@ -337,6 +339,9 @@ BROKERS: dict[str, tuple[str, type[Broker]]] = {
 }
 """The setting that names the broker of an option, and one that does by default."""
 
+READY = {"celery": " ready", "saq": "Worker starting", "faststream": "The broker at .+ answers"}
+"""What the workers say when they are."""
+
 
 def worker_of(option: str) -> str:
     """Give the line of the option's document that starts its worker."""
@@ -352,7 +357,8 @@ def works(places: Places, line: str) -> None:
     with kind() as broker:
         variables = places.variables | {setting: broker.url}
         with running(["sh", "-c", f"exec {line}"], places.whole, variables) as worker:
-            wait_until(lambda: bool(re.search(r"(?m)^\d{4}-\d\d-\d\d .+ INFO \[-\] ", worker.said)), "a line", 60)
+            mine = re.compile(rf"(?m)^\d{{4}}-\d\d-\d\d .+ INFO \[-\] .*{READY[option]}")
+            wait_until(lambda: bool(mine.search(worker.said)), "line that says that it is ready", 60)
             time.sleep(1)  # it says so before it has set up its signals
             worker.tell_group(signal.SIGTERM)
             assert worker.end() == 0
@@ -372,6 +378,15 @@ def finds_a_worker(places: Places, line: str) -> None:
             wait_until(found, "worker", 60)
 
 
+def is_ready(port: int) -> bool:
+    """Whether the service has all that it needs."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as response:
+            return bool(response.status == HTTPStatus.OK)
+    except OSError:
+        return False
+
+
 def asks_for_work(places: Places, line: str) -> None:
     """The answer has the ID; service and worker write the lines that the document shows, and others with the ID."""
     (option,) = re.findall(r"/api/(\w+)/demo", line)
@@ -384,6 +399,7 @@ def asks_for_work(places: Places, line: str) -> None:
             running(["sh", "-c", f"exec {worker_of(option)}"], places.whole, variables) as worker,
             places.serving(f"{words} make run") as (service, port),
         ):
+            wait_until(lambda: is_ready(port) and re.search(READY[option], worker.said) is not None, "broker's answer")
             head, _, body = places.run(line.replace(":8000/", f":{port}/"), places.folder).partition("\n\n")
             assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
             assert json.loads(body)["request_id"] == "order-4711"

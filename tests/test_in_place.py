@@ -18,6 +18,7 @@ ON_THE_SERVICE = [
     ["lint-imports", "--no-cache"],
     ["pytest", "-p", "no:cacheprovider", "-q"],
 ]
+SECONDS = 1500  # that the tests of the service with every option may take on a slow machine
 ON_THE_REPOSITORY = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
 
 
@@ -47,10 +48,11 @@ def installed(variables: dict[str, str]) -> dict[str, str]:
     return variables
 
 
+@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("tool", ON_THE_SERVICE, ids=" ".join)
 def test_service(installed: dict[str, str], tool: list[str]) -> None:
     """Each tool passes with the service's own settings."""
-    must(run([UV, "run", "--no-sync", *tool], TEMPLATE_DIR, installed))
+    must(run([UV, "run", "--no-sync", *tool], TEMPLATE_DIR, installed, seconds=SECONDS))
 
 
 @pytest.mark.parametrize("tool", ON_THE_REPOSITORY, ids=" ".join)

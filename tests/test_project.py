@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,9 @@ from tests.baking import (
 )
 
 VERSIONS = ["3.11", "3.12", "3.13"]
+# tests/test_in_place.py tests every option on the Python that runs us.
+OTHERS = [version for version in VERSIONS if version != f"{sys.version_info[0]}.{sys.version_info[1]}"]
+SECONDS = 1500  # that `make test` may take on a slow machine, and whoever waits for it
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
 
 
@@ -82,37 +86,41 @@ def whole(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(
     repository: Path, whole: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Result]]]:
-    """What `make test` says in a project of each combination, and of all options on each Python, two at a time."""
+    """What `make test` says in a project of each combination, and of all options on other Pythons, two at a time."""
     folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("warm") / whole.name))
     must(run([UV, "sync", "--quiet", "--locked"], folder))  # now every package is in uv's cache
     with ThreadPoolExecutor(2) as threads:
         results = {}
-        for version, python in zip(VERSIONS, map(interpreter, VERSIONS), strict=True):
+        for version, python in zip(OTHERS, map(interpreter, OTHERS), strict=True):
             if python is not None:
                 target = tmp_path_factory.mktemp("made") / whole.name
                 results[version] = threads.submit(make_test_on, version, python, Path(shutil.copytree(whole, target)))
         for row in ROWS:
             answers = dict.fromkeys(options(), False) | row
             fresh = bake(repository, tmp_path_factory.mktemp("made") / "output", **answers)
-            results[named(row)] = threads.submit(run, ["make", "test"], fresh, environment(UV_OFFLINE="true"))
+            results[named(row)] = threads.submit(
+                run, ["make", "test"], fresh, environment(UV_OFFLINE="true"), seconds=SECONDS
+            )
         yield results
 
 
 def make_test_on(version: str, python: Path, project: Path) -> Result:
     """Run `make test` with an interpreter, and see that it was taken."""
-    result = must(run(["make", "test"], project, environment(UV_PYTHON=str(python))))
+    result = must(run(["make", "test"], project, environment(UV_PYTHON=str(python)), seconds=SECONDS))
     assert (project / ".venv" / "bin" / f"python{version}").exists()
     return result
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("version", OTHERS)
 def test_make_test(made: dict[str, Future[Result]], version: str) -> None:
-    """With every option, `make test` passes on every Python in a project that was generated a moment ago."""
+    """With every option, `make test` passes on each other Python in a project that was generated a moment ago."""
     if version not in made:
         pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
     assert "passed" in made[version].result().stdout
 
 
+@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_make_test_of_combinations(made: dict[str, Future[Result]], row: Row) -> None:
     """Any two options with and without each other, each alone, none: installed without a network, and as sound."""

@@ -72,7 +72,7 @@ def build_request(
 class Connection:
     """One TCP connection on which requests are written and answers read by hand."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", timeout: float = 15.0) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
         self.socket = socket.create_connection((host, port), timeout=timeout)
         self._buffer = b""
 

@@ -108,7 +108,7 @@ class LiveService(Process):
 
     # The wire
 
-    def connect(self, timeout: float = 15.0) -> Connection:
+    def connect(self, timeout: float = 60.0) -> Connection:
         """Open a connection."""
         return Connection(self.port, timeout=timeout)
 

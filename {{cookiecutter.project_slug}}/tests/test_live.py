@@ -34,8 +34,8 @@ class Service:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False)
 
     def wait(self) -> None:
-        """Return when both workers serve; fail if they do not within 20 seconds."""
-        deadline = time.monotonic() + 20
+        """Return when both workers serve; fail if they do not within a minute."""
+        deadline = time.monotonic() + 60
         while sum("Application startup complete" in line for line in self.logs.error) < 2:
             assert self.process.poll() is None, self.logs.error
             assert time.monotonic() < deadline, self.logs.error
