@@ -63,8 +63,12 @@ def named(answers: Mapping[str, bool]) -> str:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Give an environment for commands of other projects, with this project's tools, uv among them, on PATH."""
-    clean = {name: value for name, value in clean_environment().items() if not name.startswith(("PYTEST_", "COV_"))}
+    """Give an environment for commands of other projects, with this project's tools, uv among them, on PATH.
+
+    Bytecode is kept, as with most users; else each of the many processes of a project compiles all packages anew.
+    """
+    strangers = ("PYTEST_", "COV_", "PYTHONDONTWRITEBYTECODE")
+    clean = {name: value for name, value in clean_environment().items() if not name.startswith(strangers)}
     return clean | {"PATH": f"{TOOLS}{os.pathsep}{clean['PATH']}"} | variables
 
 

@@ -35,7 +35,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     before = left_behind()
     yield environment(
         **{name: str(folder / path) for name, path in elsewhere.items()},
-        PYTHONDONTWRITEBYTECODE="1",
+        PYTHONPYCACHEPREFIX=str(folder / "bytecode"),
         UV_PYTHON=sys.executable,
     )
     assert left_behind() - before == set()
