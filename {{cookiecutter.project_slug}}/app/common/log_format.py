@@ -16,23 +16,25 @@ from app.common.request_id import current_request_id, stamp
 _HOSTILE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
+_CONTROLS = bytes(range(32)) + b"\x7f"
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
 # uvicorn's message once more, for terminals, the mark of app/common/log_filters.py, the IDs once more, a gate's word.
 NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "let_through"})
+_NO_EXTRA: Final = STANDARD_ATTRIBUTES | NOT_FOR_READERS
 _OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
 _NOTHING: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}.items()
 
 
 def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    return _SHORT.get(character) or f"\\u{ord(character):04x}"
+    return _SHORT.get(match[0]) or f"\\u{ord(match[0]):04x}"
 
 
 def escape(text: str) -> str:
     r"""Return the text on one line, with every control character in its `\\u0000` form (newline: `\n`)."""
-    return text if text.isprintable() else _HOSTILE.sub(_escaped, text)
+    is_plain = text.isascii() and len(text.encode().translate(None, _CONTROLS)) == len(text)  # a third of the next one
+    return text if is_plain or text.isprintable() else _HOSTILE.sub(_escaped, text)
 
 
 def dump_json(content: dict[str, Any]) -> str:
@@ -41,7 +43,7 @@ def dump_json(content: dict[str, Any]) -> str:
         text = _to_json(content)
     except ValueError:  # bytes or text that are no Unicode
         text = _to_json({_printable(key): _safe(value) for key, value in content.items()})
-    return text if text.isprintable() else _HOSTILE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text if text.isascii() and "\x7f" not in text else escape(text)  # the others JSON itself escapes
 
 
 def _to_json(value: object) -> str:
@@ -148,11 +150,10 @@ class JsonFormatter(logging.Formatter):
         details = traceback_of(record)
         if details is not None:
             content["exception"] = details
-        for key, value in vars(record).items():
-            if key not in STANDARD_ATTRIBUTES and key not in NOT_FOR_READERS and key not in content:
-                content[key] = value
-        line = dump_json(content)
-        return dump_json(_without_secrets(from_json(line))) if redact.suspects(line) else line
+        extra = {key: value for key, value in vars(record).items() if key not in _NO_EXTRA and key not in content}
+        line = dump_json(content | extra)
+        given = content["message"] if details is None and extra.keys() <= _OURS else line  # what may hold a secret
+        return dump_json(_without_secrets(from_json(line))) if redact.suspects(given) else line
 
 
 def _without_secrets(content: dict[str, Any]) -> dict[str, Any]:
