@@ -152,7 +152,7 @@ class JsonFormatter(logging.Formatter):
             content["exception"] = details
         extra = {key: value for key, value in vars(record).items() if key not in _NO_EXTRA and key not in content}
         line = dump_json(content | extra)
-        given = content["message"] if details is None and extra.keys() <= _OURS else line  # what may hold a secret
+        given = line if extra.keys() - _OURS else content["message"]  # where a secret may be; in `details` is none
         return dump_json(_without_secrets(from_json(line))) if redact.suspects(given) else line
 
 

@@ -65,6 +65,12 @@ def test_a_hostile_character_is_shown_in_its_escaped_form(character: str, shown:
     assert line == f"a{shown}b"
 
 
+@pytest.mark.parametrize("code", range(256))
+def test_each_character_of_latin_1_alone(code: int) -> None:
+    text = f"a{chr(code)}b"
+    assert (escape(text) == text) == (chr(code).isprintable() or chr(code) in "\u00a0\u00ad")
+
+
 @each_hostile
 def test_json_carries_a_hostile_character_unseen(character: str, shown: str) -> None:
     line = JsonFormatter().format(record_of("%s", f"a{character}b", extra_key=[f"c{character}"]))

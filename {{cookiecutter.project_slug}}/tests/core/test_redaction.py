@@ -44,6 +44,7 @@ def redact() -> Redactor:
         ("password='hunter2", "password='***"),
         ("{'password': ['hunter2', 'hunter2'], 'a': 1}", "{'password': '***'], 'a': 1}"),
         ("('password', ['hunter2'])", "('password', '***'])"),
+        ('["password", "hunter2"]', '["password", "***"]'),
         ('{"headers":{"authorization":["Bearer hunter2"]}}', '{"headers":{"authorization":"***"]}}'),
         ('Authorization: Digest username="hunter2", response="hunter2"', "Authorization: ***"),
         ('Cookie: a="hunter2"; session=hunter2', "Cookie: ***"),
