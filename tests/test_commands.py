@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from http import HTTPStatus
 from itertools import takewhile
 from pathlib import Path
 from subprocess import PIPE
 from tempfile import mkdtemp
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -378,13 +378,13 @@ def finds_a_worker(places: Places, line: str) -> None:
             wait_until(found, "worker", 60)
 
 
-def is_ready(port: int) -> bool:
-    """Whether the service has all that it needs."""
+def finds_its_broker(port: int, option: str) -> bool:
+    """Whether the service with every option misses whatever it may, but not what this one needs."""
     try:
-        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10) as response:
-            return bool(response.status == HTTPStatus.OK)
-    except OSError:
-        return False
+        with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10):
+            return True
+    except HTTPError as error:
+        return f"{option}: " not in json.load(error)["cause"]
 
 
 def asks_for_work(places: Places, line: str) -> None:
@@ -399,7 +399,8 @@ def asks_for_work(places: Places, line: str) -> None:
             running(["sh", "-c", f"exec {worker_of(option)}"], places.whole, variables) as worker,
             places.serving(f"{words} make run") as (service, port),
         ):
-            wait_until(lambda: is_ready(port) and re.search(READY[option], worker.said) is not None, "broker's answer")
+            wait_until(lambda: re.search(READY[option], worker.said) is not None, "worker that is ready", 60)
+            wait_until(lambda: finds_its_broker(port, option), "broker of the service", 60)
             head, _, body = places.run(line.replace(":8000/", f":{port}/"), places.folder).partition("\n\n")
             assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
             assert json.loads(body)["request_id"] == "order-4711"
