@@ -20,7 +20,7 @@ import pytest
 from tests.baking import TEMPLATE_DIR, Result, environment, must, run
 from tests.live import baked
 from tests.live.faults_tools import Load, new_workers, run_python
-from tests.live.harness import LiveService, new_id
+from tests.live.harness import LiveService, new_id, open_files
 from tests.live.lines import parse_access, parse_app
 from tests.live.logs import wait_for
 from tests.programs import program
@@ -419,8 +419,7 @@ def test_commands_of_the_document() -> None:
 def held(service: LiveService, folder: Path) -> set[str]:
     """Give the files of a folder that the master or a worker has open."""
     pids = [service.process.pid, *service.workers()]
-    links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
-    targets = {link.readlink() for link in links if link.is_symlink()}
+    targets = [Path(path) for pid in pids for path in open_files(pid)]
     return {target.name for target in targets if target.parent == folder}
 
 

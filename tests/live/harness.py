@@ -104,7 +104,7 @@ class LiveService(Process):
         ours = f":{connection.socket.getsockname()[1]:04X} "
         rows = Path("/proc/net/tcp").read_text().splitlines()
         (inode,) = (row.split()[9] for row in rows if ours in row.partition(f":{self.port:04X} ")[2])
-        return next(pid for pid in self.workers() if f"socket:[{inode}]" in _open_files(pid))
+        return next(pid for pid in self.workers() if f"socket:[{inode}]" in open_files(pid))
 
     # The wire
 
@@ -133,7 +133,8 @@ class LiveService(Process):
             return connection.answer(method)
 
 
-def _open_files(pid: int) -> set[str]:
+def open_files(pid: int) -> set[str]:
+    """Give what a process has open, as `/proc` names it: paths, `socket:[…]`."""
     found = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
