@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from typing import Any
 
 from app.common.log_handler import logging_config, prepare_log_files
 from app.integrations.server_hooks import with_hooks_of_integrations
@@ -53,13 +54,13 @@ logconfig_dict = logging_config()
 
 
 def when_ready(_server: object) -> None:
-    """Remember what works: a bad value in `.env` shall not end a running server at its next SIGHUP."""
+    """Remember what works, now and since each SIGHUP: a bad value in `.env` shall not end a running server."""
     hold(settings)
 
 
-def on_reload(_server: object) -> None:
-    """Remember what works since this SIGHUP."""
-    hold(settings)
+def post_fork(_server: object, worker: Any) -> None:  # noqa: ANN401
+    """Listen to signals at once: one that came before would be lost, and the end wait for GRACEFUL_TIMEOUT."""
+    worker.init_signals()
 
 
 def on_starting(_server: object) -> None:
@@ -81,4 +82,8 @@ def on_starting(_server: object) -> None:
 
 
 # The last word: what the integrations' server.py do at these moments follows what is done here.
-globals().update(with_hooks_of_integrations(on_starting=on_starting, when_ready=when_ready, on_reload=on_reload))
+globals().update(
+    with_hooks_of_integrations(
+        on_starting=on_starting, when_ready=when_ready, on_reload=when_ready, post_fork=post_fork
+    )
+)

@@ -1,12 +1,13 @@
 """Requests that do not end well: the client leaves, the stream breaks, the server stops."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from .cases import CHUNK
 from .client import build_request
-from .harness import LiveService, new_id
+from .harness import LiveService, new_id, wait_for
 
 
 @pytest.mark.parametrize("way", ["close", "abort"])
@@ -96,3 +97,16 @@ def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, l
         assert cut.status == 200
         assert set(cut.flags) == {"CancelledError", "incomplete"}
         assert "Traceback" not in service.app_text()
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.6])
+def test_told_to_end_while_workers_start(connected: Path, tmp_path: Path, seconds: float) -> None:
+    """Whatever a worker does at that moment, an import or a hook, it hears of it: not killed after GRACEFUL_TIMEOUT."""
+    with LiveService(connected, tmp_path / "service", app="app.main:app", wait=False) as service:
+        wait_for(lambda: service.app_text().count("Booting worker") == 2, 20, "two workers")
+        time.sleep(seconds)
+        began = time.monotonic()
+        assert service.stop(timeout=60) == 0
+        assert time.monotonic() - began < 25
+        assert "Traceback" not in service.output()
+        assert "SystemExit" not in service.output()

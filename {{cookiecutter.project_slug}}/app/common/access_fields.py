@@ -94,15 +94,13 @@ def user_agent_of(record: RequestRecord) -> str:
     """Return the request's `User-Agent`, cut off where it is too long."""
     for name, value in record.scope["headers"]:
         if name == b"user-agent":
-            text: str = value[:MAX_LOGGED_USER_AGENT].decode("latin-1")
-            return text
+            return str(value[:MAX_LOGGED_USER_AGENT], "latin-1")
     return ""
 
 
 def method_of(record: RequestRecord) -> str:
     """Return the method; a websocket's handshake is a GET (RFC 6455, 4.1)."""
-    method: str = record.scope.get("method", "GET")
-    return method
+    return str(record.scope.get("method", "GET"))
 
 
 def request_line_of(record: RequestRecord) -> str:

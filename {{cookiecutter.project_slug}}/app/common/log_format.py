@@ -147,8 +147,7 @@ class JsonFormatter(logging.Formatter):
             "file": record.filename,
             "line": record.lineno,
         }
-        details = traceback_of(record)
-        if details is not None:
+        if (details := traceback_of(record)) is not None:
             content["exception"] = details
         extra = {key: value for key, value in vars(record).items() if key not in _NO_EXTRA and key not in content}
         line = dump_json(content | extra)

@@ -141,11 +141,12 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
 
     def init_signals(self) -> None:
-        """Leave by SystemExit, which uvicorn raises again after it has drained: atexit and worker_exit then run."""
+        """Remember that the end was asked for: an exception could get lost in an import, or end as another one."""
+        faulthandler.disable()  # or it would not be enabled a second time
         super().init_signals()
         faulthandler.enable()  # a blocked loop is killed with SIGABRT, and the stack says where it was
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))
+            signal.signal(number, self.handle_exit)
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
@@ -155,27 +156,24 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
         # On the loop and not in the midst of a write, where reopening the file would fail.
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         # The sockets inside of gunicorn's wrappers, which report an error when uvloop closes them.
-        await self.server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
-        if not self.server.started:
+        if self.alive:
+            await self.server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
+        if self.alive and not self.server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _stop_now(self) -> None:
-        # Not zero, which would report a cancellation where there was nothing to cancel.
-        self.config.timeout_graceful_shutdown = 0.1
+        self.config.timeout_graceful_shutdown = 0.1  # zero would tell of a cancellation where nothing was cancelled
         self.server.should_exit = True
 
     async def callback_notify(self) -> None:
-        """Give a sign of life; leave if the master is gone, since nobody would ever stop this process."""
+        """Give a sign of life; leave if that was asked for, or the master is gone and nobody would ever ask."""
         self.notify()
-        if os.getppid() != self.ppid:
+        if os.getppid() != self.ppid or not self.alive:
             self.server.should_exit = True
 
 
 def wire_handlers() -> None:
-    """Give gunicorn's handlers our formatters, and ours gunicorn's access handlers where its settings made some.
-
-    With the `gun.py` of this project there is nothing to do; this is for a gunicorn that was set up otherwise.
-    """
+    """Give our formatters to the handlers of a gunicorn that was set up without our `gun.py`, and them our lines."""
     access = logging.getLogger("gunicorn.access").handlers
     for handler in access:
         if not isinstance(handler.formatter, RequestAccessFormatter):
