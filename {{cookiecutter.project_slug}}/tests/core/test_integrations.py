@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import fastapi.routing
 import pytest
@@ -759,7 +760,7 @@ def test_hooks_follow_those_of_gun_py_in_the_order_of_names(add: Add) -> None:
 
 
 def test_without_integrations_the_hooks_are_those_of_gun_py() -> None:
-    own = {"on_starting", "when_ready", "on_reload"}
+    own = {"on_starting", "when_ready", "on_reload", "post_fork"}
     assert set(hooks(**dict.fromkeys(own, print))) == own
     assert set(runpy.run_path(str(PROJECT_ROOT / "gun.py"))) & HOOKS.keys() == own
 
@@ -771,11 +772,14 @@ def test_gunicorn_takes_every_hook_and_gun_py_hands_it_over(add: Add) -> None:
     )
     add("alpha", server=RECORD + code)
     config = runpy.run_path(str(PROJECT_ROOT / "gun.py"))
+    worker = SimpleNamespace(init_signals=lambda: events.append(("signals",)))
     for name, count in HOOKS.items():
         taken = Config()
         taken.set(name, config[name])
-        getattr(taken, name)(*[None] * count) if name != "on_starting" else config[name](None)
-    assert [event[0] for event in events] == list(HOOKS)  # type: ignore[index]
+        getattr(taken, name)(*[worker] * count) if name != "on_starting" else config[name](None)
+    told = [event[0] for event in events]  # type: ignore[index]
+    assert told.pop(told.index("post_fork") - 1) == "signals"
+    assert told == list(HOOKS)
 
 
 def test_the_package_around_is_not_imported(add: Add) -> None:
