@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 from typing import Any
 
@@ -59,8 +60,8 @@ def when_ready(_server: object) -> None:
 
 
 def post_fork(_server: object, worker: Any) -> None:  # noqa: ANN401
-    """Listen to signals at once: one that came before would be lost, and the end wait for GRACEFUL_TIMEOUT."""
-    worker.init_signals()
+    """Listen at once: a SIGTERM during the hooks would be lost, and the end wait for GRACEFUL_TIMEOUT."""
+    signal.signal(signal.SIGTERM, worker.handle_exit)
 
 
 def on_starting(_server: object) -> None:

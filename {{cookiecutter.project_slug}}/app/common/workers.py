@@ -142,7 +142,6 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
 
     def init_signals(self) -> None:
         """Remember that the end was asked for: an exception could get lost in an import, or end as another one."""
-        faulthandler.disable()  # or it would not be enabled a second time
         super().init_signals()
         faulthandler.enable()  # a blocked loop is killed with SIGABRT, and the stack says where it was
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -6,6 +6,7 @@ import logging
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -765,20 +766,21 @@ def test_without_integrations_the_hooks_are_those_of_gun_py() -> None:
     assert set(runpy.run_path(str(PROJECT_ROOT / "gun.py"))) & HOOKS.keys() == own
 
 
-def test_gunicorn_takes_every_hook_and_gun_py_hands_it_over(add: Add) -> None:
+def test_gunicorn_takes_every_hook_and_gun_py_hands_it_over(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {name: ", ".join("abc"[:count]) for name, count in HOOKS.items()}
     code = "\n".join(
         f"def {name}({listed}): events.append(('{name}', {listed}))" for name, listed in parameters.items()
     )
     add("alpha", server=RECORD + code)
     config = runpy.run_path(str(PROJECT_ROOT / "gun.py"))
-    worker = SimpleNamespace(init_signals=lambda: events.append(("signals",)))
+    worker = SimpleNamespace(handle_exit=print)
+    monkeypatch.setattr(signal, "signal", lambda *given: events.append(given))
     for name, count in HOOKS.items():
         taken = Config()
         taken.set(name, config[name])
         getattr(taken, name)(*[worker] * count) if name != "on_starting" else config[name](None)
     told = [event[0] for event in events]  # type: ignore[index]
-    assert told.pop(told.index("post_fork") - 1) == "signals"
+    assert told.pop(told.index("post_fork") - 1) == signal.SIGTERM
     assert told == list(HOOKS)
 
 
