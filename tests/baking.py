@@ -19,6 +19,8 @@ TOOLS = Path(sys.executable).parent
 UV = TOOLS / "uv"
 # The start of a reason that may stay a skip in CI: a machine need not have every Python.
 NO_INTERPRETER = "No interpreter here"
+MAKE_TEST_SECONDS = 1500
+"""What the tests of a service with every option may take on a slow machine."""
 
 Result = subprocess.CompletedProcess[str]
 

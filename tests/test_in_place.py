@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.baking import TEMPLATE_DIR, UV, environment, must, run
+from tests.baking import MAKE_TEST_SECONDS, TEMPLATE_DIR, UV, environment, must, run
 from tests.test_render import LEFT_BEHIND
 
 ON_THE_SERVICE = [
@@ -18,7 +18,6 @@ ON_THE_SERVICE = [
     ["lint-imports", "--no-cache"],
     ["pytest", "-p", "no:cacheprovider", "-q"],
 ]
-SECONDS = 1500  # that the tests of the service with every option may take on a slow machine
 ON_THE_REPOSITORY = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
 
 
@@ -48,11 +47,11 @@ def installed(variables: dict[str, str]) -> dict[str, str]:
     return variables
 
 
-@pytest.mark.timeout(SECONDS)
+@pytest.mark.timeout(MAKE_TEST_SECONDS)
 @pytest.mark.parametrize("tool", ON_THE_SERVICE, ids=" ".join)
 def test_service(installed: dict[str, str], tool: list[str]) -> None:
     """Each tool passes with the service's own settings."""
-    must(run([UV, "run", "--no-sync", *tool], TEMPLATE_DIR, installed, seconds=SECONDS))
+    must(run([UV, "run", "--no-sync", *tool], TEMPLATE_DIR, installed, seconds=MAKE_TEST_SECONDS))
 
 
 @pytest.mark.parametrize("tool", ON_THE_REPOSITORY, ids=" ".join)

@@ -12,6 +12,7 @@ import pytest
 
 from scripts.combinations import Row, options, pairwise
 from tests.baking import (
+    MAKE_TEST_SECONDS,
     NO_INTERPRETER,
     TEMPLATE_DIR,
     UV,
@@ -28,7 +29,6 @@ from tests.baking import (
 VERSIONS = ["3.11", "3.12", "3.13"]
 # tests/test_in_place.py tests every option on the Python that runs us.
 OTHERS = [version for version in VERSIONS if version != f"{sys.version_info[0]}.{sys.version_info[1]}"]
-SECONDS = 1500  # that `make test` may take on a slow machine, and whoever waits for it
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
 
 
@@ -99,19 +99,19 @@ def made(
             answers = dict.fromkeys(options(), False) | row
             fresh = bake(repository, tmp_path_factory.mktemp("made") / "output", **answers)
             results[named(row)] = threads.submit(
-                run, ["make", "test"], fresh, environment(UV_OFFLINE="true"), seconds=SECONDS
+                run, ["make", "test"], fresh, environment(UV_OFFLINE="true"), seconds=MAKE_TEST_SECONDS
             )
         yield results
 
 
 def make_test_on(version: str, python: Path, project: Path) -> Result:
     """Run `make test` with an interpreter, and see that it was taken."""
-    result = must(run(["make", "test"], project, environment(UV_PYTHON=str(python)), seconds=SECONDS))
+    result = must(run(["make", "test"], project, environment(UV_PYTHON=str(python)), seconds=MAKE_TEST_SECONDS))
     assert (project / ".venv" / "bin" / f"python{version}").exists()
     return result
 
 
-@pytest.mark.timeout(SECONDS)
+@pytest.mark.timeout(MAKE_TEST_SECONDS)
 @pytest.mark.parametrize("version", OTHERS)
 def test_make_test(made: dict[str, Future[Result]], version: str) -> None:
     """With every option, `make test` passes on each other Python in a project that was generated a moment ago."""
@@ -120,7 +120,7 @@ def test_make_test(made: dict[str, Future[Result]], version: str) -> None:
     assert "passed" in made[version].result().stdout
 
 
-@pytest.mark.timeout(SECONDS)
+@pytest.mark.timeout(MAKE_TEST_SECONDS)
 @pytest.mark.parametrize("row", ROWS, ids=named)
 def test_make_test_of_combinations(made: dict[str, Future[Result]], row: Row) -> None:
     """Any two options with and without each other, each alone, none: installed without a network, and as sound."""
