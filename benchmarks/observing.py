@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks.report import publish
 from scripts.generate import generate, install
-from tests.live.harness import LiveService
+from tests.support.service import Service
 
 ROUNDS = 9
 REQUESTS = 2000
@@ -91,7 +91,7 @@ def ask(port: int, count: int) -> None:
                 answer += connection.recv(65536)
 
 
-def measure(service: LiveService) -> float:
+def measure(service: Service) -> float:
     """Give the microseconds of processor time that a request takes."""
     (worker,) = service.workers()
     before = processor_time(worker)
@@ -99,16 +99,16 @@ def measure(service: LiveService) -> float:
     return (processor_time(worker) - before) / REQUESTS
 
 
-def started(folder: Path, uv: Path, subject: Subject, address: str) -> LiveService:
+def started(folder: Path, uv: Path, subject: Subject, address: str) -> Service:
     """Give the service of a subject, generated and installed, to be entered."""
     project = generate(folder / "build", **dict.fromkeys(subject.options, True))
     install(project, uv)
     variables = {name: value.format(sink=address) for name, value in subject.variables.items()}
     log = folder / "log"
-    return LiveService(project, folder / "work", app="app.main:app", env=variables, workers=1, log_path=log)
+    return Service(project, folder / "work", app="app.main:app", env=variables, workers=1, log_path=log)
 
 
-def all_rounds(services: Mapping[str, LiveService]) -> dict[str, list[float]]:
+def all_rounds(services: Mapping[str, Service]) -> dict[str, list[float]]:
     """Give the figures of all services, which take turns, so that what disturbs one disturbs the others."""
     found: dict[str, list[float]] = {name: [] for name in services}
     for number in range(ROUNDS + 1):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from benchmarks.report import publish
 from scripts.generate import generate, install
 from scripts.snapshot import ROOT
-from tests.live.brokers import Broker, Nats, Redis
+from tests.support.brokers import Broker, Nats, Redis
 
 ROUNDS = 9
 MESSAGES = 2000

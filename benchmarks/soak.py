@@ -19,7 +19,7 @@ from benchmarks.soaking.lines import Written, read_all
 from benchmarks.soaking.odd import OddClient
 from benchmarks.soaking.watch import INTERVAL, LineCounter, Sample, Watched, look, settled, trend
 from scripts.generate import generate, install
-from tests.live.harness import LiveService
+from tests.support.service import Service
 
 WORKERS = 2
 LIMIT = 20 * 60
@@ -29,7 +29,7 @@ SLOWEST = 500
 PACKAGES = ("fastapi", "gunicorn", "httptools", "starlette", "uvicorn", "uvloop")
 
 
-def ask(service: LiveService, log: Path, folder: Path, requests: int) -> tuple[Watched, Sent]:
+def ask(service: Service, log: Path, folder: Path, requests: int) -> tuple[Watched, Sent]:
     """Let both clients ask the service, and watch its workers; raises SystemExit when one dies, or time is up."""
     workers, counter = sorted(service.workers()), LineCounter(log / "access.log")
     time.sleep(INTERVAL)  # the connection goes that has asked whether the service is ready
@@ -55,7 +55,7 @@ def ask(service: LiveService, log: Path, folder: Path, requests: int) -> tuple[W
 def run(project: Path, folder: Path, requests: int) -> tuple[Watched, Sent, Written]:
     """Serve, ask, stop, and read what was written."""
     log = folder / "log"
-    with LiveService(project, folder / "work", app="app.main:app", workers=WORKERS, log_path=log) as service:
+    with Service(project, folder / "work", app="app.main:app", workers=WORKERS, log_path=log) as service:
         watched, sent = ask(service, log, folder, requests)
         service.stop()
     return watched, sent, read_all(log)

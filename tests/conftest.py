@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import copy_repository
-from tests.baking import NO_INTERPRETER, bake
+from tests.support.baking import NO_INTERPRETER, bake
 
 
 @pytest.fixture(scope="session")

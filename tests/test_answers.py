@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from scripts.combinations import options
-from tests.baking import TOOLS, bake, bake_by_command, files_below, literal, must, run
+from tests.support.baking import TOOLS, bake, bake_by_command, files_below, literal, must, run
 
 SENTENCES = {
     "project_name": ("The answer to project_name", ["   ", "x" * 201, "two\nlines", "bell\a", "separator\u2028"]),

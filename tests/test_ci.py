@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.baking import NO_INTERPRETER, environment, must, run
+from tests.support.baking import NO_INTERPRETER, environment, must, run
 
 SKIPS = """
 import pytest

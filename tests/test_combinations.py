@@ -6,7 +6,7 @@ from itertools import combinations, product
 import pytest
 
 from scripts.combinations import Row, alone, every, options, pairwise
-from tests.baking import TEMPLATE_DIR
+from tests.support.baking import TEMPLATE_DIR
 
 
 def names(number: int) -> list[str]:

@@ -23,12 +23,14 @@ import pytest
 from scripts.combinations import options
 from scripts.snapshot import ROOT, TEMPLATE, copy_repository
 from tests import test_ci, test_kubernetes, test_project, test_readme
-from tests.baking import TEMPLATE_DIR, UV, bake, environment, free_port, must, run
-from tests.compose.engine import fetch_images
-from tests.compose.stack import Stack
-from tests.live.brokers import Broker, Nats, Redis
-from tests.live.client import new_id
-from tests.terminal import Running, running
+from tests.support.baking import TEMPLATE_DIR, UV, bake, environment, must, run
+from tests.support.brokers import Broker, Nats, Redis
+from tests.support.client import new_id
+from tests.support.engine import fetch_images
+from tests.support.ports import free_port
+from tests.support.stack import Stack
+from tests.support.terminal import Running, running
+from tests.support.waiting import wait_for
 from tests.test_docs import blocks, documents
 from tests.test_readme import answer, answers
 
@@ -128,7 +130,7 @@ class Places:
         address = [word.format(port=port) for name in set(words) for word in ADDRESSES.get(name, ())]
         variables = {"WORKERS": "1"} | self.variables | settings | {"PORT": str(port)}
         with running([*words[len(settings) :], *address], self.whole, variables) as server:
-            wait_until(lambda: answers(port), f"answer to {line}", 60)
+            wait_for(lambda: answers(port), f"answer to {line}", seconds=60)
             yield server, port
 
     @cached_property
@@ -136,7 +138,7 @@ class Places:
         """The port of a service with two workers that has a file with its process ID, and log files; it stays."""
         (line,) = [command.line for command in commands() if "PID_FILE=" in command.line]
         _, port = self.stays.enter_context(self.serving(f"WORKERS=2 {line}"))
-        wait_until(lambda: len(children(self.master)) == 2, "two workers")
+        wait_for(lambda: len(children(self.master)) == 2, "two workers")
         return port
 
     @cached_property
@@ -200,15 +202,7 @@ def serves_with_files(places: Places, _: str) -> None:
 
 def wait_for_line(file: Path, words: str) -> None:
     """Wait until a log file has a line with these words."""
-    wait_until(lambda: file.exists() and words in file.read_text("utf-8"), f"{words!r} in {file.name}")
-
-
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"no {what} in {seconds} s"
-        time.sleep(0.02)
+    wait_for(lambda: file.exists() and words in file.read_text("utf-8"), f"{words!r} in {file.name}")
 
 
 def asks(places: Places, line: str) -> None:
@@ -252,7 +246,7 @@ def tells(places: Places, line: str) -> None:
     answer(places.port, "before-the-signal")
     before, (name,) = children(places.master), re.findall(r"kill -(\w+) ", line)
     places.run(line, places.whole)
-    wait_until(lambda: EFFECTS[name](before, children(places.master)), f"effect of {name}")
+    wait_for(lambda: EFFECTS[name](before, children(places.master)), f"effect of {name}")
     answer(places.port, "after-the-signal")
 
 
@@ -326,7 +320,7 @@ def develops(places: Places, line: str) -> None:
     places.compose(line)
     code = places.composed.project / "app/api/demo.py"
     code.write_text(code.read_text("utf-8").replace('result="demo"', 'result="changed"'), "utf-8")
-    wait_until(lambda: places.composed.request("GET", "/api/demo").json()["result"] == "changed", "new code")
+    wait_for(lambda: places.composed.request("GET", "/api/demo").json()["result"] == "changed", "new code")
     assert places.composed.request("GET", "/api/docs").status == 200
     must(places.composed.up())
     assert places.composed.request("GET", "/api/docs").status == 404
@@ -358,7 +352,7 @@ def works(places: Places, line: str) -> None:
         variables = places.variables | {setting: broker.url}
         with running(["sh", "-c", f"exec {line}"], places.whole, variables) as worker:
             mine = re.compile(rf"(?m)^\d{{4}}-\d\d-\d\d .+ INFO \[-\] .*{READY[option]}")
-            wait_until(lambda: bool(mine.search(worker.said)), "line that says that it is ready", 60)
+            wait_for(lambda: bool(mine.search(worker.said)), "line that says that it is ready", seconds=60)
             time.sleep(1)  # it says so before it has set up its signals
             worker.tell_group(signal.SIGTERM)
             assert worker.end() == 0
@@ -375,7 +369,7 @@ def finds_a_worker(places: Places, line: str) -> None:
 
         assert not found()
         with running(["sh", "-c", f"exec {worker_of('saq')}"], places.whole, variables):
-            wait_until(found, "worker", 60)
+            wait_for(found, "worker", seconds=60)
 
 
 def finds_its_broker(port: int, option: str) -> bool:
@@ -399,20 +393,20 @@ def asks_for_work(places: Places, line: str) -> None:
             running(["sh", "-c", f"exec {worker_of(option)}"], places.whole, variables) as worker,
             places.serving(f"{words} make run") as (service, port),
         ):
-            wait_until(lambda: re.search(READY[option], worker.said) is not None, "worker that is ready", 60)
-            wait_until(lambda: finds_its_broker(port, option), "broker of the service", 60)
+            wait_for(lambda: re.search(READY[option], worker.said) is not None, "worker that is ready", seconds=60)
+            wait_for(lambda: finds_its_broker(port, option), "broker of the service", seconds=60)
             head, _, body = places.run(line.replace(":8000/", f":{port}/"), places.folder).partition("\n\n")
             assert "\nx-request-id: order-4711\n" in f"{head.lower()}\n"
             assert json.loads(body)["request_id"] == "order-4711"
             for sample in [shape(shown) for text in blocks(document, "text") for shown in text.splitlines()]:
-                wait_until(lambda: sample in map(shape, f"{service.said}{worker.said}".splitlines()), sample)  # noqa: B023
+                wait_for(lambda: sample in map(shape, f"{service.said}{worker.said}".splitlines()), sample)  # noqa: B023
 
 
 def lines_are_shown(document: Path, number: int, said: Callable[[], str]) -> None:
     """Wait until the lines of a document's block have been written."""
     for sample in blocks(document, "text")[number].splitlines():
         looked_for = shape(sample)
-        wait_until(lambda: looked_for in map(shape, said().splitlines()), looked_for)  # noqa: B023
+        wait_for(lambda: looked_for in map(shape, said().splitlines()), looked_for)  # noqa: B023
 
 
 def calls_a_tool(places: Places, line: str) -> None:

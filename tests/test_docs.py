@@ -14,7 +14,7 @@ from markdown_it.token import Token
 from scripts.combinations import options
 from scripts.snapshot import ROOT, copy_repository
 from scripts.tables import BETWEEN, options_table, with_options
-from tests.baking import TEMPLATE_DIR, bake, must, run
+from tests.support.baking import TEMPLATE_DIR, bake, must, run
 
 ONE_SCREEN = 80
 # How many lines an option may add to the README of a service that has it, on the average.

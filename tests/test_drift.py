@@ -11,7 +11,7 @@ import pytest
 from scripts.drift import fault_of
 from scripts.snapshot import ROOT, TEMPLATE
 from scripts.trail import Step, Trail
-from tests.baking import UV, Result, environment, must, run
+from tests.support.baking import UV, Result, environment, must, run
 
 ID = "order-4711"
 GOOD = Trail(Step("an answer", "/there", given=ID), 200, request_id=ID, header=ID, body=ID, log=ID, access=ID)

@@ -14,7 +14,7 @@ import pytest
 from hooks import post_gen_project as post
 from hooks import pre_gen_project as pre
 from scripts.snapshot import ROOT, TEMPLATE, known_files
-from tests.baking import NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
+from tests.support.baking import NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
 
 OPTIONS = list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
 GOOD: dict[str, Any] = {

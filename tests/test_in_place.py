@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.baking import MAKE_TEST_SECONDS, TEMPLATE_DIR, UV, environment, must, run
+from tests.support.baking import MAKE_TEST_SECONDS, TEMPLATE_DIR, UV, environment, must, run
 from tests.test_render import LEFT_BEHIND
 
 ON_THE_SERVICE = [

@@ -16,13 +16,14 @@ import yaml
 from kubernetes_validate import ValidationError, latest_version, validate  # type: ignore[import-untyped]
 from websockets.sync.client import connect
 
-from tests.baking import TEMPLATE_DIR, free_port, must, run
-from tests.live import baked
-from tests.live.client import ID_HEADER, Answer, Connection, build_request
-from tests.live.harness import LiveService
-from tests.live.logs import wait_for
-from tests.programs import program
-from tests.terminal import running
+from tests.support import baked
+from tests.support.baking import TEMPLATE_DIR, must, run
+from tests.support.client import ID_HEADER, Answer, Connection, build_request
+from tests.support.ports import free_port
+from tests.support.programs import program
+from tests.support.service import Service
+from tests.support.terminal import running
+from tests.support.waiting import wait_for
 
 Manifest = dict[str, Any]
 
@@ -583,7 +584,7 @@ def edge(folder: Path, pod: int, *, with_edge_id: bool = True) -> Iterator[int]:
             except OSError:
                 return False
 
-        wait_for(answers, 20, "nginx")
+        wait_for(answers, "nginx")
         yield port
 
 
@@ -601,7 +602,7 @@ def ask(port: int, *ids: str, size: int = 0) -> Answer:
 def port_of_pod(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the service with the settings of the cluster, and with endpoints that tests ask."""
     program("nginx", "nginx-light")
-    with LiveService(installed, tmp_path_factory.mktemp("pod") / "service", env=settings()) as service:
+    with Service(installed, tmp_path_factory.mktemp("pod") / "service", env=settings()) as service:
         yield service.port
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hooks import post_gen_project as post
 from scripts.combinations import Row, pairwise
-from tests.baking import TEMPLATE_DIR, UV, must, named, run
+from tests.support.baking import TEMPLATE_DIR, UV, must, named, run
 
 # Packages that share much below them, extras, a requirement for development only, one that two options own.
 REQUIREMENTS = {

@@ -16,7 +16,7 @@ import yaml
 from hooks import post_gen_project as post
 from scripts.combinations import Row, every, pairwise
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.baking import TEMPLATE_DIR, UV, bake, files_below, must, named, run
+from tests.support.baking import TEMPLATE_DIR, UV, bake, files_below, must, named, run
 from tests.test_hooks import GOOD
 
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))

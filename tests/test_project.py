@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scripts.combinations import Row, options, pairwise
-from tests.baking import (
+from tests.support.baking import (
     MAKE_TEST_SECONDS,
     NO_INTERPRETER,
     TEMPLATE_DIR,

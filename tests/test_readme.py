@@ -15,8 +15,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from scripts.snapshot import ROOT, copy_repository
-from tests.baking import TEMPLATE_DIR, UV, environment, free_port, must, run
-from tests.terminal import running
+from tests.support.baking import TEMPLATE_DIR, UV, environment, must, run
+from tests.support.ports import free_port
+from tests.support.terminal import running
 from tests.test_docs import blocks, documents, inline_code
 
 HARD_NAME = "a folder {with} {{braces}}"

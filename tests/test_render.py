@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT, TEMPLATE, known_files
-from tests.baking import bake, files_below
+from tests.support.baking import bake, files_below
 
 LEFT_BEHIND = {".venv", ".uv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache"}
 

@@ -17,13 +17,15 @@ from pwd import getpwuid
 
 import pytest
 
-from tests.baking import TEMPLATE_DIR, Result, environment, must, run
-from tests.live import baked
-from tests.live.faults_tools import Load, new_workers, run_python
-from tests.live.harness import LiveService, new_id, open_files
-from tests.live.lines import parse_access, parse_app
-from tests.live.logs import wait_for
-from tests.programs import program
+from tests.support import baked
+from tests.support.baking import TEMPLATE_DIR, Result, environment, must, run
+from tests.support.client import new_id
+from tests.support.faults import new_workers, run_python
+from tests.support.lines import parse_access, parse_app
+from tests.support.load import Load
+from tests.support.programs import program
+from tests.support.service import Service, open_files
+from tests.support.waiting import wait_for
 
 FOLDER = TEMPLATE_DIR / "deploy" / "systemd"
 UNIT = FOLDER / "service.service"
@@ -159,13 +161,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def service(host: Path, tmp_path: Path) -> Iterator[LiveService]:
+def service(host: Path, tmp_path: Path) -> Iterator[Service]:
     """The installed service, started with the unit's command, in its folder, with its environment."""
     command = below(host, one("ExecStart")).split()
     variables = dict(word.split("=", 1) for word in below(host, one("Environment")).split())
     Path(variables["PID_FILE"]).parent.mkdir(exist_ok=True)
     folder, log = Path(below(host, one("WorkingDirectory") + "/")), Path(variables["LOG_PATH"])
-    with LiveService(folder, tmp_path, log_path=log, env=variables, command=lambda _app, _port: command) as running:
+    with Service(folder, tmp_path, log_path=log, env=variables, command=lambda _app, _port: command) as running:
         yield running
 
 
@@ -376,11 +378,11 @@ def test_type_notify(host: Path, tmp_path: Path) -> None:
         systemd.settimeout(20)
         command = below(host, one("ExecStart")).split()
         variables = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
-        with LiveService(used(host), tmp_path, env=variables, command=lambda _app, _port: command):
+        with Service(used(host), tmp_path, env=variables, command=lambda _app, _port: command):
             assert b"READY=1" in systemd.recv(4096).split(b"\n")
 
 
-def test_reload(service: LiveService, host: Path) -> None:
+def test_reload(service: Service, host: Path) -> None:
     """The unit's own line replaces the workers, and no request fails; the release stays that of the start."""
     old, release = service.workers(), used(host)
     empty = host / "empty"
@@ -389,14 +391,14 @@ def test_reload(service: LiveService, host: Path) -> None:
     current.unlink()
     current.symlink_to(empty)
     try:
-        with Load(service) as load:
+        with Load(service.port) as load:
             must(run(shlex.split(one("ExecReload")), host, environment(MAINPID=str(service.process.pid))))
             new = new_workers(service, old, 2)
             load.more(200)
     finally:
         current.unlink()
         current.symlink_to(release)
-    assert load.failures == []
+    assert load.failed == []
     assert {Path(f"/proc/{pid}/cwd").readlink() for pid in new} == {release}
 
 
@@ -416,7 +418,7 @@ def test_commands_of_the_document() -> None:
 # Log files
 
 
-def held(service: LiveService, folder: Path) -> set[str]:
+def held(service: Service, folder: Path) -> set[str]:
     """Give the files of a folder that the master or a worker has open."""
     pids = [service.process.pid, *service.workers()]
     targets = [Path(path) for pid in pids for path in open_files(pid)]
@@ -429,21 +431,21 @@ def lines_of(folder: Path, name: str) -> str:
     return "".join((gzip.decompress(part) if compressed else part).decode() for compressed, part in parts)
 
 
-def rotate(service: LiveService, host: Path, folder: Path) -> dict[Path, int]:
+def rotate(service: Service, host: Path, folder: Path) -> dict[Path, int]:
     """Rotate; nobody has an old file open a moment later. Give the old files and their sizes."""
     before = set(folder.iterdir())
     must(logrotate(host))
-    wait_for(lambda: held(service, folder) == set(FILES), 5, "the old files to be let go")
+    wait_for(lambda: held(service, folder) == set(FILES), "the old files to be let go")
     moved = [path for path in folder.iterdir() if path not in before and path.suffix != ".gz"]
     assert len(moved) == len(FILES)
     return {path: path.stat().st_size for path in moved}
 
 
-def test_rotation(service: LiveService, host: Path) -> None:
+def test_rotation(service: Service, host: Path) -> None:
     """logrotate under load, four times, compressing: each line is there once, and old files stay as they were."""
     folder = host / "var/log" / NAME
     failed: list[str] = []
-    with Load(service, clients=5) as load:
+    with Load(service.port, clients=5) as load:
         for number in range(ROTATIONS):
             failed += [new_id("fail") for _ in range(5)]
             for request_id in failed[-5:]:
@@ -452,7 +454,7 @@ def test_rotation(service: LiveService, host: Path) -> None:
             sizes = rotate(service, host, folder)
             time.sleep(1.1)  # the names have seconds
             assert {path: path.stat().st_size for path in sizes} == sizes, number
-    assert load.failures == []
+    assert load.failed == []
     assert {name: len(list(folder.glob(f"{name}-*.gz"))) for name in FILES} == dict.fromkeys(FILES, ROTATIONS - 1)
     check_everything(folder, load.answered, failed)
 
@@ -460,7 +462,7 @@ def test_rotation(service: LiveService, host: Path) -> None:
 def check_everything(folder: Path, answered: list[str], failed: list[str]) -> None:
     """Each request has its lines in their files, each of them once."""
     assert len(answered) >= 100 * ROTATIONS
-    wait_for(lambda: answered[-1] in (folder / "access.log").read_text("utf-8"), 5, "the last line")
+    wait_for(lambda: answered[-1] in (folder / "access.log").read_text("utf-8"), "the last line")
     access = Counter(parse_access(line).request_id for line in lines_of(folder, "access.log").splitlines())
     demo, error = (parse_app(lines_of(folder, name))[0] for name in ("demo.log", "error.log"))
     asked = Counter(answered + failed)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import TEMPLATE
-from tests.baking import TEMPLATE_DIR, TOOLS, UV, bake, literal, must, run
-from tests.updating import (
+from tests.support.baking import TEMPLATE_DIR, TOOLS, UV, bake, literal, must, run
+from tests.support.updating import (
     GONE,
     alone,
     asked,

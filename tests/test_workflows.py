@@ -14,7 +14,7 @@ import yaml
 
 from scripts.combinations import options
 from scripts.snapshot import ROOT
-from tests.baking import TEMPLATE_DIR, TOOLS, UV, Result, bake, environment, must, run
+from tests.support.baking import TEMPLATE_DIR, TOOLS, UV, Result, bake, environment, must, run
 from tests.test_project import VERSIONS
 
 BOTH = pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository", "service"])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.soaking.kinds import KINDS, key_of
-from tests.live.lines import INDENT, TEXT_APP, parse_access
+from tests.support.lines import INDENT, TEXT_APP, parse_access
 
 GIVEN = "soak-"
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from benchmarks.soaking.kinds import ODD, PIPELINED, Kind, Sent
-from tests.live.client import Connection
+from tests.support.client import Connection
 
 PAUSE = 0.02
 """Seconds between two rounds, so that the bulk is not held up."""

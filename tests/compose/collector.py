@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from types import TracebackType
 from typing import Any, Self
 
-from .stack import wait_until
+from tests.support.waiting import wait_for
 
 _MESSAGE = re.compile(r"<\d+>\S+ +\d+ \S+ (?P<container>\S+)\[\d+\]: (?P<text>.*)")
 
@@ -66,6 +66,6 @@ class Collector:
     def wait_for(self, request_ids: set[str], service: str) -> dict[str, list[int]]:
         """Wait until each of these requests has a line of a service; give the statuses of all, by ID."""
         statuses = self._statuses[service]
-        wait_until(lambda: request_ids <= statuses.keys(), f"line of {service} for each request", 15)
+        wait_for(lambda: request_ids <= statuses.keys(), f"line of {service} for each request")
         time.sleep(0.2)  # in which a second line would come
         return dict(statuses)

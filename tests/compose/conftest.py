@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.baking import bake
+from tests.support.baking import bake
+from tests.support.engine import fetch_images, image_exists
+from tests.support.stack import Stack, docker, image_of
 
 from .edge import FOLLOWS_NAMES, PLAIN, Edge, newer_image, version_of
-from .engine import fetch_images, image_exists
-from .stack import Stack, docker, image_of
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ from typing import Self
 
 import pytest
 
-from tests.baking import free_port, must
-from tests.live.client import Answer, Connection
-
-from .engine import image_exists
-from .stack import Line, docker, wait_until
+from tests.support.baking import must
+from tests.support.client import Answer, Connection
+from tests.support.engine import image_exists
+from tests.support.ports import free_port
+from tests.support.stack import Line, docker
+from tests.support.waiting import wait_for
 
 PLAIN, NEWER = "nginx:1.30-alpine", "trail-nginx-newer"
 FOLLOWS_NAMES = (1, 27, 3)
@@ -65,7 +66,7 @@ class Edge:
     def __enter__(self) -> Self:
         try:
             must(docker("run", "--detach", "--name", self.name, *self._options(), self.image, *START))
-            wait_until(self._answers, "answer of nginx")
+            wait_for(self._answers, "answer of nginx")
         except BaseException as error:
             error.add_note(docker("logs", self.name).stderr)
             self.remove()
@@ -116,7 +117,7 @@ class Edge:
 
     def lines_of(self, *request_ids: str) -> list[Line]:
         """Give the access lines of requests; each has exactly one, which may be a moment late."""
-        wait_until(lambda: set(request_ids) <= {line["request_id"] for line in self.lines()}, f"lines of {request_ids}")
+        wait_for(lambda: set(request_ids) <= {line["request_id"] for line in self.lines()}, f"lines of {request_ids}")
         lines = self.lines()
         found = [[line for line in lines if line["request_id"] == request_id] for request_id in request_ids]
         assert [len(one) for one in found] == [1] * len(request_ids), found

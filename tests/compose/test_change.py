@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.baking import must, run
+from tests.support.baking import must, run
+from tests.support.load import Load
+from tests.support.stack import Stack, docker, say, write_override
+from tests.support.waiting import wait_for
 
 from .collector import Collector
-from .load import Load
-from .stack import Stack, docker, say, wait_until, write_override
 
 REPLICAS = 3
+# Short ones and ones that take a while; a third of them must not be sent twice.
+MIXED = (("GET", "/api/demo"), ("POST", "/probe/slow?seconds=0.2"), ("GET", "/probe/slow?seconds=0.2"))
 # What docs/compose.md says, for those who want nobody to wait.
 ONE_BY_ONE = (
     'all=$(docker compose ps --quiet api); for old in $all; do docker stop "$old" && docker rm "$old" '
@@ -50,7 +53,7 @@ def health(container: str) -> str:
 
 def wait_for_health(container: str) -> None:
     """Wait until a container is healthy."""
-    wait_until(lambda: health(container) == "healthy", f"health of {container}")
+    wait_for(lambda: health(container) == "healthy", f"health of {container}")
 
 
 def image_of(container: str) -> str:
@@ -79,7 +82,7 @@ def change_code(stack: Stack) -> str:
 
 def test_rolling_restart(three: Stack, collector: Collector) -> None:
     """Three replicas are restarted one after the other."""
-    with Load(three.port) as load:
+    with Load(three.port, mix=MIXED, clients=400) as load:
         for container in three.containers("api"):
             must(docker("restart", "--time", "40", container))
             wait_for_health(container)
@@ -88,7 +91,7 @@ def test_rolling_restart(three: Stack, collector: Collector) -> None:
 
 def test_scale(three: Stack, collector: Collector) -> None:
     """A replica is stopped, another one is taken away, and both come back; then each has its share."""
-    with Load(three.port) as load:
+    with Load(three.port, mix=MIXED, clients=400) as load:
         must(docker("stop", f"{three.name}-api-{REPLICAS}"))
         time.sleep(0.5)
         must(three.up("--scale", "api=1"))
@@ -106,7 +109,7 @@ def test_scale(three: Stack, collector: Collector) -> None:
 
 def test_reload(three: Stack, collector: Collector) -> None:
     """SIGHUP replaces the workers of all replicas, twice."""
-    with Load(three.port) as load:
+    with Load(three.port, mix=MIXED, clients=400) as load:
         for _ in range(2):
             must(three.compose("kill", "--signal", "HUP", "api"))
             time.sleep(3)
@@ -118,7 +121,7 @@ def test_new_image_for_all_at_once(three: Stack, collector: Collector, replicas:
     """`docker compose up` with a new image replaces all replicas at once: requests wait, and nginx stays."""
     must(three.up("--scale", f"api={replicas}"))
     image, proxy = change_code(three), three.containers("nginx")
-    with Load(three.port) as load:
+    with Load(three.port, mix=MIXED, clients=400) as load:
         must(three.up("--scale", f"api={replicas}"))
     assert_nothing_lost(load, collector, f"new image for {replicas} at once")
     assert [image_of(container) for container in three.containers("api")] == [image] * replicas
@@ -129,7 +132,7 @@ def test_new_image_one_by_one(three: Stack, collector: Collector) -> None:
     """Replicas are replaced by those of a new image one after the other: nobody waits."""
     must(three.up("--scale", f"api={REPLICAS}"))
     image = change_code(three)
-    with Load(three.port) as load:
+    with Load(three.port, mix=MIXED, clients=400) as load:
         must(run(["sh", "-euc", ONE_BY_ONE], three.project, three.variables))
     assert_nothing_lost(load, collector, "new image one by one")
     assert [image_of(container) for container in three.containers("api")] == [image] * REPLICAS
@@ -139,7 +142,7 @@ def test_new_image_one_by_one(three: Stack, collector: Collector) -> None:
 def test_killed_replica(three: Stack, collector: Collector) -> None:
     """When a replica dies, only what must not be sent again and was with it fails: with 502, the ID and its line."""
     must(three.up("--scale", f"api={REPLICAS}"))
-    with Load(three.port) as load:
+    with Load(three.port, mix=MIXED, clients=400) as load:
         time.sleep(1)
         killed = time.monotonic()
         must(docker("kill", "--signal", "KILL", three.containers("api")[0]))
@@ -163,15 +166,17 @@ def test_killed_replica(three: Stack, collector: Collector) -> None:
 def test_stop_with_requests_in_flight(three: Stack, collector: Collector) -> None:
     """`docker compose stop`: what nginx has taken is answered in full; what comes later is not taken."""
     must(three.up("--scale", f"api={REPLICAS}"))
-    with Load(three.port, rate=50, mix=[("GET", "/probe/slow?seconds=2"), ("POST", "/probe/slow?seconds=2")]) as load:
+    with Load(
+        three.port, rate=50, mix=[("GET", "/probe/slow?seconds=2"), ("POST", "/probe/slow?seconds=2")], clients=400
+    ) as load:
         time.sleep(2.5)
         stopping = time.monotonic()
         must(three.compose("stop"))
         say(f"stopped in {time.monotonic() - stopping:.1f} s")
     say(load.summary("stop"))
-    in_flight = [sent for sent in load.begun_before(stopping) if sent.ended > stopping]
+    in_flight = [sent for sent in load.sent if sent.began < stopping and sent.ended > stopping]
     assert len(in_flight) > 50
-    assert [sent for sent in load.begun_before(stopping) if not sent.answered] == []
+    assert [sent for sent in load.sent if sent.began < stopping and not sent.answered] == []
     # The engine's own proxy takes connections that nginx does not, and closes them without a byte.
     assert all(not sent.status for sent in load.failed), Counter(sent.status for sent in load.failed)
     taken = {sent.request_id for sent in load.sent if sent.answered}

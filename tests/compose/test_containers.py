@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.baking import must
-from tests.live.client import Answer
-
-from .stack import Stack, docker, say, wait_until, write_override
+from tests.support.baking import must
+from tests.support.client import Answer
+from tests.support.stack import Stack, docker, say, write_override
+from tests.support.waiting import wait_for
 
 MEBIBYTE = 1024 * 1024
 USERS = {"nginx": 101, "api": 10001}
@@ -155,6 +155,6 @@ def test_health_tells_the_truth(own: Stack) -> None:
 
     assert health() == "healthy"
     own.exec("api", "python", "-I", "-c", SIGNAL, "SIGSTOP")
-    wait_until(lambda: health() == "unhealthy", "end of health", 40)
+    wait_for(lambda: health() == "unhealthy", "end of health", seconds=40)
     own.exec("api", "python", "-I", "-c", SIGNAL, "SIGCONT")
-    wait_until(lambda: health() == "healthy", "new health", 15)
+    wait_for(lambda: health() == "healthy", "new health")

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.baking import must
-from tests.live.client import Answer, Connection, build_request, new_id
 from tests.live.smuggling_cases import ONE_MESSAGE, Smuggled
+from tests.support.baking import must
+from tests.support.client import Answer, Connection, build_request, new_id
+from tests.support.stack import Stack, docker
+from tests.support.waiting import wait_for
 
 from .edge import FOLLOWS_NAMES, PRIVATE, Edge, check_own_answer, version_of
-from .stack import Stack, docker, wait_until
 
 ID = b"X-Request-ID: %b\r\n"
 HOST = b"Host: a\r\n"
@@ -138,10 +139,10 @@ def test_limits(served: Stack, edge_image: str) -> None:
         time.sleep(0.3)
         ids = [check_own_answer(edge.ask(get("/api/demo")), 503)]
         ids.append(check_own_answer(first.answer(), 504))
-        wait_until(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
+        wait_for(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
         ids.append(check_own_answer(edge.ask(build_request("POST", "/probe/upload", body=b"ab")), 413))
-        wait_until(lambda: edge.ask(build_request("POST", "/probe/upload")).status == 200, "an upload of nothing")
-        wait_until(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
+        wait_for(lambda: edge.ask(build_request("POST", "/probe/upload")).status == 200, "an upload of nothing")
+        wait_for(lambda: edge.ask(get("/api/demo")).status == 200, "a place that is free")
         lines = edge.lines_of(*ids)
         assert [(line["status"], line["upstream_status"]) for line in lines] == [
             (503, ""), (504, "504"), (413, "")]  # fmt: skip
@@ -173,7 +174,7 @@ def test_disk_full(served: Stack, edge_image: str) -> None:
     with Edge(served.project, edge_image, network, size="2m", MAX_BODY_BYTES=str(limit)) as edge, ExitStack() as stack:
         for unfinished in [stack.enter_context(edge.connect()) for _ in range(2)]:
             unfinished.send(build_request("POST", "/probe/upload", body=b"x" * limit)[:-1])
-        wait_until(lambda: docker("exec", edge.name, "df", "/tmp").stdout.split()[-2] > "85%", "bodies that arrive")
+        wait_for(lambda: docker("exec", edge.name, "df", "/tmp").stdout.split()[-2] > "85%", "bodies that arrive")
         data = build_request("POST", "/probe/upload?token=s3cret", body=b"x" * limit)
         request_id = check_own_answer(edge.ask(data), 500)
         assert edge.lines_of(request_id)[0]["query"] == "***"
@@ -310,7 +311,7 @@ def test_claims_of_a_proxy(served: Stack, edge_image: str) -> None:
         assert answer.one("Strict-Transport-Security") == "max-age=31536000"
         edge.ask(get("/probe/echo", X_Forwarded_For="2001:db8::1"))
         last = 's [2001:db8::1] - "GET /probe/echo HTTP/1.1" '
-        wait_until(lambda: last in edge.output().decode(), "line of the second request")
+        wait_for(lambda: last in edge.output().decode(), "line of the second request")
         text = edge.output().decode()
         assert f"] {sent} 200 " in text
         assert 's 9.9.9.9 - "GET /probe/echo HTTP/1.1" ' in text
@@ -377,7 +378,7 @@ def test_worker_killed(edge: Edge, served: Stack) -> None:
     connections: dict[str, Connection] = {method: edge.connect() for method in ids}
     for method, connection in connections.items():
         connection.send(build_request(method, "/probe/slow?seconds=1.5", request_id=ids[method]))
-    wait_until(lambda: all(begins(served, one) == 1 for one in ids.values()), "begin of both")
+    wait_for(lambda: all(begins(served, one) == 1 for one in ids.values()), "begin of both")
     kill_workers(served)
     killed = time.monotonic()
     assert check_own_answer(connections["POST"].answer(), 502) == ids["POST"]
@@ -397,7 +398,7 @@ def test_request_that_kills(edge: Edge, served: Stack) -> None:
     assert check_own_answer(edge.ask(get("/probe/die", request_id=sent)), 502) == sent
     assert time.monotonic() - began < 5
     assert len([line for line in served.lines_of(sent, "api") if line.get("message") == "dies"]) == 2
-    wait_until(lambda: edge.ask(get("/readyz")).status == 200, "workers in their place")
+    wait_for(lambda: edge.ask(get("/readyz")).status == 200, "workers in their place")
 
 
 def test_headers_of_the_service(edge: Edge) -> None:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.live.client import new_id
 from tests.live.hostile_cases import ACCEPTED_IDS, CONTROLS, REPLACED_IDS, SPACED_IDS, UNTOUCHED_IDS, request
+from tests.support.client import new_id
+from tests.support.stack import Stack
 
 from .edge import MADE, PRIVATE, Edge
-from .stack import Stack
 
 SOURCE = (ROOT / TEMPLATE / "app/common/request_id.py").read_text()
 _PATTERN = re.search(r'^_ACCEPTED = re\.compile\(rb"(.+)"\)\.fullmatch$', SOURCE, re.MULTILINE)

@@ -4,11 +4,11 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.live.client import build_request, new_id
 from tests.live.hostile_cases import C1, EVIL, FORGED, PATHS, SECRET, SECRETS, UNICODE, WORDS, request, tagged
+from tests.support.client import build_request, new_id
+from tests.support.stack import Stack
 
 from .edge import Edge
-from .stack import Stack
 
 SHARED = ("timestamp", "request_id", "method", "path", "query", "http_version", "status", "duration", "bytes", "client",
           "user_agent")  # fmt: skip

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.baking import Result, run
-from tests.programs import program
+from tests.support.baking import Result, run
+from tests.support.programs import program
+from tests.support.stack import docker
 
 from .edge import PLAIN, START, Edge, options_of
-from .stack import docker
 
 FOLDER = ROOT / TEMPLATE / "deploy/nginx"
 HOSTILE = (";", "x; return 200 evil", "$host", "${x}", "a\nb", "a;\n}", "{", "}", "'", '"', "\\", "`id`", "$(id)",

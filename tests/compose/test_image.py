@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.baking import TOOLS, must, run
-
-from .stack import Stack, docker, say
+from tests.support.baking import TOOLS, must, run
+from tests.support.stack import Stack, docker, say
 
 MEBIBYTE = 1_000_000
 # Whatever is installed, and in which version; and modules and packages that have not been compiled.

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from scripts.combinations import options
-from tests.baking import bake
-from tests.live.client import new_id
-
-from .engine import fetch_images
-from .stack import Stack, docker, image_of, say
+from tests.support.baking import bake
+from tests.support.client import new_id
+from tests.support.engine import fetch_images
+from tests.support.stack import Stack, docker, image_of, say
 
 SERVERS = ("analytics", "model", "store")
 HEADERS = [("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")]

@@ -10,10 +10,11 @@ from urllib.request import urlopen
 import pytest
 
 from scripts.combinations import options
-from tests.baking import bake, free_port, must
-
-from .engine import fetch_images
-from .stack import Stack, docker, image_of, owned_image, say, wait_until
+from tests.support.baking import bake, must
+from tests.support.engine import fetch_images
+from tests.support.ports import free_port
+from tests.support.stack import Stack, docker, image_of, owned_image, say
+from tests.support.waiting import wait_for
 
 REPLICAS, REQUESTS = 2, 300
 
@@ -43,11 +44,11 @@ def ask(stack: Stack, query: str) -> list[dict[str, Any]]:
 
 def test_prometheus_asks_each_replica(stack: Stack) -> None:
     """All are up, and together they have counted as many requests as nginx has let in."""
-    wait_until(lambda: [one["value"][1] for one in ask(stack, "up")] == ["1"] * REPLICAS, "replica that is up", 30)
+    wait_for(lambda: [one["value"][1] for one in ask(stack, "up")] == ["1"] * REPLICAS, "replica that is up")
     for _ in range(REQUESTS):
         assert stack.request("GET", "/api/demo").status == 200
     counted = 'sum(http_requests_total{route="/api/demo",method="GET",status="200"})'
-    wait_until(lambda: [one["value"][1] for one in ask(stack, counted)] == [f"{REQUESTS}"], "exact count", 30)
+    wait_for(lambda: [one["value"][1] for one in ask(stack, counted)] == [f"{REQUESTS}"], "exact count")
     shares = {
         one["metric"]["instance"]: one["value"][1] for one in ask(stack, 'http_requests_total{route="/api/demo"}')
     }

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.baking import must
-from tests.live.client import Answer, build_request, new_id
-from tests.live.lines import TEXT_ACCESS, TEXT_APP
-
-from .stack import Line, Stack, docker, say, wait_until
+from tests.support.baking import must
+from tests.support.client import Answer, build_request, new_id
+from tests.support.lines import TEXT_ACCESS, TEXT_APP
+from tests.support.stack import Line, Stack, docker, say
+from tests.support.waiting import wait_for
 
 # Method, target, status, and whether an application line belongs to it.
 OUTCOMES = [
@@ -123,7 +123,7 @@ def test_text_lines_have_the_id(other: Stack) -> None:
     request_id = new_id("text")
     answer = other.request("GET", "/api/demo", [("X-Correlation-ID", request_id)])
     assert answer.one("X-Correlation-ID") == answer.json()["request_id"] == request_id
-    wait_until(lambda: sum(request_id in line for line in other.logs()) >= 3, "three lines")
+    wait_for(lambda: sum(request_id in line for line in other.logs()) >= 3, "three lines")
     lines = [line for line in other.logs() if request_id in line]
     assert sorted(map(kind, lines)) == ["access", "app", "nginx"], lines
 
@@ -145,7 +145,7 @@ def test_other_header_replaces_the_usual_one(other: Stack, method: str) -> None:
     assert answer.all("X-Request-ID") == []
     made = answer.one("X-Correlation-ID")
     assert not made.startswith("unused")
-    wait_until(lambda: sum(made in line for line in other.logs()) >= 2, "two lines")
+    wait_for(lambda: sum(made in line for line in other.logs()) >= 2, "two lines")
 
 
 def test_largest_body_is_one_setting(other: Stack) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from scripts.combinations import options
-from tests.baking import bake, must
-from tests.live.client import new_id
-
-from .engine import fetch_images
-from .stack import Stack, docker, image_of, owned_image, say, wait_until
+from tests.support.baking import bake, must
+from tests.support.client import new_id
+from tests.support.engine import fetch_images
+from tests.support.stack import Stack, docker, image_of, owned_image, say
+from tests.support.waiting import wait_for
 
 BROKERS = {"celery": "redis", "saq": "redis", "faststream": "nats"}
 # How many lines with the ID the workers of each option write for the demo at least.
@@ -104,9 +104,9 @@ def test_broker_gone_and_back(stack: Stack, chosen: list[str]) -> None:
     assert (answer.status, answer.json()["message"]) == (503, "failed")
     assert stack.request("GET", "/api/demo").status == 200
     must(stack.compose("start", BROKERS[name]))
-    wait_until(lambda: stack.request("GET", "/readyz").status == 200, "readiness", 30)
+    wait_for(lambda: stack.request("GET", "/readyz").status == 200, "readiness")
     request_id = new_id("back")
-    wait_until(lambda: stack.request("POST", f"/api/{name}/demo", request_id=request_id).status == 202, "answer", 20)
+    wait_for(lambda: stack.request("POST", f"/api/{name}/demo", request_id=request_id).status == 202, "answer")
     stack.wait_for_lines(request_id, LINES[name], f"{name}-worker", seconds=60)
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from .baked import bake, install
+from tests.support.baked import bake, install
+from tests.support.service import Service
+
 from .cases import MAX_BODY
-from .harness import LiveService
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +28,8 @@ def connected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", params=["text", "json"])
 def service(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveService]:
+) -> Iterator[Service]:
     """Run gunicorn with two workers and the probe application; for tests that leave it running."""
     env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY)}
-    with LiveService(project, tmp_path_factory.mktemp(f"service-{request.param}"), env=env) as running:
+    with Service(project, tmp_path_factory.mktemp(f"service-{request.param}"), env=env) as running:
         yield running

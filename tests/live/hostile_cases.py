@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .client import new_id
+from tests.support.client import new_id
 
 EVIL, SECRET = b"e7il", b"s3cret"
 FORGED = b'[2026-01-01 00:00:00,000+0000] forged-id 200 0.001s 127.0.0.1:1 - "GET /forged HTTP/1.1"'

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .faults_tools import run_python, serve, tools
-from .harness import LiveService
-from .servers import SERVERS
+from tests.support.faults import run_python, serve
+from tests.support.process import environment_of
+from tests.support.servers import SERVERS
+from tests.support.service import Service
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ def run_server(project: Path, *, server: str = "gunicorn", **env: str) -> tuple[
     result = subprocess.run(
         SERVERS[server]("app.main:app", 0),
         cwd=project,
-        env=tools(project) | {"PORT": "8", "WORKERS": "2"} | env,
+        env=environment_of(project) | {"PORT": "8", "WORKERS": "2"} | env,
         capture_output=True,
         text=True,
         check=False,
@@ -169,7 +170,7 @@ def test_application_that_cannot_start(project: Path, tmp_path: Path, how: str, 
 def test_application_that_is_not_there(project: Path, tmp_path: Path) -> None:
     """A module or a name that does not exist is told."""
     for app in ("app.nothing:app", "app.main:nothing"):
-        with LiveService(project, tmp_path / app, app=app, wait=False) as service:
+        with Service(project, tmp_path / app, app=app, wait=False) as service:
             assert service.process.wait(15) not in (0, None)
             assert "nothing" in service.app_text()
 

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import pytest
 
-from .brokers import Broker, RabbitMQ, Redis
-from .client import build_request, new_id
-from .harness import LiveService
-from .lines import AppLine, parse_app
-from .logs import wait_for
-from .workers import WorkerProcess, show, trail, wait_for_trail
+from tests.support.brokers import Broker, RabbitMQ, Redis
+from tests.support.client import build_request, new_id
+from tests.support.lines import AppLine, parse_app
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+from tests.support.workers import Worker, show, trail, wait_for_trail
 
 HERE = Path(__file__).parent
 READY = " ready."
@@ -40,12 +40,12 @@ class System(NamedTuple):
     """A service, a worker, and the broker between them."""
 
     broker: Broker
-    service: LiveService
-    worker: WorkerProcess
+    service: Service
+    worker: Worker
     pool: str
 
     @property
-    def places(self) -> tuple[LiveService, WorkerProcess]:
+    def places(self) -> tuple[Service, Worker]:
         """Where lines are written."""
         return self.service, self.worker
 
@@ -99,12 +99,12 @@ def variables(broker: Broker, redis: Redis, log_format: str = "json", **more: st
     return {"CELERY_BROKER_URL": broker.url, "CELERY_RESULT_BACKEND": results, "LOG_FORMAT": log_format, **more}
 
 
-def worker(project: Path, work: Path, env: dict[str, str], pool: str = "prefork") -> WorkerProcess:
+def worker(project: Path, work: Path, env: dict[str, str], pool: str = "prefork") -> Worker:
     """Return a worker, not started yet."""
     words = ["celery", "-A", "app.integrations.celery", "worker", "-I", "app.integrations.celery_probe"]
     size = [] if pool == "solo" else ["-c", "3"]
     quick = ["--without-mingle", "--without-gossip", "-n", f"{new_id('worker')}@localhost"]
-    return WorkerProcess(project, work, [*words, "-P", pool, *size, *quick], env, ready=READY, name="worker")
+    return Worker(project, work, [*words, "-P", pool, *size, *quick], env, ready=READY, name="worker")
 
 
 @pytest.fixture(scope="module", params=WAYS, ids="-".join)
@@ -119,7 +119,7 @@ def system(
     broker = request.getfixturevalue(kind)
     env = variables(broker, redis, log_format)
     work = tmp_path_factory.mktemp(f"{kind}-{pool}")
-    service = LiveService(probed, work / "service", app="app.main:app", env=env)
+    service = Service(probed, work / "service", app="app.main:app", env=env)
     with service, worker(probed, work, env, pool) as running:
         yield System(broker, service, running, pool)
 
@@ -200,7 +200,10 @@ def test_failure(system: System) -> None:
 def test_no_argument_in_a_line(system: System, name: str, words: str) -> None:
     """Where Celery itself would print what a task was called with, ours has the IDs instead."""
     request_id = system.ask(f"/probe/canvas/{name}")
-    wait_for(lambda: any(words in f"{line.message}{line.exception}" for line in trail(system.places, request_id)))
+    wait_for(
+        lambda: any(words in f"{line.message}{line.exception}" for line in trail(system.places, request_id)),
+        "TODO-WHAT",
+    )
     lines = [line for line in trail(system.places, request_id) if words in f"{line.message}{line.exception}"]
     assert {line.parent_id for line in lines} == {"-"}
     assert "hunter2" not in system.worker.output()
@@ -252,7 +255,7 @@ def test_call_from_a_task(system: System) -> None:
 def test_nothing_mixes(probed: Path, redis: Redis, tmp_path: Path) -> None:
     """1,000 requests at a time, each with a chain of three tasks: every ID has exactly its own."""
     env = variables(redis, redis)
-    service = LiveService(probed, tmp_path / "service", app="app.main:app", env=env)
+    service = Service(probed, tmp_path / "service", app="app.main:app", env=env)
     with service, worker(probed, tmp_path, env) as running:
         ids = [new_id("mix") for _ in range(1000)]
 
@@ -264,7 +267,7 @@ def test_nothing_mixes(probed: Path, redis: Redis, tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(20) as threads:
             list(threads.map(ask, [ids[start::20] for start in range(20)]))
-        wait_for(lambda: running.app_text().count(" success ") >= 3000, 120, "3000 tasks")
+        wait_for(lambda: running.app_text().count(" success ") >= 3000, "3000 tasks", seconds=120)
         found: dict[str, list[AppLine]] = {request_id: [] for request_id in ids}
         for line in trail_of_all(service, running):
             if line.request_id in found:
@@ -278,7 +281,7 @@ def test_nothing_mixes(probed: Path, redis: Redis, tmp_path: Path) -> None:
     assert len(set(tasks)) == len(tasks) == 3000
 
 
-def trail_of_all(*places: LiveService | WorkerProcess) -> list[AppLine]:
+def trail_of_all(*places: Service | Worker) -> list[AppLine]:
     """Return every application line, in the order of time."""
     lines = [line for place in places for line in parse_app(place.app_text())[0]]
     return sorted(lines, key=lambda line: line.timestamp)
@@ -290,7 +293,7 @@ def test_killed_worker(kind: type[Broker], probed: Path, redis: Redis, tmp_path:
     with ExitStack() as stack:
         broker = stack.enter_context(kind())
         env = variables(broker, redis, CELERY_VISIBILITY_TIMEOUT="4")
-        service = stack.enter_context(LiveService(probed, tmp_path / "service", app="app.main:app", env=env))
+        service = stack.enter_context(Service(probed, tmp_path / "service", app="app.main:app", env=env))
         running = stack.enter_context(worker(probed, tmp_path, env))
         request_id = new_id("killed")
         service.request("POST", "/probe/slow?seconds=2", request_id=request_id)
@@ -312,14 +315,14 @@ def test_broker_down(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
     with kind() as broker, ExitStack() as stack:
         broker.stop()
         env = {"CELERY_BROKER_URL": broker.url, "LOG_FORMAT": "json"}
-        service = stack.enter_context(LiveService(probed, tmp_path / "service", app="app.main:app", env=env))
+        service = stack.enter_context(Service(probed, tmp_path / "service", app="app.main:app", env=env))
         running = worker(probed, tmp_path, env)
         stack.callback(running.kill)
         running.start(wait=False)
         system = System(broker, service, running, "prefork")
         assert_unreachable(system)
         broker.start()
-        wait_for(lambda: READY in running.output(), 40, "the worker")
+        wait_for(lambda: READY in running.output(), "the worker", seconds=40)
         assert_reachable(system)
         broker.stop()
         assert_unreachable(system)
@@ -342,7 +345,7 @@ def test_broker_hangs(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         broker = stack.enter_context(kind())
         env = {"CELERY_BROKER_URL": broker.url, "LOG_FORMAT": "json"}
-        service = LiveService(probed, tmp_path / "service", app="app.main:app", env=env, workers=1)
+        service = Service(probed, tmp_path / "service", app="app.main:app", env=env, workers=1)
         stack.enter_context(service)
         assert service.request("POST", "/api/celery/demo").status == 202
         broker.tell(SIGSTOP)
@@ -360,14 +363,14 @@ def test_broker_hangs(kind: type[Broker], probed: Path, tmp_path: Path) -> None:
         assert len(list(Path(f"/proc/{worker_pid}/task").iterdir())) <= threads
         broker.tell(SIGCONT)
         service.wait_ready()
-        wait_for(lambda: service.request("POST", "/api/celery/demo").status == 202, 20, "a task that is sent")
+        wait_for(lambda: service.request("POST", "/api/celery/demo").status == 202, "a task that is sent")
 
 
 def test_wrong_password(probed: Path, tmp_path: Path) -> None:
     """A broker that lets nobody in is one that does not answer; the password is nowhere."""
     with RabbitMQ() as broker:
         env = {"CELERY_BROKER_URL": broker.url.replace("://", "://guest:hunter2@"), "LOG_FORMAT": "json"}
-        with LiveService(probed, tmp_path / "service", app="app.main:app", env=env, workers=1) as service:
+        with Service(probed, tmp_path / "service", app="app.main:app", env=env, workers=1) as service:
             answer = service.request("POST", "/api/celery/demo")
             assert (answer.status, answer.json()["cause"]) == (503, "The broker of the tasks does not answer.")
             assert service.request("GET", "/readyz").json()["cause"].startswith("celery: The broker of the tasks")
@@ -398,8 +401,8 @@ def test_beat(probed: Path, redis: Redis, tmp_path: Path) -> None:
     """Nobody's request: each task that the clock sends has a new origin, and no parent."""
     env = variables(redis, redis, PROBE_BEAT="1")
     words = ["celery", "-A", "app.integrations.celery_probe", "beat", "-s", str(tmp_path / "schedule"), "--pidfile="]
-    with worker(probed, tmp_path, env) as running, WorkerProcess(probed, tmp_path, words, env, name="beat"):
-        wait_for(lambda: running.app_text().count('"tick"') >= 3, 30, "three ticks")
+    with worker(probed, tmp_path, env) as running, Worker(probed, tmp_path, words, env, name="beat"):
+        wait_for(lambda: running.app_text().count('"tick"') >= 3, "three ticks")
         ticks = [line for line in trail_of_all(running) if line.message == "tick"]
         assert len({line.request_id for line in ticks}) == len(ticks)
         assert {line.parent_id for line in ticks} == {"-"}
@@ -409,7 +412,7 @@ def test_beat(probed: Path, redis: Redis, tmp_path: Path) -> None:
 def test_each_run_has_an_id(probed: Path, redis: Redis, tmp_path: Path) -> None:
     """With CELERY_USE_TASK_ID=false, the runs of a task that is tried again are told apart."""
     env = variables(redis, redis, CELERY_USE_TASK_ID="false")
-    service = LiveService(probed, tmp_path / "service", app="app.main:app", env=env)
+    service = Service(probed, tmp_path / "service", app="app.main:app", env=env)
     with service, worker(probed, tmp_path, env) as running:
         system = System(redis, service, running, "prefork")
         request_id = system.ask("/probe/canvas/flaky")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from .client import build_request
-from .harness import LiveService, new_id
-from .lines import parse_app
-from .load import make_jobs, run_jobs
-from .logs import wait_for
+from tests.support.client import build_request, new_id
+from tests.support.lines import parse_app
+from tests.support.load import requests_to, send_all
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 TARGETS = ("/probe/async", "/probe/sync", "/probe/async?n=2", "/probe/wait?seconds=0.002")
 KEPT, CONNECTIONS, PIPELINED, BATCH = 5000, 50, 1000, 10
@@ -27,22 +27,22 @@ WORKERS = [name for name in STACKS if name.startswith("gunicorn")]
 @pytest.fixture(scope="module", params=STACKS)
 def loaded(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveService]:
+) -> Iterator[Service]:
     """Run the service on one of the stacks."""
     server, env = STACKS[request.param]
     work = tmp_path_factory.mktemp(request.param)
-    with LiveService(project, work, server=server, app="probe:watched", env=env) as service:
+    with Service(project, work, server=server, app="probe:watched", env=env) as service:
         yield service
 
 
 @pytest.mark.parametrize(("count", "connections", "batch"), [(KEPT, CONNECTIONS, 1), (PIPELINED, 20, BATCH)])
-def test_nothing_mixes(loaded: LiveService, count: int, connections: int, batch: int) -> None:
+def test_nothing_mixes(loaded: Service, count: int, connections: int, batch: int) -> None:
     """Every answer has its own ID in header and body; each has one access line and one log line, and no more."""
-    jobs = make_jobs(TARGETS, count)
-    outcomes = run_jobs(loaded.port, jobs, connections=connections, batch=batch)
-    ids = Counter(outcome.request_id for outcome in outcomes)
-    assert len(outcomes) == len(ids) == count
-    targets = {outcome.request_id: outcome.job.target for outcome in outcomes}
+    requests = requests_to(TARGETS, count)
+    send_all(loaded.port, requests, connections=connections, batch=batch)
+    ids = Counter(sent.returned_id for sent in requests)
+    assert len(ids) == count
+    targets = {sent.returned_id: sent.target for sent in requests}
     ours = [line for line in wait_for_lines(loaded, set(ids)) if line[0] in ids]
     assert Counter(request_id for request_id, _ in ours) == ids
     assert all(targets[request_id] == target for request_id, target in ours)
@@ -52,36 +52,37 @@ def test_nothing_mixes(loaded: LiveService, count: int, connections: int, batch:
     assert Counter(logged) == Counter((one, messages[target.split("?")[0]]) for one, target in targets.items())
 
 
-def wait_for_lines(service: LiveService, ids: set[str]) -> list[tuple[str, str]]:
+def wait_for_lines(service: Service, ids: set[str]) -> list[tuple[str, str]]:
     """Return ID and target of all access lines, once each of the IDs has one."""
 
     def look() -> list[tuple[str, str]]:
         lines = [(line.request_id, line.target) for line in service.access() if line]
         return lines if ids <= {request_id for request_id, _ in lines} else []
 
-    return wait_for(look, 10, "an access line for each request")
+    return wait_for(look, "an access line for each request")
 
 
 @pytest.fixture(scope="module", params=WORKERS)
 def watched(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveService]:
+) -> Iterator[Service]:
     """Run the service's own worker, single, so that all requests share one loop."""
     _, env = STACKS[request.param]
     work = tmp_path_factory.mktemp("watched")
-    with LiveService(project, work, app="probe:watched", env=env, workers=1) as service:
+    with Service(project, work, app="probe:watched", env=env, workers=1) as service:
         yield service
 
 
-def test_nothing_inherited_when_pipelined(watched: LiveService) -> None:
+def test_nothing_inherited_when_pipelined(watched: Service) -> None:
     """A pipelined request finds no ID of an earlier one in its context."""
-    outcomes = run_jobs(watched.port, make_jobs(TARGETS, 200, without_id=2), connections=4, batch=BATCH)
-    assert {value for outcome in outcomes for value in outcome.values("X-Inherited")} == {"-"}
-    assert len({outcome.request_id for outcome in outcomes}) == 200
+    requests = requests_to(TARGETS, 200, without_id=2)
+    send_all(watched.port, requests, connections=4, batch=BATCH)
+    assert {value for sent in requests for value in sent.values("X-Inherited")} == {"-"}
+    assert len({sent.returned_id for sent in requests}) == 200
 
 
 @pytest.mark.parametrize("target", ["/probe/echo", "/probe/unread"])
-def test_nothing_inherited_after_a_large_body(watched: LiveService, target: str) -> None:
+def test_nothing_inherited_after_a_large_body(watched: Service, target: str) -> None:
     """A request after one whose large body paused the connection finds no ID in its context."""
     large_id, next_id = new_id("large"), new_id("next")
     large = build_request("POST", target, body=b"x" * 400_000, request_id=large_id, close=False)

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from .harness import ID_HEADER, LiveService, new_id
+from tests.support.client import ID_HEADER, new_id
+from tests.support.service import Service
 
 ORIGIN = "https://app.example.com"
 
 
 @pytest.fixture(scope="module")
-def called(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def called(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service for pages of one origin."""
-    with LiveService(project, tmp_path_factory.mktemp("cors"), env={"CORS_ORIGINS": ORIGIN}) as service:
+    with Service(project, tmp_path_factory.mktemp("cors"), env={"CORS_ORIGINS": ORIGIN}) as service:
         yield service
 
 
@@ -22,7 +23,7 @@ def names(value: str) -> set[str]:
     return {name.strip().lower() for name in value.split(",")}
 
 
-def test_preflight(called: LiveService) -> None:
+def test_preflight(called: Service) -> None:
     """A preflight request is answered with the ID, which is among the allowed headers, and leaves a line."""
     request_id = new_id("preflight")
     headers = (
@@ -43,7 +44,7 @@ def test_preflight(called: LiveService) -> None:
     ("path", "status"),
     [("/api/demo", 200), ("/nothing", 404), ("/probe/items/x", 422), ("/probe/teapot", 418), ("/probe/fail", 500)],
 )
-def test_exposed(called: LiveService, path: str, status: int) -> None:
+def test_exposed(called: Service, path: str, status: int) -> None:
     """The ID is among the exposed headers of every answer to the known origin."""
     request_id = new_id("cors")
     answer = called.request("GET", path, (("Origin", ORIGIN),), request_id=request_id)
@@ -52,7 +53,7 @@ def test_exposed(called: LiveService, path: str, status: int) -> None:
     assert ID_HEADER.lower() in names(answer.one("Access-Control-Expose-Headers"))
 
 
-def test_foreign_origin(called: LiveService) -> None:
+def test_foreign_origin(called: Service) -> None:
     """Another origin gets its answer without leave to read it."""
     answer = called.request("GET", "/api/demo", (("Origin", "https://evil.example.com"),))
     assert answer.status == 200

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import Connection, build_request, new_id
-from .faults_tools import check_refusal, open_files, serve
-from .logs import wait_for
+from tests.support.client import Connection, build_request, new_id
+from tests.support.faults import check_refusal, open_files, serve
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .harness import LiveService
+    from tests.support.service import Service
 
 SETTINGS = {"HEAD_TIMEOUT": "1", "BODY_TIMEOUT": "1", "KEEPALIVE": "2"}
 START = b"GET /api/demo HTTP/1.1\r\nHost: testserver\r\n"
 
 
 @pytest.fixture(scope="module")
-def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service with short deadlines; at the end every line is one, and nothing has failed."""
     with serve(project, tmp_path_factory.mktemp("deadlines"), settings=SETTINGS) as service:
         yield service
@@ -38,7 +38,7 @@ def closed_after(connection: Connection) -> float:
     return time.monotonic() - began
 
 
-def test_slow_head(target: LiveService) -> None:
+def test_slow_head(target: Service) -> None:
     """A head that drips is refused with 408 after HEAD_TIMEOUT, and the connection is closed."""
     began = time.monotonic()
     with target.connect() as connection:
@@ -51,7 +51,7 @@ def test_slow_head(target: LiveService) -> None:
         assert connection.rest() == b""
 
 
-def test_slow_second_head(target: LiveService) -> None:
+def test_slow_second_head(target: Service) -> None:
     """The same on a kept connection: the clock begins with the head's first byte."""
     with target.connect() as connection:
         assert connection.request("GET", "/api/demo").status == 200
@@ -62,7 +62,7 @@ def test_slow_second_head(target: LiveService) -> None:
         assert 0.8 < time.monotonic() - began < 2.5
 
 
-def test_silent_connection(target: LiveService) -> None:
+def test_silent_connection(target: Service) -> None:
     """A connection that says nothing is closed without a word and without a line."""
     before = len(target.access())
     with target.connect() as connection:
@@ -70,14 +70,14 @@ def test_silent_connection(target: LiveService) -> None:
     assert len(target.access()) == before
 
 
-def test_idle_connection(target: LiveService) -> None:
+def test_idle_connection(target: Service) -> None:
     """A kept connection without a further request is closed after KEEPALIVE, not before."""
     with target.connect() as connection:
         assert connection.request("GET", "/api/demo").status == 200
         assert 1.8 < closed_after(connection) < 3.5
 
 
-def test_slow_body(target: LiveService) -> None:
+def test_slow_body(target: Service) -> None:
     """A body that stops, or drips, is refused with 408 by whoever reads it; the connection is closed."""
     for size in (0, 3):
         request_id = new_id("slow-body")
@@ -95,7 +95,7 @@ def test_slow_body(target: LiveService) -> None:
             assert connection.rest() == b""
 
 
-def test_large_body_at_a_moderate_rate(target: LiveService) -> None:
+def test_large_body_at_a_moderate_rate(target: Service) -> None:
     """An upload that takes longer than BODY_TIMEOUT is welcome as long as it moves."""
     size, pieces = 300_000, 20
     with target.connect() as connection:
@@ -107,13 +107,13 @@ def test_large_body_at_a_moderate_rate(target: LiveService) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 1_500_000])
-def test_slow_application(target: LiveService, size: int) -> None:
+def test_slow_application(target: Service, size: int) -> None:
     """An application that takes its time to read the body is not the client's fault."""
     answer = target.request("POST", "/faults/lazy?seconds=1.6", body=b"x" * size)
     assert (answer.status, answer.json()["result"]) == (200, size)
 
 
-def test_client_that_waits_for_100_continue(target: LiveService) -> None:
+def test_client_that_waits_for_100_continue(target: Service) -> None:
     """A client that waits to be asked for its body is not slow while the application does not ask."""
     with target.connect() as connection:
         headers = [("Content-Length", "5"), ("Expect", "100-continue")]
@@ -124,7 +124,7 @@ def test_client_that_waits_for_100_continue(target: LiveService) -> None:
     assert (answer.status, answer.json().get("result")) == (200, 5)
 
 
-def test_half_open_connections(target: LiveService) -> None:
+def test_half_open_connections(target: Service) -> None:
     """200 connections that never finish their head do not keep others from being served; all are closed."""
     before = open_files(target.workers())
     with contextlib.ExitStack() as stack:
@@ -137,12 +137,12 @@ def test_half_open_connections(target: LiveService) -> None:
             assert time.monotonic() - began < 1
         assert {connection.answer().status for connection in slow} == {408}
         assert {connection.rest() for connection in slow} == {b""}
-    wait_for(lambda: open_files(target.workers()) <= before + 2, 5, "the end of 200 connections")
+    wait_for(lambda: open_files(target.workers()) <= before + 2, "the end of 200 connections")
 
 
-def test_no_descriptor_is_left(target: LiveService) -> None:
+def test_no_descriptor_is_left(target: Service) -> None:
     """Whatever way a connection ends, its descriptor is closed."""
-    wait_for(lambda: target.request("GET", "/api/demo").status == 200)
+    wait_for(lambda: target.request("GET", "/api/demo").status == 200, "TODO-WHAT")
     before = open_files(target.workers())
     for number in range(60):
         with target.connect() as connection:
@@ -150,4 +150,4 @@ def test_no_descriptor_is_left(target: LiveService) -> None:
             connection.send((request, request[:20], b"GARBAGE\r\n\r\n", START * 50)[number % 4])
             if number % 3:
                 connection.abort()
-    wait_for(lambda: open_files(target.workers()) <= before + 2, 5, "the end of 60 connections")
+    wait_for(lambda: open_files(target.workers()) <= before + 2, "the end of 60 connections")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.client import build_request, new_id
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+
 from .cases import CHUNK
-from .client import build_request
-from .harness import LiveService, new_id, wait_for
 
 
 @pytest.mark.parametrize("way", ["close", "abort"])
-def test_client_gone_before_the_response(service: LiveService, way: str) -> None:
+def test_client_gone_before_the_response(service: Service, way: str) -> None:
     """A client that leaves before its answer leaves one flagged line and no traceback."""
     request_id = new_id("gone-before")
     with service.connect() as connection:
@@ -25,7 +27,7 @@ def test_client_gone_before_the_response(service: LiveService, way: str) -> None
 
 
 @pytest.mark.parametrize("way", ["close", "abort"])
-def test_client_gone_during_the_response(service: LiveService, way: str) -> None:
+def test_client_gone_during_the_response(service: Service, way: str) -> None:
     """A client that leaves in the middle of a stream leaves one flagged line, and the stream stops early."""
     request_id = new_id("gone-during")
     with service.connect() as connection:
@@ -43,7 +45,7 @@ def test_client_gone_during_the_response(service: LiveService, way: str) -> None
 
 
 @pytest.mark.parametrize("way", ["close", "abort"])
-def test_client_gone_during_its_own_body(service: LiveService, way: str) -> None:
+def test_client_gone_during_its_own_body(service: Service, way: str) -> None:
     """A client that leaves in the middle of its own body leaves one flagged line and no traceback."""
     request_id = new_id("gone-upload")
     with service.connect() as connection:
@@ -54,7 +56,7 @@ def test_client_gone_during_its_own_body(service: LiveService, way: str) -> None
     assert [record.message for record in service.app_records(request_id)] == ["reading"]
 
 
-def test_stream_that_breaks(service: LiveService) -> None:
+def test_stream_that_breaks(service: Service) -> None:
     """A stream that fails midway ends as an incomplete body, never as a complete one; line and traceback say why."""
     request_id = new_id("broken")
     answer = service.request("GET", "/probe/stream/broken", request_id=request_id)
@@ -75,7 +77,7 @@ def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, l
     """What outlasts the grace is cancelled: 503 with the envelope, a flagged line; what does not, is answered."""
     long_id, short_id, stream_id = new_id("cancelled"), new_id("in-time"), new_id("cut")
     env = {"LOG_FORMAT": log_format, "GRACEFUL_TIMEOUT": "4", "LOOP": loop}
-    with LiveService(project, tmp_path, env=env) as service:
+    with Service(project, tmp_path, env=env) as service:
         with service.connect() as long, service.connect() as short, service.connect() as stream:
             long.send(build_request("GET", "/probe/wait?seconds=30&tell=true", request_id=long_id))
             short.send(build_request("GET", "/probe/wait?seconds=1&tell=true", request_id=short_id))
@@ -102,8 +104,8 @@ def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, l
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 0.6])
 def test_told_to_end_while_workers_start(connected: Path, tmp_path: Path, seconds: float) -> None:
     """Whatever a worker does at that moment, an import or a hook, it hears of it: not killed after GRACEFUL_TIMEOUT."""
-    with LiveService(connected, tmp_path / "service", app="app.main:app", wait=False) as service:
-        wait_for(lambda: service.app_text().count("Booting worker") == 2, 20, "two workers")
+    with Service(connected, tmp_path / "service", app="app.main:app", wait=False) as service:
+        wait_for(lambda: service.app_text().count("Booting worker") == 2, "two workers")
         time.sleep(seconds)
         began = time.monotonic()
         assert service.stop(timeout=60) == 0

@@ -15,13 +15,15 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 
-from .brokers import BROKERS, Broker
-from .client import new_id
-from .faults_tools import run_python, tools
-from .harness import LiveService
-from .lines import AppLine, parse_app
-from .logs import Logs, wait_for
-from .workers import WorkerProcess, show, wait_for_trail
+from tests.support.brokers import BROKERS, Broker
+from tests.support.client import new_id
+from tests.support.faults import run_python
+from tests.support.lines import AppLine, parse_app
+from tests.support.logs import Logs
+from tests.support.process import environment_of
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+from tests.support.workers import Worker, show, wait_for_trail
 
 RUN = ["faststream", "run", "app.integrations.faststream.worker:worker"]
 ANSWERS, AWAY = "answers", "does not answer ("
@@ -143,10 +145,10 @@ class System:
         self.mark = work / "mark"
         variables = {"FASTSTREAM_URL": broker.url, "FASTSTREAM_REDELIVER_AFTER": "2", "MARK": str(self.mark), **env}
         self.broker = broker
-        self.service = LiveService(
+        self.service = Service(
             project, work / "api", app="app.main:app", env={"FASTSTREAM_CONSUME": "false", **variables}
         )
-        self.worker = WorkerProcess(project, work, RUN, variables, ready=ANSWERS, name="worker")
+        self.worker = Worker(project, work, RUN, variables, ready=ANSWERS, name="worker")
 
     @property
     def places(self) -> list[Logs]:
@@ -240,7 +242,7 @@ def test_many(streams: Path, tmp_path: Path) -> None:
         with ThreadPoolExecutor(40) as pool:
             list(pool.map(send, [ids[start::40] for start in range(40)]))
         text = "Conclude processed"
-        wait_for(lambda: sum(place.output().count(text) for place in system.places) >= 1000, 20, "the last line")
+        wait_for(lambda: sum(place.output().count(text) for place in system.places) >= 1000, "the last line")
         took = time.monotonic() - began
         time.sleep(0.2)
         by_id: dict[str, list[AppLine]] = {}
@@ -283,11 +285,11 @@ def test_broker_away(streams: Path, tmp_path: Path, kind: str) -> None:
     """No broker at the start, and none in the middle: refused with the ID, told once, healed; what it has is done."""
     with running(streams, tmp_path, kind, up=False) as system:
         check_refused(system)
-        wait_for(lambda: system.worker.output().count(AWAY) == 1, 10, "the worker's word that there is no broker")
+        wait_for(lambda: system.worker.output().count(AWAY) == 1, "the worker's word that there is no broker")
         system.broker.prepare()
         system.broker.start()
         system.service.wait_ready()
-        wait_for(lambda: system.worker.output().count(ANSWERS) == 1, 20, "a worker that has found it")
+        wait_for(lambda: system.worker.output().count(ANSWERS) == 1, "a worker that has found it")
         first = system.ask()
         check_hops(wait_for_trail(system.places, first, 4), first)
 
@@ -295,7 +297,7 @@ def test_broker_away(streams: Path, tmp_path: Path, kind: str) -> None:
         kept = system.ask()  # nobody works on it yet
         system.broker.stop(SIGKILL)
         system.worker.start(wait=False)
-        wait_for(lambda: AWAY in system.worker.output().rpartition("shut down")[2], 10, "the worker's word")
+        wait_for(lambda: AWAY in system.worker.output().rpartition("shut down")[2], "the worker's word")
         time.sleep(3)
         check_refused(system)
         system.broker.start()
@@ -440,7 +442,7 @@ def test_wrong_command(streams: Path, options: list[str]) -> None:
     """`faststream run` on the API is refused in a sentence that says what to run."""
     done = subprocess.run(
         [streams / ".venv/bin/faststream", "run", "app.main:app", *options],
-        cwd=streams, env=tools(streams), capture_output=True, text=True, check=False, timeout=30,
+        cwd=streams, env=environment_of(streams), capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert done.returncode == 3
     assert done.stderr.count(f"`{' '.join(RUN)}`") == 1
@@ -452,7 +454,7 @@ def test_several_workers(streams: Path, tmp_path: Path) -> None:
     with running(streams, tmp_path, "nats", worker=False) as system:
         system.worker.command += ["--workers", "2"]
         with system.worker:
-            wait_for(lambda: system.worker.output().count(ANSWERS) == 2, 20, "two workers")
+            wait_for(lambda: system.worker.output().count(ANSWERS) == 2, "two workers")
             request_id = system.ask()
             check_hops(wait_for_trail(system.places, request_id, 4), request_id)
             assert system.worker.stop() == 0

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import build_request, new_id
-from .faults_tools import Load, check_lines, is_alive, new_workers, serve, wait_count, wait_serving
-from .logs import wait_for
+from tests.support.client import build_request, new_id
+from tests.support.faults import check_lines, is_alive, new_workers, serve, wait_count, wait_serving
+from tests.support.load import Load
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,13 +53,13 @@ def test_term_answers_what_runs(project: Path, tmp_path: Path) -> None:
 def test_reload_loses_nothing(project: Path, tmp_path: Path) -> None:
     """Three SIGHUPs under load with kept connections: no request fails, and all workers are new each time."""
     with serve(project, tmp_path) as service:
-        with Load(service) as load:
+        with Load(service.port) as load:
             for _ in range(3):
                 old = service.workers()
                 service.signal(SIGHUP)
                 new_workers(service, old, 2)
                 load.more(50)
-        assert load.failures == []
+        assert load.failed == []
         check_lines([service.stdout], load.answered)
         assert "Traceback" not in service.app_text()
 
@@ -66,12 +67,12 @@ def test_reload_loses_nothing(project: Path, tmp_path: Path) -> None:
 def test_more_and_fewer_workers(project: Path, tmp_path: Path) -> None:
     """SIGTTIN and SIGTTOU under load: no request fails."""
     with serve(project, tmp_path) as service:
-        with Load(service) as load:
+        with Load(service.port) as load:
             for number, count in ((SIGTTIN, 3), (SIGTTOU, 2), (SIGTTOU, 1), (SIGTTIN, 2)):
                 service.signal(number)
                 wait_count(service, count)
                 load.more(50)
-        assert load.failures == []
+        assert load.failed == []
         check_lines([service.stdout], load.answered)
 
 
@@ -79,12 +80,12 @@ def test_killed_worker(project: Path, tmp_path: Path) -> None:
     """SIGKILL of a worker under load: only what it held is lost, be it an answer or its line; a new one serves."""
     clients = 4
     with serve(project, tmp_path) as service:
-        with Load(service, clients=clients) as load:
+        with Load(service.port, clients=clients) as load:
             victim = service.workers()[0]
             os.kill(victim, SIGKILL)
             new_workers(service, [victim], 2)
             load.more(100)
-        assert len(load.failures) <= clients, load.failures
+        assert len(load.failed) <= clients, load.failed
         check_lines([service.stdout], load.answered, missing=clients)
 
 
@@ -110,7 +111,7 @@ def test_killed_master(project: Path, tmp_path: Path) -> None:
         workers = service.workers()
         service.process.kill()
         service.process.wait(5)
-        wait_for(lambda: not any(is_alive(pid) for pid in workers), 8, "the orphans' end")
+        wait_for(lambda: not any(is_alive(pid) for pid in workers), "the orphans' end")
         with pytest.raises(ConnectionRefusedError):
             service.connect()
 
@@ -135,11 +136,11 @@ def test_recycled_workers(project: Path, tmp_path: Path) -> None:
     """MAX_REQUESTS under load: workers are replaced, and no request fails."""
     with serve(project, tmp_path, MAX_REQUESTS="60") as service:
         seen = set(service.workers())
-        with Load(service) as load:
+        with Load(service.port) as load:
             for _ in range(8):
                 load.more(50)
                 seen |= set(service.workers())
-        assert load.failures == []
+        assert load.failed == []
         assert len(seen) >= 4, seen
         check_lines([service.stdout], load.answered)
 
@@ -149,7 +150,7 @@ def test_blocked_loop(project: Path, tmp_path: Path) -> None:
     with serve(project, tmp_path, TIMEOUT="2") as service, service.connect() as connection:
         old = service.workers()
         connection.send(build_request("GET", "/faults/block", request_id=new_id("blocked")))
-        victim = wait_for(lambda: set(old) - set(service.workers()), 12, "the end of the blocked worker")
+        victim = wait_for(lambda: set(old) - set(service.workers()), "the end of the blocked worker")
         assert len(victim) == 1
         new_workers(service, victim, 2)
         assert connection.rest() == b""

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import new_id
-from .faults_tools import Load, check_lines, serve
-from .harness import LiveService
-from .lines import parse_app
-from .logs import wait_for
+from tests.support.client import new_id
+from tests.support.faults import check_lines, serve
+from tests.support.lines import parse_app
+from tests.support.load import Load
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,15 +31,15 @@ def test_moved_files(project: Path, tmp_path: Path) -> None:
     folder = tmp_path / "log"
     with serve(project, tmp_path, log_path=folder) as service:
         sizes: dict[Path, int] = {}
-        with Load(service) as load:
+        with Load(service.port) as load:
             for number in range(3):
                 load.more(60)
                 moved = [(folder / name).rename(folder / f"{name}.{number}") for name in FILES]
                 service.signal(SIGUSR1)
-                wait_for(lambda: all((folder / name).exists() for name in FILES), 5, "new files")
+                wait_for(lambda: all((folder / name).exists() for name in FILES), "new files")
                 load.more(30)
                 sizes |= {path: path.stat().st_size for path in moved}
-        assert load.failures == []
+        assert load.failed == []
         check_lines(folder.glob("access.log*"), load.answered)
         assert {path: path.stat().st_size for path in sizes} == sizes
         texts = [path.read_text("utf-8") for path in folder.glob("demo.log*")]
@@ -51,11 +52,11 @@ def test_storm_of_signals(project: Path, tmp_path: Path) -> None:
     """150 SIGUSR1 under load: none hits a write in its midst, no line is lost."""
     folder = tmp_path / "log"
     with serve(project, tmp_path, log_path=folder) as service:
-        with Load(service) as load:
+        with Load(service.port) as load:
             for _ in range(150):
                 service.signal(SIGUSR1)
                 time.sleep(0.008)
-        assert load.failures == []
+        assert load.failed == []
         check_lines([folder / "access.log"], load.answered)
         assert not [word for word in ("reentrant", "Logging error", "Traceback") if word in service.output()]
         records = parse_app((folder / "demo.log").read_text("utf-8"))
@@ -87,9 +88,9 @@ def test_full_disk(project: Path, tmp_path: Path, log_format: str) -> None:
         serve(project, tmp_path, log_path=folder, LOG_FORMAT=log_format) as service,
     ):
         (folder / "filler").write_bytes(b"x" * 40_000)
-        with Load(service, clients=3) as load:
+        with Load(service.port, clients=3) as load:
             load.more(200)
-        assert load.failures == []
+        assert load.failed == []
         assert shutil.disk_usage(folder).free == 0
         (folder / "filler").unlink()
         later = [new_id("room") for _ in range(20)]
@@ -146,7 +147,7 @@ def test_streams_that_take_nothing(project: Path, tmp_path: Path) -> None:
     def command(app: str, _port: int) -> list[str]:
         return ["sh", "-c", 'exec gunicorn -c gun.py "$0" >/dev/full 2>/dev/full', app]
 
-    with LiveService(project, tmp_path, command=command) as service:
+    with Service(project, tmp_path, command=command) as service:
         for target, status in (("/api/demo", 200), ("/api/demo/fail", 500), ("/nothing", 404)) * 5:
             answer = service.request("GET", target)
             assert (answer.status, answer.json()["request_id"]) == (status, answer.one())
@@ -160,12 +161,14 @@ def test_long_lines_are_whole(project: Path, tmp_path: Path) -> None:
     with serve(project, tmp_path, log_path=folder, workers=3) as service:
         with contextlib.ExitStack() as stack:
             loads = [
-                stack.enter_context(Load(service, clients=2, target=f"/faults/long/{letter}?{query}", pause=0))
+                stack.enter_context(
+                    Load(service.port, clients=2, mix=[("GET", f"/faults/long/{letter}?{query}")], rate=1000)
+                )
                 for letter in "abc"
             ]
             loads[0].more(150)
         answered = [request_id for load in loads for request_id in load.answered]
-        assert not [failure for load in loads for failure in load.failures]
+        assert not [failure for load in loads for failure in load.failed]
         check_lines([folder / "access.log"], answered)
         records, strays = parse_app((folder / "faults.log").read_text("utf-8"))
         assert strays == []

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import Answer, new_id
-from .faults_tools import serve
+from tests.support.client import Answer, new_id
+from tests.support.faults import serve
+from tests.support.lines import AccessLine, parse_access, parse_app
+from tests.support.waiting import wait_for
+
 from .hostile_cases import (
     ACCEPTED_IDS,
     C1,
@@ -28,14 +31,12 @@ from .hostile_cases import (
     request,
     tagged,
 )
-from .lines import AccessLine, parse_access, parse_app
-from .logs import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .harness import LiveService
+    from tests.support.service import Service
 
 MADE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
 LONGEST = 8190 + 1024
@@ -45,14 +46,14 @@ LONGEST = 8190 + 1024
 @pytest.fixture(scope="module", params=["text", "json"])
 def target(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveService]:
+) -> Iterator[Service]:
     """Run the service, and look at the whole of its logs when everything was thrown at it."""
     with serve(project, tmp_path_factory.mktemp(f"hostile-{request.param}"), LOG_FORMAT=request.param) as service:
         yield service
         check_logs(service)
 
 
-def check_logs(service: LiveService) -> None:
+def check_logs(service: Service) -> None:
     """Every line of every log is one that the service itself has begun and ended."""
     access = service.stdout.read_bytes()
     assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", access)
@@ -70,21 +71,21 @@ def check_logs(service: LiveService) -> None:
     assert not [record for record in records if record.level in {"WARNING", "ERROR", "CRITICAL"}]
 
 
-def ask(service: LiveService, data: bytes, expected: int | tuple[int, ...]) -> tuple[Answer, AccessLine]:
+def ask(service: Service, data: bytes, expected: int | tuple[int, ...]) -> tuple[Answer, AccessLine]:
     """Send a request, and return the one answer and its one line; there is an ID, and it is the same in both."""
     with service.connect() as connection:
         connection.send(data)
         answer = connection.answer()
         assert connection.rest() == b""
     assert answer.status in ((expected,) if isinstance(expected, int) else expected), answer
-    line = wait_for(lambda: service.access_records(answer.one()))[0]
+    line = wait_for(lambda: service.access_records(answer.one()), "TODO-WHAT")[0]
     assert line.status == answer.status
     if answer.body:
         assert answer.json()["request_id"] == answer.one()
     return answer, line
 
 
-def check_absent(service: LiveService, answer: Answer) -> None:
+def check_absent(service: Service, answer: Answer) -> None:
     """Nothing of the value came back or was logged."""
     written = repr(answer).encode() + service.output().encode("utf-8", "replace")
     assert EVIL not in written
@@ -92,7 +93,7 @@ def check_absent(service: LiveService, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("value", ACCEPTED_IDS)
-def test_id_taken_over(target: LiveService, value: bytes) -> None:
+def test_id_taken_over(target: Service, value: bytes) -> None:
     """A harmless ID is taken over byte for byte: header, body, access line, log line."""
     answer, _ = ask(target, request(b"X-Request-ID: " + value), 200)
     assert answer.one() == value.decode()
@@ -100,13 +101,13 @@ def test_id_taken_over(target: LiveService, value: bytes) -> None:
 
 
 @pytest.mark.parametrize("pattern", SPACED_IDS)
-def test_id_with_space_around(target: LiveService, pattern: bytes) -> None:
+def test_id_with_space_around(target: Service, pattern: bytes) -> None:
     """The space around an ID is none of it."""
     value = new_id("spaced")
     assert ask(target, request(b"X-Request-ID:" + pattern % value.encode()), 200)[0].one() == value
 
 
-def send_bad_ids(service: LiveService, values: list[bytes], expected: int | tuple[int, ...]) -> None:
+def send_bad_ids(service: Service, values: list[bytes], expected: int | tuple[int, ...]) -> None:
     """Send each of the values as an ID; each is replaced by a new one or refused, and leaves no trace."""
     for value in values:
         answer, _ = ask(service, request(b"X-Request-ID: " + value), expected)
@@ -115,19 +116,19 @@ def send_bad_ids(service: LiveService, values: list[bytes], expected: int | tupl
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_id_replaced(target: LiveService, part: int) -> None:
+def test_id_replaced(target: Service, part: int) -> None:
     """Any other ID is replaced, and the request is served."""
     send_bad_ids(target, [*REPLACED_IDS, *UNTOUCHED_IDS][part::4], 200)
 
 
-def test_id_with_control_characters(target: LiveService) -> None:
+def test_id_with_control_characters(target: Service) -> None:
     """Control characters in a field value: the request is refused, or the ID replaced (RFC 9110, 5.5)."""
     send_bad_ids(target, [b"prefix-" + EVIL + bad + b"-suffix" for bad in CONTROLS], (200, 400))
     send_bad_ids(target, [b"prefix-" + EVIL + bad + b"-suffix" for bad in (b"\0", b"\r", b"\r\r")], 400)
     send_bad_ids(target, [b"prefix-" + EVIL + bad + FORGED for bad in (b"\n", b"\r")], 400)
 
 
-def test_id_that_adds_a_line(target: LiveService) -> None:
+def test_id_that_adds_a_line(target: Service) -> None:
     """A value with CR LF is two header lines: the second one is a header like any other, and does not come back."""
     value = new_id("split")
     answer, _ = ask(target, request(f"X-Request-ID: {value}\r\nX-{EVIL.decode()}: 1".encode()), 200)
@@ -135,7 +136,7 @@ def test_id_that_adds_a_line(target: LiveService) -> None:
     check_absent(target, answer)
 
 
-def test_id_too_large_for_a_head(target: LiveService) -> None:
+def test_id_too_large_for_a_head(target: Service) -> None:
     """64 KiB of ID: refused with 431, an ID and a line."""
     answer, _ = ask(target, request(b"X-Request-ID: " + EVIL * 16_384), 431)
     check_absent(target, answer)
@@ -152,7 +153,7 @@ def test_id_too_large_for_a_head(target: LiveService) -> None:
         (b"X-Request-ID-2: first-" + EVIL, b"X-Correlation-ID: other-" + EVIL),
     ],
 )
-def test_id_not_given_once(target: LiveService, lines: tuple[bytes, ...]) -> None:
+def test_id_not_given_once(target: Service, lines: tuple[bytes, ...]) -> None:
     """Two lines, or lines of another name, are no ID."""
     answer, _ = ask(target, request(*lines), 200)
     assert MADE(answer.one())
@@ -160,7 +161,7 @@ def test_id_not_given_once(target: LiveService, lines: tuple[bytes, ...]) -> Non
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_paths(target: LiveService, part: int) -> None:
+def test_paths(target: Service, part: int) -> None:
     """Hostile targets are answered below 500 with one line, which has them in printable ASCII."""
     for path in PATHS[part::3]:
         request_id, data = tagged(path)
@@ -177,13 +178,13 @@ def encoded(path: bytes) -> str:
     return "".join(chr(one) if 0x21 <= one <= 0x7E and one not in b'"\\' else f"%{one:02X}" for one in path)
 
 
-def test_paths_with_control_characters(target: LiveService) -> None:
+def test_paths_with_control_characters(target: Service) -> None:
     """Raw control characters in a target are refused: by the parser, with 400, an ID and a line."""
     for bad in (*CONTROLS, b"\0", b"\n", b"\r", b" "):
         ask(target, request(target=b"/raw" + bad + b"raw"), 400)
 
 
-def test_user_agents(target: LiveService) -> None:
+def test_user_agents(target: Service) -> None:
     """Hostile user agents are cut off and escaped."""
     values = [*C1, *UNICODE, *WORDS, FORGED, b"agent/1.0" * 1000, b'" 200 "', b"\\", b'\\"', b"", b"\t"]
     for value in values:
@@ -194,7 +195,7 @@ def test_user_agents(target: LiveService) -> None:
         ask(target, request(b"User-Agent: agent" + bad), (200, 400))
 
 
-def test_methods(target: LiveService) -> None:
+def test_methods(target: Service) -> None:
     """Hostile methods are refused; known ones are answered, whatever they ask for."""
     for method in (b"get", b"G\x00T", b"G\tT", b"\x1b[31m", b'"GET', b"A" * 5000, b"\xc3\xa9", b"GET\r", b"%s", b"-"):
         ask(target, request(method=method), 400)
@@ -202,7 +203,7 @@ def test_methods(target: LiveService) -> None:
         ask(target, request(method=method), 405)
 
 
-def test_secrets_in_a_query(target: LiveService) -> None:
+def test_secrets_in_a_query(target: Service) -> None:
     """Values of parameters with a telling name are masked; the names stay."""
     for query in SECRETS:
         answer, line = ask(target, request(target=b"/api/demo?" + query), 200)
@@ -210,7 +211,7 @@ def test_secrets_in_a_query(target: LiveService) -> None:
         check_absent(target, answer)
 
 
-def test_forwarded_by_a_trusted_proxy(target: LiveService) -> None:
+def test_forwarded_by_a_trusted_proxy(target: Service) -> None:
     """A trusted proxy that hands on anything: the client in the line is an address, or that of the proxy."""
     for value in FORWARDED:
         _, line = ask(target, request(b"X-Forwarded-For: " + value), (200, 431))

@@ -10,10 +10,11 @@ from signal import SIGHUP, SIGKILL, SIGTERM, Signals
 
 import pytest
 
-from .client import new_id
-from .faults_tools import Load, new_workers
-from .harness import LiveService
-from .logs import wait_for
+from tests.support.client import new_id
+from tests.support.faults import new_workers
+from tests.support.load import Load
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
 NOT_READY = "broker: The broker at broker:5672 does not answer."
@@ -43,10 +44,10 @@ def broker(tmp_path: Path) -> Path:
     return folder
 
 
-def serve(project: Path, broker: Path, workers: int = 2, *, wait: bool = True, **env: str) -> LiveService:
+def serve(project: Path, broker: Path, workers: int = 2, *, wait: bool = True, **env: str) -> Service:
     """Return the service itself; not started yet."""
     env = {"BROKER_FOLDER": str(broker), **env}
-    return LiveService(project, broker.parent, app="app.main:app", env=env, workers=workers, wait=wait)
+    return Service(project, broker.parent, app="app.main:app", env=env, workers=workers, wait=wait)
 
 
 def without_marks(integrated: Path, broker: Path) -> Path:
@@ -61,7 +62,7 @@ def marks(broker: Path, name: str) -> set[int]:
     return {int(path.suffix[1:]) for path in broker.glob(f"{name}.*")}
 
 
-def failure(service: LiveService) -> int:
+def failure(service: Service) -> int:
     """Wait until the start has failed, and return the exit code; no worker was started twice."""
     code = service.process.wait(20)
     assert service.app_text().count("Booting worker") <= 2, "a storm of restarts"
@@ -71,7 +72,7 @@ def failure(service: LiveService) -> int:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_ready_and_not_ready(integrated: Path, broker: Path, log_format: str) -> None:
     """/readyz follows the broker, with the ID in each place, while all other requests are served as ever."""
-    with serve(integrated, broker, LOG_FORMAT=log_format) as service, Load(service) as load:
+    with serve(integrated, broker, LOG_FORMAT=log_format) as service, Load(service.port) as load:
 
         def ask(status: int, cause: str) -> None:
             request_id = new_id("ready")
@@ -103,14 +104,14 @@ def test_ready_and_not_ready(integrated: Path, broker: Path, log_format: str) ->
         ask(200, "")
         assert service.request("GET", "/livez").status == 200
         load.more(50)
-        assert load.failures == []
+        assert load.failed == []
 
 
 def test_start_and_stop(integrated: Path, broker: Path) -> None:
     """Each worker says which are on, connects and disconnects; every hook ran in its process; the exit is clean."""
     with serve(integrated, broker, BROKER_SIZE="7") as service:
-        workers = set(wait_for(lambda: service.workers() if len(service.workers()) == 2 else []))
-        wait_for(lambda: marks(broker, "connected") == workers, 10, "two workers that are connected")
+        workers = set(wait_for(lambda: service.workers() if len(service.workers()) == 2 else [], "TODO-WHAT"))
+        wait_for(lambda: marks(broker, "connected") == workers, "two workers that are connected")
         request_id = new_id("broker")
         assert service.request("GET", "/broker", request_id=request_id).json()["result"] == 7
         assert [record.message for record in service.app_lines(request_id)] == ["asked for the size"]
@@ -130,17 +131,17 @@ def test_start_and_stop(integrated: Path, broker: Path) -> None:
 def test_broken_hook(integrated: Path, broker: Path) -> None:
     """A child_exit that fails is told for each worker that ends, and neither a new one nor a reload is in danger."""
     with serve(integrated, broker) as service:
-        with Load(service, clients=2) as load:
+        with Load(service.port, clients=2) as load:
             victim = service.workers()[0]
             os.kill(victim, SIGKILL)
             new_workers(service, [victim], 2)
-            wait_for(lambda: "The integration marks failed in child_exit" in service.app_text())
+            wait_for(lambda: "The integration marks failed in child_exit" in service.app_text(), "TODO-WHAT")
             load.more(50)
             old = service.workers()
             service.signal(SIGHUP)
             new_workers(service, old, 2)
             load.more(50)
-        assert len(load.failures) <= 2, load.failures
+        assert len(load.failed) <= 2, load.failed
         assert service.stop() == 0
         text = service.app_text()
     assert text.count("The integration marks failed in child_exit") == text.count("    TypeError: child_exit is broken")
@@ -177,7 +178,7 @@ def test_refused_start(integrated: Path, broker: Path, server: str, variable: st
     project = without_marks(integrated, broker)
     env = {"BROKER_FOLDER": str(broker), **dict([variable.split("=")])}
     work = broker.parent
-    with LiveService(project, work, server=server, app="app.main:app", env=env, workers=1, wait=False) as service:
+    with Service(project, work, server=server, app="app.main:app", env=env, workers=1, wait=False) as service:
         assert failure(service) == 3
         assert service.app_text().count(told) == 1
         assert "Traceback" not in service.output()
@@ -209,16 +210,16 @@ def test_wrap(integrated: Path, broker: Path) -> None:
 
 def test_ends_before_its_time(integrated: Path, broker: Path) -> None:
     """A background task that fails is told once a worker; /readyz says so, and all else goes on to a clean end."""
-    with serve(integrated, broker) as service, Load(service) as load:
-        wait_for(lambda: len(marks(broker, "connected")) == 2, 10, "two workers that are connected")
+    with serve(integrated, broker) as service, Load(service.port) as load:
+        wait_for(lambda: len(marks(broker, "connected")) == 2, "two workers that are connected")
         (broker / "breaks").touch()
         told = "The integration broker has ended before its time"
-        wait_for(lambda: service.app_text().count(told) == 2, 10, "a line of each worker")
+        wait_for(lambda: service.app_text().count(told) == 2, "a line of each worker")
         for _ in range(4):
             answer = service.request("GET", "/readyz")
             assert (answer.status, answer.json()["cause"]) == (503, "broker: It has ended; the log says why.")
         load.more(50)
-        assert load.failures == []
+        assert load.failed == []
         assert service.stop() == 0
         text = service.app_text()
     assert (text.count(told), text.count("ConnectionError: broker:5672 is gone")) == (2, 2)
@@ -229,7 +230,7 @@ def test_hanging_stop(integrated: Path, broker: Path) -> None:
     """A lifespan that does not come to its end is cut off, named, and the exit is clean."""
     (broker / "hangs_on").touch()
     with serve(integrated, broker, 1, GRACEFUL_TIMEOUT="6") as service:
-        wait_for(lambda: marks(broker, "connected"), 10, "a worker that is connected")
+        wait_for(lambda: marks(broker, "connected"), "a worker that is connected")
         began = time.monotonic()
         assert service.stop() == 0
         assert 2 < time.monotonic() - began < 5
@@ -243,10 +244,10 @@ def test_told_to_end_while_it_starts(integrated: Path, broker: Path, second: Sig
     with serve(without_marks(integrated, broker), broker, 1) as service:
         (broker / "slow").touch()
         service.signal(SIGHUP)
-        wait_for(lambda: marks(broker, "installing"), 10, "a worker that starts")
+        wait_for(lambda: marks(broker, "installing"), "a worker that starts")
         if second == SIGHUP:
             service.signal(SIGHUP)
-            wait_for(lambda: len(marks(broker, "connected")) >= 2, 20, "a worker that has started")
+            wait_for(lambda: len(marks(broker, "connected")) >= 2, "a worker that has started")
             assert service.request("GET", "/livez").status == 200
         assert service.stop() == 0
         assert "does not start" not in service.app_text()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import Connection, build_request, new_id
-from .faults_tools import check_refusal, serve
+from tests.support.client import Connection, build_request, new_id
+from tests.support.faults import check_refusal, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .harness import LiveService
+    from tests.support.service import Service
 
 LINE, FIELDS, HEAD, BODY = 1000, 20, 4096, 2_000_000
 SETTINGS = {
@@ -28,7 +28,7 @@ START = b"GET /api/demo HTTP/1.1\r\nHost: testserver\r\n"
 
 
 @pytest.fixture(scope="module")
-def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service with small limits; at the end every line is one, and nothing has failed."""
     with serve(project, tmp_path_factory.mktemp("limits"), settings=SETTINGS) as service:
         yield service
@@ -36,7 +36,7 @@ def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert "Traceback" not in service.app_text()
 
 
-def test_request_line(target: LiveService) -> None:
+def test_request_line(target: Service) -> None:
     """A target of the limit passes, one more byte is refused with 414."""
     path = "/" + "a" * (LINE - 1)
     assert target.request("GET", path).status == 404
@@ -45,7 +45,7 @@ def test_request_line(target: LiveService) -> None:
     check_refusal(target, target.raw(b"GET /" + b"a" * 1_000_000), 414)
 
 
-def test_header_count(target: LiveService) -> None:
+def test_header_count(target: Service) -> None:
     """As many lines as the limit pass, one more is refused with 431."""
     many = [(f"X-{number}", "1") for number in range(FIELDS - 2)]
     assert target.request("GET", "/api/demo", many).status == 200
@@ -61,12 +61,12 @@ LARGE = {
 
 
 @pytest.mark.parametrize("lines", LARGE.values(), ids=LARGE)
-def test_header_bytes(target: LiveService, lines: bytes) -> None:
+def test_header_bytes(target: Service, lines: bytes) -> None:
     """One header line beyond the limit is refused with 431, be it complete or not."""
     check_refusal(target, target.raw(START + lines), 431)
 
 
-def test_head_in_pieces(target: LiveService) -> None:
+def test_head_in_pieces(target: Service) -> None:
     """A head within the limit is welcome in whatever pieces it arrives."""
     request_id = new_id("pieces")
     lines = [(f"X-{number}", "a" * 300) for number in range(10)]
@@ -79,14 +79,14 @@ def test_head_in_pieces(target: LiveService) -> None:
     assert (answer.status, answer.one()) == (200, request_id)
 
 
-def test_many_small_headers(target: LiveService) -> None:
+def test_many_small_headers(target: Service) -> None:
     """Lines that together are beyond the limit are refused with 431, the ID in front of them is kept."""
     request_id = new_id("many")
     lines = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 400) for number in range(12))
     check_refusal(target, target.raw(START + f"X-Request-ID: {request_id}\r\n".encode() + lines), 431, request_id)
 
 
-def test_endless_header_dripped(target: LiveService) -> None:
+def test_endless_header_dripped(target: Service) -> None:
     """A header line that never ends, in pieces, is refused as soon as it is beyond the limits."""
     with target.connect() as connection:
         connection.send(START + b"X-Endless: ")
@@ -97,7 +97,7 @@ def test_endless_header_dripped(target: LiveService) -> None:
         check_refusal(target, connection.answer(), 431)
 
 
-def test_body_by_length(target: LiveService) -> None:
+def test_body_by_length(target: Service) -> None:
     """A length beyond the limit is refused with 413, before the body and after it."""
     request_id = new_id("length")
     head = build_request("POST", "/probe/echo", [("Content-Length", str(BODY + 1))], request_id=request_id)
@@ -107,7 +107,7 @@ def test_body_by_length(target: LiveService) -> None:
     assert target.request("POST", "/probe/echo", body=b"x" * BODY).json()["result"] == BODY
 
 
-def test_body_in_chunks(target: LiveService) -> None:
+def test_body_in_chunks(target: Service) -> None:
     """Chunks that are together beyond the limit are refused with 413."""
     request_id = new_id("chunks")
     body = b"%x\r\n%b\r\n" % (BODY // 2, b"x" * (BODY // 2)) * 3

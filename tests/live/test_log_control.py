@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from .away import hangs, is_not_there
-from .client import new_id
-from .harness import LiveService
-from .logs import wait_for
+from tests.support.away import hangs, is_not_there
+from tests.support.client import new_id
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 FIGURE = re.compile(r" suppressed=(\d+) ")
 TIMES = re.compile(r" (\d+) times ERROR of own, first in (\S+): ")
@@ -34,14 +34,12 @@ def probed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def serve(project: Path, work: Path, *, files: bool = False, server: str = "gunicorn", **env: str) -> LiveService:
+def serve(project: Path, work: Path, *, files: bool = False, server: str = "gunicorn", **env: str) -> Service:
     """Return the service with two workers, not started yet."""
     log_path = work / "log" if files else None
     own = {"BURST": "10", "ALERT_LEVEL": "ERROR"} | env
     env = {"FASTSTREAM_CONSUME": "false", **{f"LOG_CONTROL_{name}": value for name, value in own.items()}}
-    return LiveService(
-        project, work / "service", server=server, app="log_control_probe:app", env=env, log_path=log_path
-    )
+    return Service(project, work / "service", server=server, app="log_control_probe:app", env=env, log_path=log_path)
 
 
 def figures(text: str) -> int:
@@ -95,8 +93,8 @@ def test_a_flood_is_counted(probed: Path, tmp_path: Path, files: bool) -> None:
         def own() -> str:
             return (service.log_path / "own.log" if service.log_path else service.stderr).read_text("utf-8")
 
-        wait_for(lambda: own().count(" failed") - own().count(" Repeated:") + figures(own()) >= 1000, 15, "figures")
-        wait_for(lambda: TIMES.findall(service.app_text()), 15, "the line of the alert")
+        wait_for(lambda: own().count(" failed") - own().count(" Repeated:") + figures(own()) >= 1000, "figures")
+        wait_for(lambda: TIMES.findall(service.app_text()), "the line of the alert")
         written = [line for line in own().splitlines() if request_id in line and f"[{request_id}]" in line]
         assert len([line for line in written if " Repeated:" not in line]) + figures(own()) == 1000
         assert len(written) < 50
@@ -163,7 +161,7 @@ def test_an_address_is_told_of_each_error(probed: Path, tmp_path: Path, receiver
     with serve(probed, tmp_path, ALERT_URL=receiver.url) as service:
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda one: service.request("GET", "/flood?count=50", request_id=one), ids))
-        wait_for(lambda: receiver.taken, 15, "the first alert")
+        wait_for(lambda: receiver.taken, "the first alert")
         assert service.stop() == 0
         assert "hunter2" not in service.output()
     own = [alert for alert in receiver.taken if alert["logger"] == "own"]
@@ -187,7 +185,7 @@ def test_an_address_that_is_away(
                     assert service.request("GET", f"/flood?count=1&kind={kind}").status == 200
                 assert max(line.duration for line in service.access()) < 1
                 if url:
-                    wait_for(lambda: " alerts are lost; url: " in service.app_text(), 15, "a word about it")
+                    wait_for(lambda: " alerts are lost; url: " in service.app_text(), "a word about it")
                 began = time.monotonic()
                 assert service.stop() == 0
                 endings[bool(url)] = time.monotonic() - began
@@ -203,7 +201,7 @@ def test_an_address_that_is_away(
 
 def test_a_bad_setting(probed: Path, tmp_path: Path) -> None:
     """The service does not start, and says why, without what may be a secret."""
-    service = LiveService(
+    service = Service(
         probed, tmp_path / "service", app="app.main:app", env={"LOG_CONTROL_ALERT_URL": "ftp://hunter2"}, wait=False
     )
     with service:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import build_request, new_id
-from .faults_tools import Load, new_workers, run_python, serve, wait_serving
-from .harness import LiveService
-from .lines import STAMP, parse_access, parse_app
-from .logs import wait_for
-from .servers import uvicorn
+from tests.support.client import build_request, new_id
+from tests.support.faults import new_workers, run_python, serve, wait_serving
+from tests.support.lines import STAMP, parse_access, parse_app
+from tests.support.load import Load
+from tests.support.servers import uvicorn
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +80,7 @@ def test_traceback_is_indented(project: Path, tmp_path: Path) -> None:
     request_id = new_id("trace")
     with serve(project, tmp_path) as service:
         service.request("GET", "/api/demo/fail", request_id=request_id)
-        wait_for(lambda: "shown on purpose" in service.app_text())
+        wait_for(lambda: "shown on purpose" in service.app_text(), "TODO-WHAT")
         lines = service.app_text().splitlines()
     start = next(number for number, line in enumerate(lines) if request_id in line)
     assert lines[start + 1] == "    Traceback (most recent call last):"
@@ -119,7 +120,7 @@ def test_level_of_one_logger_while_it_runs(project: Path, tmp_path: Path) -> Non
     """LOG_LEVELS in `.env` and SIGHUP: one logger falls silent, then talks again, in every worker."""
     environment = project / ".env"
     heard = []
-    with serve(project, tmp_path) as service, Load(service, clients=2) as load:
+    with serve(project, tmp_path) as service, Load(service.port, clients=2) as load:
         try:
             for value in ("DEMO=error", "demo=ERROR", "other=ERROR,demo=DEBUG", "demo=LOUD", ""):
                 environment.write_text(f"LOG_LEVELS={value}\n", "utf-8")
@@ -133,7 +134,7 @@ def test_level_of_one_logger_while_it_runs(project: Path, tmp_path: Path) -> Non
         finally:
             environment.unlink()
     assert heard == [["demo"], [], ["demo"], ["demo"], ["demo"]]
-    assert load.failures == []
+    assert load.failed == []
     assert service.app_text().count("'demo=LOUD' is not a logger and its level such as app.outbound=DEBUG") == 1
 
 
@@ -182,11 +183,11 @@ def test_rotation_in_a_single_process(project: Path, tmp_path: Path, rotation: s
     folder, request_id = tmp_path / "log", new_id("rotated")
     env = {"LOG_ROTATION": rotation}
     command = uvicorn("--log-config", "log_config.json")
-    with LiveService(project, tmp_path, log_path=folder, env=env, command=command) as service:
+    with Service(project, tmp_path, log_path=folder, env=env, command=command) as service:
         assert service.request("GET", "/api/demo", request_id=request_id).status == 200
         assert service.access_line(request_id).status == 200
         assert request_id in (folder / "demo.log").read_text("utf-8")
-        with LiveService(project, tmp_path / "second", log_path=folder, env=env, command=command, wait=False) as second:
+        with Service(project, tmp_path / "second", log_path=folder, env=env, command=command, wait=False) as second:
             assert second.process.wait(15) != 0
             assert "another process" in second.stderr.read_text("utf-8")
         assert service.request("GET", "/api/demo").status == 200
@@ -206,7 +207,7 @@ def test_client_that_leaves_leaves_one_line(project: Path, tmp_path: Path) -> No
     """Twenty clients that leave before their answer, under load: one flagged line each, no traceback, in error.log."""
     ids = [new_id("left") for _ in range(20)]
     with serve(project, tmp_path, log_path=tmp_path / "log") as service:
-        with Load(service, clients=2) as load:
+        with Load(service.port, clients=2) as load:
             for number, request_id in enumerate(ids):
                 connection = service.connect()
                 connection.send(build_request("GET", "/probe/stream?seconds=0.4", request_id=request_id))
@@ -214,7 +215,7 @@ def test_client_that_leaves_leaves_one_line(project: Path, tmp_path: Path) -> No
                     assert connection.socket.recv(10)
                 connection.abort()
             lines = [service.access_line(request_id) for request_id in ids]
-        assert load.failures == []
+        assert load.failed == []
         assert {line.flags[0] for line in lines} == {"client_disconnect"}
         assert "Traceback" not in service.output()
 

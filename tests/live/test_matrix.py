@@ -4,15 +4,18 @@ import re
 
 import pytest
 
+from tests.support.client import Answer, new_id
+from tests.support.lines import AccessLine
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+
 from .cases import CASES, Case
-from .harness import AccessLine, Answer, LiveService, new_id
-from .logs import wait_for
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 SLOW = 5.0
 
 
-def ask(service: LiveService, case: Case, request_id: str | None) -> Answer:
+def ask(service: Service, case: Case, request_id: str | None) -> Answer:
     """Send what a case says."""
     return service.request(case.method, case.target, case.headers, case.body, request_id=request_id)
 
@@ -33,7 +36,7 @@ def check_line(line: AccessLine, case: Case, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_outcome(service: LiveService, case: Case) -> None:
+def test_outcome(service: Service, case: Case) -> None:
     """Status, header, body, access line and log lines of one request agree on the ID that was sent."""
     request_id = new_id("case")
     answer = ask(service, case, request_id)
@@ -64,7 +67,7 @@ def test_outcome(service: LiveService, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.at_least], ids=lambda case: case.name)
-def test_made_id(service: LiveService, case: Case) -> None:
+def test_made_id(service: Service, case: Case) -> None:
     """Without an ID from outside the service makes a UUID4, and it is the same everywhere."""
     answer = ask(service, case, None)
     request_id = answer.one()
@@ -74,7 +77,7 @@ def test_made_id(service: LiveService, case: Case) -> None:
     check_line(service.access_line(request_id), case, answer)
 
 
-def test_no_inside_in_error_body(service: LiveService) -> None:
+def test_no_inside_in_error_body(service: Service) -> None:
     """The answer to an unhandled error tells nothing of the inside; the traceback is there once in all logs."""
     request_id = new_id("inside")
     answer = service.request("GET", "/probe/fail", request_id=request_id)
@@ -85,14 +88,14 @@ def test_no_inside_in_error_body(service: LiveService) -> None:
     assert record.exception.count("Traceback (most recent call last):") == 1
 
 
-def test_headers_of_http_exception_are_kept(service: LiveService) -> None:
+def test_headers_of_http_exception_are_kept(service: Service) -> None:
     """A header of an HTTPException arrives beside the ID, and its detail is the cause."""
     answer = service.request("GET", "/probe/teapot")
     assert answer.one("X-Extra") == "kept"
     assert answer.json()["cause"] == "I am a teapot."
 
 
-def test_loggers_nobody_prepared(service: LiveService) -> None:
+def test_loggers_nobody_prepared(service: Service) -> None:
     """Plain loggers, library loggers and their children carry the ID; control characters split no line."""
     request_id = new_id("loggers")
     service.request("GET", "/probe/logging", request_id=request_id)
@@ -108,7 +111,7 @@ def test_loggers_nobody_prepared(service: LiveService) -> None:
     assert not any(line.startswith("second line") for line in told.split("\n"))
 
 
-def test_shared_response_object(service: LiveService) -> None:
+def test_shared_response_object(service: Service) -> None:
     """A response object that serves everybody keeps nobody's ID."""
     with service.connect() as connection:
         for number in range(3):
@@ -116,7 +119,7 @@ def test_shared_response_object(service: LiveService) -> None:
             assert connection.request("GET", "/probe/shared", request_id=request_id).one() == request_id
 
 
-def test_context(service: LiveService) -> None:
+def test_context(service: Service) -> None:
     """Accessor, starlette-context, request state and request header all know the ID, sent or made."""
     for sent in (new_id("context"), None):
         answer = service.request("GET", "/probe/context", request_id=sent)
@@ -126,7 +129,7 @@ def test_context(service: LiveService) -> None:
         assert set(known.values()) == {request_id}, known
 
 
-def test_request_time(service: LiveService) -> None:
+def test_request_time(service: Service) -> None:
     """The clock runs from the door, in seconds, with the precision that was asked for."""
     before, after = service.request("GET", "/probe/time?precision=2").json()["result"]
     assert 0 <= before < after
@@ -135,14 +138,14 @@ def test_request_time(service: LiveService) -> None:
 
 
 @pytest.mark.parametrize("excluded", ["unset", "defaults"])
-def test_exclusion_spares_the_id(service: LiveService, excluded: str) -> None:
+def test_exclusion_spares_the_id(service: Service, excluded: str) -> None:
     """`exclude_unset` and `exclude_defaults` take the other fields out of a dict's answer, but not the ID."""
     request_id = new_id("exclude")
     answer = service.request("GET", f"/probe/exclude/{excluded}", request_id=request_id)
     assert answer.json() == {"request_id": request_id, "result": "excluded"}
 
 
-def test_failing_background(service: LiveService) -> None:
+def test_failing_background(service: Service) -> None:
     """A background task that fails leaves the answer and its line alone; its traceback has the ID, once."""
     request_id = new_id("background")
     answer = service.request("GET", "/probe/background?fail=true", request_id=request_id)
@@ -155,7 +158,7 @@ def test_failing_background(service: LiveService) -> None:
     assert line.duration < 0.4
 
 
-def test_demo_background(service: LiveService) -> None:
+def test_demo_background(service: Service) -> None:
     """The demo's background task logs with the ID of its request."""
     request_id = new_id("demo-background")
     assert service.request("GET", "/api/demo/background", request_id=request_id).status in {200, 202}
@@ -163,7 +166,7 @@ def test_demo_background(service: LiveService) -> None:
     assert service.access_line(request_id).flags == ()
 
 
-def test_health_leaves_no_line(service: LiveService) -> None:
+def test_health_leaves_no_line(service: Service) -> None:
     """Health checks answer with the ID and leave no access line."""
     quiet, loud = new_id("health"), new_id("after-health")
     for path in ("/livez", "/readyz"):
@@ -174,11 +177,11 @@ def test_health_leaves_no_line(service: LiveService) -> None:
     assert quiet not in service.access_text()
 
 
-def test_every_line_reads(service: LiveService) -> None:
+def test_every_line_reads(service: Service) -> None:
     """Whatever the access log holds by now is an access line, and no ID that a test made has two."""
     request_id = new_id("last")
     service.request("GET", "/api/demo", request_id=request_id)
-    wait_for(lambda: request_id in service.access_text())
+    wait_for(lambda: request_id in service.access_text(), "TODO-WHAT")
     ids = [line.request_id for line in service.access()]
     doubled = {one for one in ids if ids.count(one) > 1}
     assert not doubled

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import pytest
 
-from .client import Answer, Json, build_request, new_id
-from .harness import LiveService
-from .lines import AppLine, parse_app
-from .logs import wait_for
-from .processes import Process
+from tests.support.client import Answer, Json, build_request, new_id
+from tests.support.lines import AppLine, parse_app
+from tests.support.process import Process
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 HERE = Path(__file__).parent
 MODERN, LEGACY = "2026-07-28", "2025-11-25"
@@ -54,16 +54,16 @@ def probed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def started(project: Path, work: Path, servers: Mapping[str, str] | None = None, **more: Json) -> LiveService:
+def started(project: Path, work: Path, servers: Mapping[str, str] | None = None, **more: Json) -> Service:
     """Return the service, not started yet; `servers`: those that it calls."""
     env = {**ENV, "LOG_FORMAT": "json", **more.pop("env", {})}
     if servers:
         env["MCP_SERVERS"] = json.dumps(servers)
-    return LiveService(project, work, app="app.main:app", env=env, **more)
+    return Service(project, work, app="app.main:app", env=env, **more)
 
 
 @pytest.fixture(scope="module")
-def served(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def served(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two workers that write text."""
     with started(probed, tmp_path_factory.mktemp("served"), env={"LOG_FORMAT": "text", "MCP_LOG_LEVEL": "debug"}) as it:
         yield it
@@ -72,12 +72,12 @@ def served(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 # What a client of the protocol sees
 
 
-def ask(service: LiveService, kind: str, protocol: str, calls: list[Json]) -> list[Json]:
+def ask(service: Service, kind: str, protocol: str, calls: list[Json]) -> list[Json]:
     """Let a client of the project's own packages make the calls, each on a connection of its own, all at once."""
     return ask_all(service, [{"kind": kind, "protocol": protocol, **call} for call in calls])
 
 
-def ask_all(service: LiveService, calls: list[Json]) -> list[Json]:
+def ask_all(service: Service, calls: list[Json]) -> list[Json]:
     """Do the same where each call says by which client and which protocol it is made."""
     for call in calls:
         call["mode"] = MODES[call["protocol"]]
@@ -100,7 +100,7 @@ NAMES = [" ".join(pair) for pair in CLIENTS]
 
 
 @pytest.mark.parametrize(("kind", "protocol"), CLIENTS, ids=NAMES)
-def test_one_id(served: LiveService, kind: str, protocol: str) -> None:
+def test_one_id(served: Service, kind: str, protocol: str) -> None:
     """In the header, the result, the messages, the access lines and the lines of the tool: the same."""
     request_id = new_id("mcp")
     (seen,) = ask(served, kind, protocol, [analysis(request_id)])
@@ -122,7 +122,7 @@ def test_one_id(served: LiveService, kind: str, protocol: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "protocol"), [("sdk", MODERN), ("fastmcp", LEGACY)])
-def test_calls_do_not_mix(served: LiveService, kind: str, protocol: str) -> None:
+def test_calls_do_not_mix(served: Service, kind: str, protocol: str) -> None:
     """Forty at once, over two workers: each ID has exactly its own messages, lines and result."""
     calls = [analysis(new_id(f"mix{n}"), [float(value) for value in range(n + 2)]) for n in range(40)]
     for number, (call, seen) in enumerate(zip(calls, ask(served, kind, protocol, calls), strict=True)):
@@ -172,7 +172,7 @@ def test_sessions_need_one_worker(probed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "protocol"), CLIENTS, ids=NAMES)
-def test_a_tool_fails(served: LiveService, kind: str, protocol: str) -> None:
+def test_a_tool_fails(served: Service, kind: str, protocol: str) -> None:
     """The client learns that it failed and under which ID; why it did stands in the log alone."""
     request_id, refused_id = new_id("fails"), new_id("refuses")
     calls: list[Json] = [
@@ -198,7 +198,7 @@ def test_a_tool_fails(served: LiveService, kind: str, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", MODES)
-def test_hard_to_say(served: LiveService, protocol: str) -> None:
+def test_hard_to_say(served: Service, protocol: str) -> None:
     """Values that JSON does not know, that are round, large or secret break neither the tool nor the connection."""
     request_id = new_id("hard")
     (seen,) = ask(served, "fastmcp", protocol, [{"id": request_id, "tool": "says_what_json_lacks", "arguments": {}}])
@@ -215,14 +215,14 @@ def test_hard_to_say(served: LiveService, protocol: str) -> None:
     assert not any(line.exception for line in lines), lines
 
 
-def test_a_client_goes_away(served: LiveService) -> None:
+def test_a_client_goes_away(served: Service) -> None:
     """In the middle of a long tool: a line says how it ended, and the next call is served."""
     request_id = new_id("gone")
     with served.connect() as connection:
         connection.send(modern_call(request_id, "takes", {"seconds": 20}))
         served.app_lines(request_id, 2)
         connection.abort()
-    wait_for(lambda: [line for line in served.app_records(request_id) if " cancelled " in line.message], 10)
+    wait_for(lambda: [line for line in served.app_records(request_id) if " cancelled " in line.message], "TODO-WHAT")
     lines = served.app_records(request_id)
     assert [line.message for line in lines if line.message == "long tool ends"]
     assert not any(line.exception for line in lines), lines
@@ -243,7 +243,7 @@ def modern_call(request_id: str, tool: str, arguments: Json, **meta: Json) -> by
     return build_request("POST", "/mcp", headers.items(), body, request_id=request_id)
 
 
-def test_the_header_wins(served: LiveService) -> None:
+def test_the_header_wins(served: Service) -> None:
     """Over HTTP the request has an ID already: one in the message's own `_meta` changes nothing."""
     request_id, other = new_id("header"), new_id("meta")
     call = modern_call(request_id, "analyze_data", {"values": VALUES}, **{ID_KEY: other})
@@ -343,7 +343,7 @@ class Told(NamedTuple):
     keys: Json
 
 
-def records(service: LiveService, label: str | None = None) -> list[Told]:
+def records(service: Service, label: str | None = None) -> list[Told]:
     """Return what other servers, or one of them, said, as far as it is written."""
     found = []
     for line in service.app_text().split("\n"):
@@ -353,25 +353,25 @@ def records(service: LiveService, label: str | None = None) -> list[Told]:
     return [told for told in found if label in (None, told.keys["server"])]
 
 
-def post(service: LiveService, target: str, body: Json, request_id: str | None = None) -> Answer:
+def post(service: Service, target: str, body: Json, request_id: str | None = None) -> Answer:
     """Send JSON."""
     return service.request("POST", target, JSON, json.dumps(body).encode(), request_id=request_id)
 
 
-def wait_for_records(service: LiveService, label: str, request_id: str, number: int = 1) -> list[Told]:
+def wait_for_records(service: Service, label: str, request_id: str, number: int = 1) -> list[Told]:
     """Wait for what a server said in a request's call."""
 
     def mine() -> list[Told]:
         return [one for one in records(service, label) if one.record.request_id == request_id]
 
-    wait_for(lambda: len(mine()) >= number, 10, f"{number} record(s) of {label}")
+    wait_for(lambda: len(mine()) >= number, f"{number} record(s) of {label}")
     return mine()
 
 
 JSON = [("Content-Type", "application/json")]
 
 
-def call(service: LiveService, label: str, tool: str, request_id: str | None = None, /, **arguments: Json) -> Answer:
+def call(service: Service, label: str, tool: str, request_id: str | None = None, /, **arguments: Json) -> Answer:
     """Let the service call a tool of another server."""
     return post(service, f"/probe/mcp/{label}/{tool}", arguments, request_id)
 
@@ -412,7 +412,7 @@ def test_the_demo(probed: Path, tmp_path: Path) -> None:
         with ThreadPoolExecutor(40) as threads:
             keys = dict(zip(ids, threads.map(ask_one, ids), strict=True))
         assert len(set(keys.values())) == 40
-        wait_for(lambda: len(records(service)) >= 120, 20, "120 records")
+        wait_for(lambda: len(records(service)) >= 120, "120 records")
         (own_pid,) = service.workers()
         assert len(children(own_pid)) == 3
         every_record, every_line = records(service), parse_app(service.app_text())[0]
@@ -457,7 +457,7 @@ def test_levels(probed: Path, tmp_path: Path) -> None:
         said = {"logger": "its own", "data": {"msg": "said", "extra": {"n": 1}}}
         messages = [{"level": level, **said} for level in LEVELS]
         assert call(it, "pipe", "say", request_id, messages=messages).status == 200
-        wait_for(lambda: len(records(it)) == 8)
+        wait_for(lambda: len(records(it)) == 8, "TODO-WHAT")
         assert {one.keys["mcp_level"]: one.record.level for one in records(it)} == LEVELS
         assert {one.record.request_id for one in records(it)} == {request_id}
         assert {one.keys["logger_name"] for one in records(it)} == {"its own"}
@@ -468,16 +468,18 @@ def test_levels(probed: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def hostile(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def hostile(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One worker with a good server and a bad one."""
     servers = {"bad": "python hostile.py", "good": OWN}
     work = tmp_path_factory.mktemp("hostile")
     with started(probed, work, servers, env={"MCP_TIMEOUT": f"{TIMEOUT}"}, workers=1) as service:
-        wait_for(lambda: call(service, "good", "analyze_data", values=VALUES).status == 200, 60, "the good server")
+        wait_for(
+            lambda: call(service, "good", "analyze_data", values=VALUES).status == 200, "the good server", seconds=60
+        )
         yield service
 
 
-def assert_well(service: LiveService) -> None:
+def assert_well(service: Service) -> None:
     """The other server answers, and so does the service itself."""
     request_id = new_id("well")
     answer = call(service, "good", "analyze_data", request_id, values=VALUES)
@@ -486,9 +488,9 @@ def assert_well(service: LiveService) -> None:
     assert service.request("GET", "/livez").status == 200
 
 
-def assert_back(service: LiveService, label: str = "bad") -> None:
+def assert_back(service: Service, label: str = "bad") -> None:
     """The bad one is used again."""
-    wait_for(lambda: call(service, label, "own_pid").json()["result"], 10, "its return")
+    wait_for(lambda: call(service, label, "own_pid").json()["result"], "its return")
 
 
 GARBAGE = [
@@ -505,7 +507,7 @@ GARBAGE = [
 DATA = ["plain text", 5, None, True, [1, 2], {"no": "msg"}, {"msg": 5}, {"msg": {"a": [1]}}, {"msg": "m", "extra": "e"}]
 
 
-def test_garbage(hostile: LiveService) -> None:
+def test_garbage(hostile: Service) -> None:
     """What is no message is passed over, and data of whatever kind is written."""
     request_id = new_id("garbage")
     messages = [{"level": "info", "data": data} for data in DATA]
@@ -528,7 +530,7 @@ EXTRA = {
 }
 
 
-def test_hostile_extras(hostile: LiveService) -> None:
+def test_hostile_extras(hostile: Service) -> None:
     """No name breaks a record or passes for one of ours; no value makes a second line, or is a secret."""
     request_id = new_id("extras")
     message = {"level": "error", "logger": "l\nogger", "data": {"msg": "m\n2026-01-01 forged", "extra": EXTRA}}
@@ -540,7 +542,7 @@ def test_hostile_extras(hostile: LiveService) -> None:
         mine = [one for one in records(hostile, "bad") if one.record.request_id == request_id]
         return {one.record.message[5:10].strip(): one for one in mine}
 
-    wait_for(lambda: {"large", "deep"} <= set(told()), 10, "the last")
+    wait_for(lambda: {"large", "deep"} <= set(told()), "the last")
     first = told()["m\n202"]
     assert first.record.message == "bad: m\n2026-01-01 forged"
     assert (first.keys["server"], first.keys["mcp_level"], first.record.level) == ("bad", "error", "ERROR")
@@ -553,7 +555,7 @@ def test_hostile_extras(hostile: LiveService) -> None:
     assert_well(hostile)
 
 
-def test_a_claimed_id(hostile: LiveService) -> None:
+def test_a_claimed_id(hostile: Service) -> None:
     """A server that names the ID of a request which does not call it is not believed."""
     other, request_id = new_id("victim"), new_id("claimer")
     messages = [{"level": "info", "data": {"msg": "claim", "extra": {"request_id": other}}}]
@@ -564,14 +566,14 @@ def test_a_claimed_id(hostile: LiveService) -> None:
 
 
 @pytest.mark.parametrize("how", ["idle", "in a call"])
-def test_it_dies(hostile: LiveService, how: str) -> None:
+def test_it_dies(hostile: Service, how: str) -> None:
     """Killed: its callers are told at once, the others do not notice, and it is started again."""
     assert_back(hostile)
     pid = int(call(hostile, "bad", "own_pid").json()["result"])
     if how == "idle":
         with suppress(ProcessLookupError):  # what the test before did to it may have ended it just now
             os.kill(pid, SIGKILL)
-        wait_for(lambda: not alive([pid]))
+        wait_for(lambda: not alive([pid]), "TODO-WHAT")
     else:
         request_id, began = new_id("dies"), time.monotonic()
         answer = call(hostile, "bad", "die", request_id)
@@ -584,7 +586,7 @@ def test_it_dies(hostile: LiveService, how: str) -> None:
     assert int(answer.json()["result"]) != pid
 
 
-def test_it_hangs_in_a_call(hostile: LiveService) -> None:
+def test_it_hangs_in_a_call(hostile: Service) -> None:
     """Stopped: its caller waits for MCP_TIMEOUT, the others not at all, and it is started anew; the old one ends."""
     assert_back(hostile)
     pid = int(call(hostile, "bad", "own_pid").json()["result"])
@@ -597,7 +599,7 @@ def test_it_hangs_in_a_call(hostile: LiveService) -> None:
             assert TIMEOUT - 0.1 < time.monotonic() - began < TIMEOUT + 3
         assert_back(hostile)
         assert int(call(hostile, "bad", "own_pid").json()["result"]) != pid
-        wait_for(lambda: not alive([pid]), 10, "its end")
+        wait_for(lambda: not alive([pid]), "its end")
     finally:
         for one in alive([pid]):
             os.kill(one, SIGKILL)
@@ -607,7 +609,9 @@ def test_it_hangs_at_connect(probed: Path, tmp_path: Path) -> None:
     """A process that says nothing, and ends for nobody: callers wait for MCP_TIMEOUT; nothing is left of it."""
     servers = {"mute": "python hostile.py --mute --deaf", "none": "no-such-command", "good": OWN}
     with started(probed, tmp_path, servers, env={"MCP_TIMEOUT": f"{TIMEOUT}"}, workers=1) as service:
-        wait_for(lambda: call(service, "good", "analyze_data", values=VALUES).status == 200, 60, "the good server")
+        wait_for(
+            lambda: call(service, "good", "analyze_data", values=VALUES).status == 200, "the good server", seconds=60
+        )
         began = time.monotonic()
         with ThreadPoolExecutor(3) as threads:
             waiting = [threads.submit(call, service, "mute", "own_pid") for _ in range(2)]
@@ -622,10 +626,10 @@ def test_it_hangs_at_connect(probed: Path, tmp_path: Path) -> None:
         assert time.monotonic() - began < TIMEOUT - 1
         assert "Traceback" not in service.app_text()
         (worker,) = service.workers()
-        wait_for(lambda: len(children(worker)) == 1, 10, "end of the mute one")
+        wait_for(lambda: len(children(worker)) == 1, "end of the mute one")
         time.sleep(1.1)  # it is not tried again before
         threading.Thread(target=answers_to, args=(service, "mute"), daemon=True).start()
-        wait_for(lambda: len(children(worker)) == 2)
+        wait_for(lambda: len(children(worker)) == 2, "TODO-WHAT")
         pids = children(worker)
         began = time.monotonic()
         assert service.stop() == 0
@@ -664,13 +668,13 @@ def test_a_worker_is_killed(probed: Path, tmp_path: Path) -> None:
         pids = children(worker)
         assert len(pids) == 2
         os.kill(worker, SIGKILL)
-        wait_for(lambda: not alive(pids), 10, "the end of its servers")
-        wait_for(lambda: service.workers() not in ([], [worker]), 20, "the next worker")
-        wait_for(lambda: answers(service), 20, "its answer")
+        wait_for(lambda: not alive(pids), "the end of its servers")
+        wait_for(lambda: service.workers() not in ([], [worker]), "the next worker")
+        wait_for(lambda: answers(service), "its answer")
         assert_well(service)
 
 
-def answers(service: LiveService) -> bool:
+def answers(service: Service) -> bool:
     """Tell whether somebody answers."""
     try:
         return service.request("GET", "/livez").status == 200
@@ -678,7 +682,7 @@ def answers(service: LiveService) -> bool:
         return False
 
 
-def answers_to(service: LiveService, label: str) -> bool:
+def answers_to(service: Service, label: str) -> bool:
     """Tell whether a call comes through, while the service may be ending."""
     try:
         return call(service, label, "own_pid").status == 200
@@ -689,7 +693,7 @@ def answers_to(service: LiveService, label: str) -> bool:
 class Watch:
     """Asks /livez again and again, and looks at the memory of a process, while a block runs."""
 
-    def __init__(self, service: LiveService, pid: int) -> None:
+    def __init__(self, service: Service, pid: int) -> None:
         self.service, self.pid = service, pid
         self.seconds: list[float] = []
         self.kibibytes: list[int] = []
@@ -720,7 +724,7 @@ class Watch:
             time.sleep(0.02)
 
 
-def written_and_left_out(service: LiveService, label: str, text: str) -> tuple[int, int]:
+def written_and_left_out(service: Service, label: str, text: str) -> tuple[int, int]:
     """Return how many messages were written, and how many are told to have been too many."""
     lines = [json.loads(line) for line in service.app_text().split("\n")[:-1] if line.startswith("{")]
     written = sum(line.get("server") == label and text in line["message"] for line in lines)
@@ -728,9 +732,9 @@ def written_and_left_out(service: LiveService, label: str, text: str) -> tuple[i
     return written, sum(int(words[0]) for words in told if words[6] == label)
 
 
-def assert_all_counted(service: LiveService, number: int) -> None:
+def assert_all_counted(service: Service, number: int) -> None:
     """Each message of the flood is written, or told once to have been too many."""
-    wait_for(lambda: sum(written_and_left_out(service, "bad", "flood")) >= number, 30, "every message")
+    wait_for(lambda: sum(written_and_left_out(service, "bad", "flood")) >= number, "every message")
     time.sleep(0.2)
     written, left_out = written_and_left_out(service, "bad", "flood")
     sys.stdout.write(f"{written} written, {left_out} too many\n")
@@ -791,7 +795,7 @@ def test_over_http(probed: Path, tmp_path: Path) -> None:
                 assert_back(service)
                 claims = [{"level": "info", "data": {"msg": "claim", "extra": {"request_id": one}}} for one in refused]
                 assert call(service, "bad", "say", messages=claims).status == 200
-                wait_for(lambda: len(records(service, "bad")) == len(claims))
+                wait_for(lambda: len(records(service, "bad")) == len(claims), "TODO-WHAT")
                 assert not {one.record.request_id for one in records(service, "bad")} & set(refused)
                 answer = call(service, "bad", "say", lines=["nonsense"])
                 assert (answer.status, answer.json()["cause"]) == (503, "The MCP server bad does not answer.")
@@ -838,7 +842,7 @@ class Hostile(Process):
         with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
             command = [sys.executable, str(self.project / "hostile.py"), f"{self.port}"]
             self._process = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
-        wait_for(self._listens, 10, "the hostile server")
+        wait_for(self._listens, "the hostile server")
         return self
 
     def _listens(self) -> bool:

@@ -19,12 +19,12 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.baking import TEMPLATE_DIR, free_port, must, run
-from tests.programs import program
-
-from .client import build_request, new_id
-from .harness import LiveService
-from .logs import wait_for
+from tests.support.baking import TEMPLATE_DIR, must, run
+from tests.support.client import build_request, new_id
+from tests.support.ports import free_port
+from tests.support.programs import program
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 DEPLOY = TEMPLATE_DIR / "deploy/prometheus"
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)(?: # \{(.*)\} (\S+) (\S+))?")
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     exemplar: dict[str, str]
 
 
-def samples(service: LiveService, headers: list[tuple[str, str]] | None = None) -> list[Sample]:
+def samples(service: Service, headers: list[tuple[str, str]] | None = None) -> list[Sample]:
     """Scrape once; no line is anything else."""
     answer = service.request("GET", "/metrics", headers or [])
     assert answer.status == 200, answer
@@ -55,29 +55,29 @@ def samples(service: LiveService, headers: list[tuple[str, str]] | None = None) 
     ]
 
 
-def total(service: LiveService, name: str = "http_requests_total", **labels: str) -> float:
+def total(service: Service, name: str = "http_requests_total", **labels: str) -> float:
     """Give the sum of what has these labels."""
     return sum(one.value for one in samples(service) if one.name == name and labels.items() <= one.labels.items())
 
 
-def served(service: LiveService) -> float:
+def served(service: Service) -> float:
     """Give how many requests for the endpoint of these tests were counted."""
     return total(service, route="/probe/async")
 
 
-def files(service: LiveService) -> list[str]:
+def files(service: Service) -> list[str]:
     """Give the files in which the workers count."""
     return sorted(path.name for path in folder_of(service).glob("*.db"))
 
 
-def folder_of(service: LiveService) -> Path:
+def folder_of(service: Service) -> Path:
     """Give the folder that a worker has open."""
 
     def look() -> set[Path]:
         maps = Path(f"/proc/{service.workers()[0]}/maps").read_text()
         return {Path(path).parent for path in re.findall(r"\S+/counter_\S+\.db", maps)}
 
-    (folder,) = wait_for(look, 10, "a worker that counts")
+    (folder,) = wait_for(look, "a worker that counts")
     return folder
 
 
@@ -93,19 +93,19 @@ def measured(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(measured: Path, tmp_path: Path) -> Callable[..., LiveService]:
+def start(measured: Path, tmp_path: Path) -> Callable[..., Service]:
     """Give a function that makes a service with two workers."""
-    return lambda **options: LiveService(measured, tmp_path / "service", **options)
+    return lambda **options: Service(measured, tmp_path / "service", **options)
 
 
-def send(service: LiveService, count: int, target: str = "/probe/async") -> None:
+def send(service: Service, count: int, target: str = "/probe/async") -> None:
     """Send requests, eight at a time, each on a connection of its own, so that both workers get some."""
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(lambda _: service.request("GET", target).status, range(count))
         assert set(answers) == {200}
 
 
-def counts_of(service: LiveService) -> dict[tuple[str, str, str], float]:
+def counts_of(service: Service) -> dict[tuple[str, str, str], float]:
     """Give how many requests there were by method, route and status, health aside."""
     return {
         (one.labels["method"], one.labels["route"], one.labels["status"]): one.value
@@ -114,7 +114,7 @@ def counts_of(service: LiveService) -> dict[tuple[str, str, str], float]:
     }
 
 
-def test_as_many_as_were_sent(start: Callable[..., LiveService]) -> None:
+def test_as_many_as_were_sent(start: Callable[..., Service]) -> None:
     """By method, route and status; every worker tells the same, and the access lines as well."""
     kinds = [
         ("GET", "/probe/async", "/probe/async", 200),
@@ -138,7 +138,7 @@ def test_as_many_as_were_sent(start: Callable[..., LiveService]) -> None:
         with ThreadPoolExecutor(8) as pool:
             expected = Counter(pool.map(ask, range(len(sent))))
         # A request counts when it is over, a moment after its client has the answer.
-        wait_for(lambda: counts_of(service) == expected, 5, f"the counts {expected}")
+        wait_for(lambda: counts_of(service) == expected, f"the counts {expected}")
         for _ in range(20):
             assert counts_of(service) == expected
         assert len(files(service)) == 3 * 2
@@ -162,7 +162,7 @@ def sum_over_routes(counts: Counter[tuple[str, str, str]]) -> Counter[tuple[str,
     return summed
 
 
-def test_refused_at_the_door(start: Callable[..., LiveService]) -> None:
+def test_refused_at_the_door(start: Callable[..., Service]) -> None:
     """What the server itself finds fault with is counted, under no route and under no invented method."""
     with start() as service:
         for data, status in (
@@ -171,32 +171,32 @@ def test_refused_at_the_door(start: Callable[..., LiveService]) -> None:
             (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n", 400),
         ):
             assert service.raw(data).status == status
-            wait_for(lambda: total(service, route="_UNMATCHED", status=str(status)) == 1)  # noqa: B023
+            wait_for(lambda: total(service, route="_UNMATCHED", status=str(status)) == 1, "TODO-WHAT")  # noqa: B023
 
 
-def test_cancelled(start: Callable[..., LiveService]) -> None:
+def test_cancelled(start: Callable[..., Service]) -> None:
     """A request that a reload cuts off is counted as what it was answered with, and is no more in flight."""
     with start(env={"GRACEFUL_TIMEOUT": "3"}) as service, service.connect(30) as connection:
         connection.send(build_request("GET", "/probe/wait?seconds=60"))
-        wait_for(lambda: total(service, "http_requests_in_flight", type="http") == 1)
+        wait_for(lambda: total(service, "http_requests_in_flight", type="http") == 1, "TODO-WHAT")
         service.signal(SIGHUP)
         assert connection.answer().status == 503
-        wait_for(lambda: total(service, route="/probe/wait", status="503") == 1)
+        wait_for(lambda: total(service, route="/probe/wait", status="503") == 1, "TODO-WHAT")
         assert total(service, "http_requests_in_flight") == 0
 
 
-def test_killed_worker(start: Callable[..., LiveService]) -> None:
+def test_killed_worker(start: Callable[..., Service]) -> None:
     """What it has counted stays, what it had in flight goes, and its files are those of the next one."""
     with start() as service:
         send(service, 400)
         with service.connect() as connection:
             connection.send(build_request("GET", "/probe/wait?seconds=60"))
-            wait_for(lambda: total(service, "http_requests_in_flight") == 1)
+            wait_for(lambda: total(service, "http_requests_in_flight") == 1, "TODO-WHAT")
             before = service.workers()
             for victim in before:
                 os.kill(victim, SIGKILL)
-            wait_for(lambda: len(set(service.workers()) - set(before)) == 2, 15)
-            wait_for(lambda: answers(service), 15)
+            wait_for(lambda: len(set(service.workers()) - set(before)) == 2, "TODO-WHAT")
+            wait_for(lambda: answers(service), "TODO-WHAT")
         assert served(service) == 400
         assert total(service, "http_requests_in_flight") == 0
         send(service, 300)
@@ -204,7 +204,7 @@ def test_killed_worker(start: Callable[..., LiveService]) -> None:
         assert len(files(service)) == 3 * 2
 
 
-def answers(service: LiveService) -> bool:
+def answers(service: Service) -> bool:
     """Tell whether somebody serves."""
     with suppress(OSError, EOFError):
         return service.request("GET", "/livez").status == 200
@@ -212,7 +212,7 @@ def answers(service: LiveService) -> bool:
 
 
 @contextmanager
-def load(service: LiveService) -> Iterator[Counter[int]]:
+def load(service: Service) -> Iterator[Counter[int]]:
     """Send requests as long as it lasts; give what was answered, complete at the end."""
     answered: Counter[int] = Counter()
     goes_on = True
@@ -233,7 +233,7 @@ def load(service: LiveService) -> Iterator[Counter[int]]:
             answered.update(one.result())
 
 
-def test_reload(start: Callable[..., LiveService]) -> None:
+def test_reload(start: Callable[..., Service]) -> None:
     """Under load, four times, with another worker for a while: no request is lost or counted twice; files stay few."""
     with start() as service:
         with load(service) as answered:
@@ -241,24 +241,24 @@ def test_reload(start: Callable[..., LiveService]) -> None:
                 before = service.workers()
                 service.signal(number)
                 count = 3 if number == SIGTTIN else 2
-                wait_for(lambda: settled(service, before, count, renewed=number == SIGHUP), 20)  # noqa: B023
+                wait_for(lambda: settled(service, before, count, renewed=number == SIGHUP), "TODO-WHAT")  # noqa: B023
         assert set(answered) == {200}
         assert served(service) == answered[200]
         assert len(files(service)) <= 3 * 2 * 3
 
 
-def settled(service: LiveService, before: list[int], count: int, *, renewed: bool) -> bool:
+def settled(service: Service, before: list[int], count: int, *, renewed: bool) -> bool:
     """Tell whether the workers are those that a signal asks for, and serve."""
     now = service.workers()
     return len(now) == count and (not renewed or not set(before) & set(now)) and answers(service)
 
 
-def test_recycled_workers(start: Callable[..., LiveService]) -> None:
+def test_recycled_workers(start: Callable[..., Service]) -> None:
     """Workers that are replaced all the time count on where others ended."""
     with start(env={"MAX_REQUESTS": "60"}) as service:
         first = set(service.workers())
         send(service, 1500)
-        wait_for(lambda: len(service.workers()) == 2 and answers(service), 15)
+        wait_for(lambda: len(service.workers()) == 2 and answers(service), "TODO-WHAT")
         assert served(service) == 1500
         assert not first & set(service.workers())
         assert service.app_text().count("Booting worker") >= 6
@@ -270,14 +270,14 @@ def test_an_option_that_comes_while_the_service_runs(measured: Path, tmp_path: P
     project = tmp_path / "project"
     shutil.copytree(measured, project, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.move(project / "app/integrations/metrics", tmp_path / "metrics")
-    with LiveService(project, tmp_path / "service") as service:
+    with Service(project, tmp_path / "service") as service:
         assert service.request("GET", "/metrics").status == 404
         with load(service) as answered:
             shutil.move(tmp_path / "metrics", project / "app/integrations/metrics")
             for _ in range(2):
                 before = service.workers()
                 service.signal(SIGHUP)
-                wait_for(lambda: settled(service, before, 2, renewed=True), 20)  # noqa: B023
+                wait_for(lambda: settled(service, before, 2, renewed=True), "TODO-WHAT")  # noqa: B023
             assert {service.request("GET", "/metrics").status for _ in range(20)} == {200}
         assert set(answered) == {200}
         counted = served(service)
@@ -288,23 +288,25 @@ def test_an_option_that_comes_while_the_service_runs(measured: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("stays", ["new", "old"])
-def test_upgrade_in_place(start: Callable[..., LiveService], tmp_path: Path, stays: str) -> None:
+def test_upgrade_in_place(start: Callable[..., Service], tmp_path: Path, stays: str) -> None:
     """Two first processes count together (USR2), and whichever stays goes on, and tidies up at the end."""
     with start(env={"PID_FILE": str(tmp_path / "pid")}) as service:
         folder = folder_of(service)
         send(service, 200)
         service.signal(SIGUSR2)
-        successor = int(wait_for(lambda: (tmp_path / "pid.2").read_text() if (tmp_path / "pid.2").exists() else "", 15))
-        wait_for(lambda: len(list(folder.glob("counter_*.db"))) == 4, 15)
+        successor = int(
+            wait_for(lambda: (tmp_path / "pid.2").read_text() if (tmp_path / "pid.2").exists() else "", "TODO-WHAT")
+        )
+        wait_for(lambda: len(list(folder.glob("counter_*.db"))) == 4, "TODO-WHAT")
         send(service, 400)
         assert {served(service) for _ in range(20)} == {600}
         ends, goes_on = (service.process.pid, successor) if stays == "new" else (successor, service.process.pid)
         os.kill(ends, SIGQUIT)
-        wait_for(lambda: not is_running(ends), 15)
+        wait_for(lambda: not is_running(ends), "TODO-WHAT")
         send(service, 100)
         assert {served(service) for _ in range(20)} == {700}
         os.kill(goes_on, SIGTERM)
-        wait_for(lambda: not is_running(goes_on), 15)
+        wait_for(lambda: not is_running(goes_on), "TODO-WHAT")
         assert not folder.exists()
 
 
@@ -315,7 +317,7 @@ def is_running(pid: int) -> bool:
     return False
 
 
-def test_a_start_begins_with_nothing(start: Callable[..., LiveService]) -> None:
+def test_a_start_begins_with_nothing(start: Callable[..., Service]) -> None:
     """What another start has left behind does not count, even when that was killed."""
     with start() as service:
         send(service, 50)
@@ -333,7 +335,7 @@ def test_a_start_begins_with_nothing(start: Callable[..., LiveService]) -> None:
         shutil.rmtree(folder)
 
 
-def test_log_records(start: Callable[..., LiveService]) -> None:
+def test_log_records(start: Callable[..., Service]) -> None:
     """As many of each level as the workers have written lines; access lines are none."""
     with start(env={"LOG_FORMAT": "json"}) as service:
         send(service, 200)
@@ -347,26 +349,26 @@ def test_log_records(start: Callable[..., LiveService]) -> None:
 
         assert written()["INFO"] == 300
         assert written()["ERROR"] == 30
-        wait_for(lambda: total(service, "log_messages_total", level="ERROR") == 30)
+        wait_for(lambda: total(service, "log_messages_total", level="ERROR") == 30, "TODO-WHAT")
         before_requests = total(service, "log_messages_total", level="INFO") - 300
         assert 0 <= before_requests < 30
         send(service, 100)
-        wait_for(lambda: total(service, "log_messages_total", level="INFO") == before_requests + 400)
+        wait_for(lambda: total(service, "log_messages_total", level="INFO") == before_requests + 400, "TODO-WHAT")
 
 
-def exemplar_of(service: LiveService, request_id: str) -> Sample | None:
+def exemplar_of(service: Service, request_id: str) -> Sample | None:
     """Look for a request in one scrape."""
     found = [one for one in samples(service, OPENMETRICS) if one.exemplar.get("request_id") == request_id]
     return found[0] if found else None
 
 
 @pytest.mark.parametrize(("server", "workers"), [("gunicorn", 2), ("uvicorn", 1)])
-def test_a_request_is_found_by_its_id(start: Callable[..., LiveService], server: str, workers: int) -> None:
+def test_a_request_is_found_by_its_id(start: Callable[..., Service], server: str, workers: int) -> None:
     """In the bucket of its duration; of two workers, the one that has served it tells."""
     with start(server=server, workers=workers, env={"LOG_FORMAT": "json"}) as service:
         request_id = new_id("exemplar")
         service.request("GET", "/probe/wait?seconds=0.3", request_id=request_id)
-        found = wait_for(lambda: exemplar_of(service, request_id), 15)
+        found = wait_for(lambda: exemplar_of(service, request_id), "TODO-WHAT")
         assert found
         assert (found.name, found.labels["route"]) == ("http_request_duration_seconds_bucket", "/probe/wait")
         assert found.labels["le"] == "0.5"
@@ -380,7 +382,7 @@ def test_a_request_is_found_by_its_id(start: Callable[..., LiveService], server:
 
 
 @contextmanager
-def prometheus(service: LiveService, folder: Path) -> Iterator[Callable[[str], Any]]:
+def prometheus(service: Service, folder: Path) -> Iterator[Callable[[str], Any]]:
     """Run Prometheus with the configuration that comes along, but for the address; give a function that asks it."""
     path, port = program("prometheus", "prometheus"), free_port()
     config = (DEPLOY / "prometheus.yml").read_text("utf-8")
@@ -401,7 +403,7 @@ def prometheus(service: LiveService, folder: Path) -> Iterator[Callable[[str], A
     with (folder / "output").open("wb") as output:
         running = subprocess.Popen([path, *words], stdout=output, stderr=output)
     try:
-        wait_for(lambda: is_ready(port), 20, "Prometheus")
+        wait_for(lambda: is_ready(port), "Prometheus")
         yield ask
     finally:
         running.terminate()
@@ -422,11 +424,11 @@ def of_dashboard() -> list[str]:
     return [query.replace("$__rate_interval", "20s").replace("$job", "api") for query in queries]
 
 
-def test_prometheus_reads_it(start: Callable[..., LiveService], tmp_path: Path) -> None:
+def test_prometheus_reads_it(start: Callable[..., Service], tmp_path: Path) -> None:
     """It has as many requests as were sent; each query of the dashboard has an answer; the ID of a request is there."""
     with start() as service, prometheus(service, tmp_path / "prometheus") as ask:
         assert of_dashboard()
-        wait_for(lambda: ask("query?query=up")["result"], 20, "a scrape")
+        wait_for(lambda: ask("query?query=up")["result"], "a scrape")
         request_id = new_id("exemplar")
         service.request("GET", "/probe/wait?seconds=0.3", request_id=request_id)
         send(service, 250)
@@ -436,18 +438,18 @@ def test_prometheus_reads_it(start: Callable[..., LiveService], tmp_path: Path) 
             found = ask(f"query?query={quote(query)}")["result"]
             return float(found[0]["value"][1]) if found else -1
 
-        wait_for(lambda: value('http_requests_total{route="/probe/async",status="200"}') == 250, 20)
+        wait_for(lambda: value('http_requests_total{route="/probe/async",status="200"}') == 250, "TODO-WHAT")
         assert value("up") == 1
         recorded = re.findall(r"record: (\S+)", (DEPLOY / "alerts.yml").read_text("utf-8"))
         with load(service):
             for query in [*of_dashboard(), *recorded]:
-                wait_for(lambda: value(query) >= 0, 20, query)  # noqa: B023
+                wait_for(lambda: value(query) >= 0, query)  # noqa: B023
 
         def ids() -> set[str]:
             found = ask("query_exemplars?query=http_request_duration_seconds_bucket&start=0&end=9999999999")
             return {one["labels"]["request_id"] for series in found for one in series["exemplars"]}
 
-        wait_for(lambda: request_id in ids(), 30, "the ID of a request")
+        wait_for(lambda: request_id in ids(), "the ID of a request")
 
 
 # The rules

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from .brokers import Nats, Redis
-from .client import new_id
-from .harness import LiveService
-from .logs import wait_for
+from tests.support.brokers import Nats, Redis
+from tests.support.client import new_id
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+
 from .test_metrics import exemplar_of
 from .test_sentry import Sentry
 from .test_tracing import Collector
@@ -57,16 +58,16 @@ def test_one_request_everywhere(observed: Path, tmp_path: Path) -> None:
             "FASTSTREAM_URL": nats.url,
             "LOG_FORMAT": "json",
         }
-        with LiveService(observed, tmp_path / "service", app="app.main:app", env=env) as service:
+        with Service(observed, tmp_path / "service", app="app.main:app", env=env) as service:
             request_id = new_id("observed")
             answer = service.request("GET", "/observed/7", request_id=request_id)
             assert (answer.status, answer.one(), answer.json()["request_id"]) == (500, request_id, request_id)
             access = service.access_line(request_id)
-            told = wait_for(lambda: lines if len(lines := service.app_records(request_id)) >= 3 else [])
+            told = wait_for(lambda: lines if len(lines := service.app_records(request_id)) >= 3 else [], "TODO-WHAT")
             (span,) = collector.wait(1, request_id)
             (event,) = sentry.wait("event", request_id)
             (transaction,) = sentry.wait("transaction", request_id)
-            exemplar = wait_for(lambda: exemplar_of(service, request_id), 15)
+            exemplar = wait_for(lambda: exemplar_of(service, request_id), "TODO-WHAT")
             raw = [line for line in (service.app_text() + service.access_text()).splitlines() if request_id in line]
     assert [line.message for line in told] == ["by structlog", "by logging", "Unhandled RuntimeError"]
     contents = [json.loads(line) for line in raw]

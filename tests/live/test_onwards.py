@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .brokers import Nats, Redis
-from .client import new_id
-from .harness import LiveService
-from .workers import WorkerProcess, show, wait_for_trail
+from tests.support.brokers import Nats, Redis
+from tests.support.client import new_id
+from tests.support.service import Service
+from tests.support.workers import Worker, show, wait_for_trail
 
 WORKERS = {
     "celery": (["celery", "-A", "app.integrations.celery", "worker", "-P", "solo"], " ready."),
@@ -33,13 +33,13 @@ def test_one_id_through_all_of_them(probed: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         redis, nats = stack.enter_context(Redis()), stack.enter_context(Nats())
         env = {"CELERY_BROKER_URL": redis.url, "SAQ_URL": redis.url.replace("/0", "/1"), "FASTSTREAM_URL": nats.url}
-        service = LiveService(probed, tmp_path / "service", app="app.main:app", env=env)
+        service = Service(probed, tmp_path / "service", app="app.main:app", env=env)
         host = f"127.0.0.1:{service.port}"
         service.env["OUTBOUND_HOSTS"] = host
         stack.enter_context(service)
-        places: dict[str, LiveService | WorkerProcess] = {"service": service}
+        places: dict[str, Service | Worker] = {"service": service}
         for name, (command, ready) in WORKERS.items():
-            worker = WorkerProcess(probed, tmp_path, command, env, ready=ready, name=name)
+            worker = Worker(probed, tmp_path, command, env, ready=ready, name=name)
             places[name] = stack.enter_context(worker)
         service.wait_ready()
         request_id = new_id("onwards")

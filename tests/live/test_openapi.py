@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from .client import ID_HEADER, Json
-from .harness import LiveService
+from tests.support.client import ID_HEADER, Json
+from tests.support.service import Service
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 
 @pytest.fixture(scope="module")
-def documented(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def documented(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service as it is, without the probe's routes, with its document on."""
     work = tmp_path_factory.mktemp("documented")
-    with LiveService(project, work, app="app.main:app", env={"DEBUG": "true"}) as service:
+    with Service(project, work, app="app.main:app", env={"DEBUG": "true"}) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
-def document(documented: LiveService) -> Json:
+def document(documented: Service) -> Json:
     """Fetch the document."""
     answer = documented.request("GET", "/api/openapi.json")
     assert answer.status == 200
@@ -76,14 +76,14 @@ def test_envelope_documented(document: Json) -> None:
             assert set(schema["properties"]) >= {"code", "message", "cause", "request_id", "result"}, f"{name} {status}"
 
 
-def test_document_is_off_in_production(service: LiveService) -> None:
+def test_document_is_off_in_production(service: Service) -> None:
     """Without DEBUG there is neither a document nor a page that shows it."""
     for path in ("/api/openapi.json", "/docs", "/redoc", "/api/docs", "/api/redoc", "/openapi.json"):
         assert service.request("GET", path).status == 404
 
 
 @pytest.mark.timeout(170)
-def test_fuzzing_finds_nothing(documented: LiveService, tmp_path: Path) -> None:
+def test_fuzzing_finds_nothing(documented: Service, tmp_path: Path) -> None:
     """Schemathesis at its defaults finds no failure, and did look."""
     url = f"http://127.0.0.1:{documented.port}/api/openapi.json"
     schemathesis = [sys.executable, "-m", "schemathesis.cli", "run", url, "--seed", "1"]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .faults_tools import Load, new_workers
-from .harness import LiveService
-from .logs import wait_for
+from tests.support.faults import new_workers
+from tests.support.load import Load
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +77,10 @@ def integrated(project: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def serve(project: Path, *, workers: int = 2, **env: str) -> LiveService:
+def serve(project: Path, *, workers: int = 2, **env: str) -> Service:
     """Return the service itself; not started yet."""
     env = {"BROKER_FOLDER": str(project.parent / "broker"), "GRACEFUL_TIMEOUT": "10", **env}
-    return LiveService(project, project.parent, app="app.main:app", env=env, workers=workers)
+    return Service(project, project.parent, app="app.main:app", env=env, workers=workers)
 
 
 def is_down(project: Path) -> Callable[[], None]:
@@ -117,7 +118,7 @@ def spoil(path: Path, text: str) -> Callable[[], None]:
     return mend
 
 
-def connected(service: LiveService, project: Path, count: int) -> None:
+def connected(service: Service, project: Path, count: int) -> None:
     """Wait until there are so many workers, and each of them has started."""
     folder = project.parent / "broker"
 
@@ -125,21 +126,21 @@ def connected(service: LiveService, project: Path, count: int) -> None:
         workers = service.workers()
         return len(workers) == count and all((folder / f"connected.{pid}").exists() for pid in workers)
 
-    wait_for(look, 15, f"{count} workers that are connected")
+    wait_for(look, f"{count} workers that are connected")
 
 
 FAULTS = pytest.mark.parametrize("breaks", [is_down, is_full, has_a_bad_setting, has_a_typo])
 
 
-def tries(service: LiveService, count: int) -> None:
+def tries(service: Service, count: int) -> None:
     """Wait until a worker has failed so many times."""
-    wait_for(lambda: service.app_text().count(AGAIN) >= count, 15, f"{count} tries")
+    wait_for(lambda: service.app_text().count(AGAIN) >= count, f"{count} tries")
 
 
 @FAULTS
 def test_killed_worker(integrated: Path, breaks: Callable[[Path], Callable[[], None]]) -> None:
     """The other worker serves, with no request lost but those that the killed one held, until there are two again."""
-    with serve(integrated) as service, Load(service) as load:
+    with serve(integrated) as service, Load(service.port) as load:
         connected(service, integrated, 2)  # one that has not started yet would end gunicorn
         victim, other = service.workers()
         mend = breaks(integrated)
@@ -151,7 +152,7 @@ def test_killed_worker(integrated: Path, breaks: Callable[[Path], Callable[[], N
         connected(service, integrated, 2)
         load.more(100)
         assert other in service.workers()
-        assert len(load.failures) <= 4, load.failures  # one request at most on each connection
+        assert len(load.failed) <= 4, load.failed  # one request at most on each connection
         assert service.app_text().count("Booting worker") <= 6, "a storm of restarts"
         assert service.stop() == 0
 
@@ -165,7 +166,7 @@ def test_reload(integrated: Path, breaks: Callable[[Path], Callable[[], None]]) 
     with serve(integrated) as service:
         connected(service, integrated, 2)
         old = service.workers()
-        with Load(service, clients=2) as load:
+        with Load(service.port, clients=2) as load:
             mend = breaks(integrated)
             service.signal(SIGHUP)
             tries(service, 4)
@@ -176,7 +177,7 @@ def test_reload(integrated: Path, breaks: Callable[[Path], Callable[[], None]]) 
             connected(service, integrated, 2)
             load.more(50)
         assert len(load.answered) > answered
-        assert load.failures == [], load.failures
+        assert load.failed == [], load.failed
         assert service.app_text().count("Booting worker") <= 12, "a storm of restarts"
         assert service.stop() == 0
 
@@ -216,17 +217,17 @@ def test_reload_with_a_broken_server_py(integrated: Path, text: str) -> None:
     with serve(integrated) as service:
         connected(service, integrated, 2)
         old = service.workers()
-        with Load(service, clients=2) as load:
+        with Load(service.port, clients=2) as load:
             spoil(integrated / "app" / "integrations" / "broker" / "server.py", text)
             service.signal(SIGHUP)
             new_workers(service, old, 2)
             load.more(50)
-        assert load.failures == []
+        assert load.failed == []
         assert service.app_text().count("The hooks of the integrations stay as they were.") == 1
         connected(service, integrated, 2)
         is_full(integrated)
         os.kill(service.workers()[0], SIGKILL)
-        wait_for(lambda: "The integration broker failed in post_fork" in service.app_text())
+        wait_for(lambda: "The integration broker failed in post_fork" in service.app_text(), "TODO-WHAT")
         assert service.stop() == 0
 
 

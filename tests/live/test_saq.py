@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
-from .brokers import BROKERS, Broker
-from .client import Answer, Json, new_id
-from .harness import LiveService
-from .lines import AppLine, parse_app
-from .load import Job, run_jobs
-from .logs import wait_for
-from .workers import WorkerProcess, show, trail, wait_for_trail
+from tests.support.brokers import BROKERS, Broker
+from tests.support.client import Answer, Json, new_id
+from tests.support.lines import AppLine, parse_app
+from tests.support.load import Sent, send_all
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+from tests.support.workers import Worker, show, trail, wait_for_trail
 
 READY = "Worker starting"
 SILENT = "The broker of the jobs does not answer."
@@ -108,11 +108,11 @@ class System(NamedTuple):
     """A service, a worker, and the broker between them."""
 
     broker: Broker
-    service: LiveService
-    worker: WorkerProcess
+    service: Service
+    worker: Worker
 
     @property
-    def places(self) -> tuple[LiveService, WorkerProcess]:
+    def places(self) -> tuple[Service, Worker]:
         """Where lines are written."""
         return self.service, self.worker
 
@@ -161,14 +161,14 @@ def variables(broker: Broker, **more: str) -> dict[str, str]:
     return {"SAQ_URL": broker.url, "LOG_FORMAT": "json", **more}
 
 
-def serve(project: Path, work: Path, env: dict[str, str]) -> LiveService:
+def serve(project: Path, work: Path, env: dict[str, str]) -> Service:
     """Return the service with two workers of gunicorn, not started yet."""
-    return LiveService(project, work / "service", app="app.main:app", env=env)
+    return Service(project, work / "service", app="app.main:app", env=env)
 
 
-def worker(project: Path, work: Path, env: dict[str, str], ready: str = READY) -> WorkerProcess:
+def worker(project: Path, work: Path, env: dict[str, str], ready: str = READY) -> Worker:
     """Return a worker, not started yet."""
-    return WorkerProcess(project, work, ["saq", "app.integrations.saq.settings"], env, ready=ready, name="worker")
+    return Worker(project, work, ["saq", "app.integrations.saq.settings"], env, ready=ready, name="worker")
 
 
 @pytest.fixture(scope="module", params=["text", "json"])
@@ -211,11 +211,13 @@ def test_trail(system: System) -> None:
 
 def test_no_mix(system: System) -> None:
     """A thousand requests over fifty connections, a job for each: every line of a job is under its own request's ID."""
-    jobs = [Job(f'/probe/later?owner="{one}"', one) for one in (new_id(f"load{number}") for number in range(1000))]
-    outcomes = run_jobs(system.service.port, jobs, connections=50)
-    assert {outcome.status for outcome in outcomes} == {202}
-    keys = {outcome.job.request_id: json_of(outcome.body)["result"] for outcome in outcomes}
-    wait_for(lambda: system.worker.app_text().count("later complete") >= len(jobs), 30, "the end of all jobs")
+    jobs = [
+        Sent("POST", f'/probe/later?owner="{one}"', one) for one in (new_id(f"load{number}") for number in range(1000))
+    ]
+    send_all(system.service.port, jobs, connections=50)
+    assert {sent.status for sent in jobs} == {202}
+    keys = {sent.request_id: json_of(sent.body)["result"] for sent in jobs}
+    wait_for(lambda: system.worker.app_text().count("later complete") >= len(jobs), "the end of all jobs")
     seen: dict[str, list[str]] = {}
     for place in system.places:
         for line in parse_app(place.app_text())[0]:
@@ -314,7 +316,7 @@ def test_cron(broker: Broker, probed: Path, tmp_path: Path) -> None:
     """Each occurrence has an ID of its own, which its jobs have as well."""
     env = variables(broker, SAQ_QUEUE="cron", PROBE_CRON="1")
     with worker(probed, tmp_path, env) as running:
-        wait_for(lambda: running.app_text().count("owned by cron") >= 2, 20, "two occurrences")
+        wait_for(lambda: running.app_text().count("owned by cron") >= 2, "two occurrences")
         lines = [line for line in parse_app(running.app_text())[0] if line.current_id]
     ticks = [line for line in lines if line.message == "tick"]
     assert {(line.current_id, line.parent_id) for line in ticks} == {("cron:tick", "-")}
@@ -348,7 +350,7 @@ def seconds_of_cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def refused(service: LiveService) -> None:
+def refused(service: Service) -> None:
     """See that the service says that the broker is gone, soon, with the ID, and that it is alive."""
     request_id = new_id("gone")
     began = time.monotonic()
@@ -411,14 +413,14 @@ def test_worker_ends_without_its_broker(kind: str, probed: Path, tmp_path: Path)
     with BROKERS[kind]() as broker:
         elsewhere(probed, broker, "asyncio.run(get_queue().enqueue('slow', seconds=60, timeout=90, retries=3))")
         with worker(probed, tmp_path, variables(broker)) as running:
-            wait_for(lambda: "begun 1" in running.app_text(), 10, "the job")
+            wait_for(lambda: "begun 1" in running.app_text(), "the job")
             broker.stop(SIGINT)
-            wait_for(lambda: "The broker is away" in running.app_text(), 10, "a worker that knows")
+            wait_for(lambda: "The broker is away" in running.app_text(), "a worker that knows")
             assert running.stop(timeout=10) == 0
-            wait_for(lambda: "slow cancelled" in running.app_text(), 5, "the job's end")
+            wait_for(lambda: "slow cancelled" in running.app_text(), "the job's end")
             running.ready = "The broker is away"
             running.start()
-            wait_for(lambda: running.app_text().count("Worker starting") == 2, 10, "a worker")
+            wait_for(lambda: running.app_text().count("Worker starting") == 2, "a worker")
             time.sleep(0.5)  # it says so before it has set up its signals
             assert running.stop(timeout=10) == 0
             assert "Traceback" not in running.output()
@@ -474,7 +476,7 @@ def test_silent_broker(probed: Path, tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
         assert service.request("GET", "/readyz").status == 503
         broker.process.send_signal(SIGCONT)
-        wait_for(lambda: service.request("POST", "/api/saq/demo").status == 202, 10, "a broker that answers")
+        wait_for(lambda: service.request("POST", "/api/saq/demo").status == 202, "a broker that answers")
 
 
 def healed(system: System) -> None:
@@ -488,7 +490,7 @@ def test_settings_that_cannot_work(probed: Path, tmp_path: Path) -> None:
     """Another kind of broker ends the start of either process with a sentence, which does not tell the password."""
     env = {"SAQ_URL": f"amqp://user:{SECRET}@127.0.0.1/"}
     running = worker(probed, tmp_path, env, ready="")
-    service = LiveService(probed, tmp_path / "service", app="app.main:app", env=env, workers=1, wait=False)
+    service = Service(probed, tmp_path / "service", app="app.main:app", env=env, workers=1, wait=False)
     with running, service:
         assert running.process.wait(20) == 1
         assert service.process.wait(20) == 3

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
-from .away import hangs, is_not_there
-from .brokers import BROKERS
-from .client import new_id
-from .harness import LiveService
-from .logs import SETTLE, wait_for
+from tests.support.away import hangs, is_not_there
+from tests.support.brokers import BROKERS
+from tests.support.client import new_id
+from tests.support.logs import SETTLE
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+from tests.support.workers import Worker
+
 from .test_faststream import PROBE as MESSAGES
 from .test_saq import PROBE_JOBS, PROBE_ROUTES
-from .workers import WorkerProcess
 
 HERE = Path(__file__).parent
 SECRET = "hunter2"
@@ -103,7 +105,7 @@ class Sentry:
 
     def wait(self, kind: str, request_id: str, count: int = 1) -> list[Any]:
         """Return it as soon as there are so many, and whatever comes shortly after."""
-        wait_for(lambda: len(self.of(kind, request_id)) >= count, 15, f"{kind} of {request_id}")
+        wait_for(lambda: len(self.of(kind, request_id)) >= count, f"{kind} of {request_id}")
         time.sleep(SETTLE)
         return self.of(kind, request_id)
 
@@ -140,9 +142,9 @@ def probed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def serve(project: Path, work: Path, **env: str) -> LiveService:
+def serve(project: Path, work: Path, **env: str) -> Service:
     """Return the service with two workers, not started yet."""
-    return LiveService(project, work / "service", app="app.main:app", env={"MARK": "/nowhere", **env})
+    return Service(project, work / "service", app="app.main:app", env={"MARK": "/nowhere", **env})
 
 
 def test_events_of_two_workers(connected: Path, tmp_path: Path, sentry: Sentry) -> None:
@@ -183,7 +185,7 @@ def test_nothing_without_a_dsn(connected: Path, tmp_path: Path, sentry: Sentry) 
 
 def test_a_dsn_that_is_none(connected: Path, tmp_path: Path) -> None:
     """The service does not start, and says why, without the key."""
-    service = LiveService(
+    service = Service(
         connected, tmp_path / "service", app="app.main:app", env={"SENTRY_DSN": f"https://{SECRET}@host"}, wait=False
     )
     with service:
@@ -198,7 +200,7 @@ def test_the_last_event_is_sent(connected: Path, tmp_path: Path, sentry: Sentry,
     sentry.delay = 0.3
     request_id = new_id("last")
     env = {"SENTRY_DSN": sentry.dsn}
-    with LiveService(connected, tmp_path / "service", server=server, app="app.main:app", env=env) as service:
+    with Service(connected, tmp_path / "service", server=server, app="app.main:app", env=env) as service:
         service.request("GET", "/api/demo/fail", request_id=request_id)
         service.stop(SIGTERM)
     assert len(sentry.of("event", request_id)) == 1
@@ -236,10 +238,10 @@ def test_work_that_fails(probed: Path, tmp_path: Path, sentry: Sentry, way: str)
         env = {setting: broker.url, "SENTRY_DSN": sentry.dsn, "SENTRY_TRACES_SAMPLE_RATE": "1", **more}
         with (
             serve(probed, tmp_path, **env) as service,
-            WorkerProcess(probed, tmp_path, command, env, ready=ready, name="worker") as worker,
+            Worker(probed, tmp_path, command, env, ready=ready, name="worker") as worker,
         ):
             ids = [new_id("work") for _ in range(10)]
-            wait_for(lambda: service.request(method, target).status in (200, 202), 15, "broker")
+            wait_for(lambda: service.request(method, target).status in (200, 202), "broker")
             with ThreadPoolExecutor(5) as threads:
                 list(threads.map(lambda one: service.request(method, target, request_id=one), ids))
             for request_id in ids:
@@ -268,10 +270,10 @@ def test_the_last_event_of_a_worker_is_sent(probed: Path, tmp_path: Path, sentry
         told = {**env, "SENTRY_DSN": sentry.dsn}
         with (
             serve(probed, tmp_path, **env) as service,
-            WorkerProcess(probed, tmp_path, command, told, ready=ready, name="worker") as worker,
+            Worker(probed, tmp_path, command, told, ready=ready, name="worker") as worker,
         ):
             request_id = new_id("last")
-            wait_for(lambda: service.request(method, target, request_id=request_id).status in (200, 202), 15, "broker")
-            wait_for(lambda: any("fail" in line.message for line in worker.app_lines(request_id)), 15, "failure")
+            wait_for(lambda: service.request(method, target, request_id=request_id).status in (200, 202), "broker")
+            wait_for(lambda: any("fail" in line.message for line in worker.app_lines(request_id)), "failure")
             assert worker.stop(timeout=60) == 0
     assert len(sentry.of("event", request_id)) == 1

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from websockets.sync.client import connect
 
-from .client import ID_HEADER, build_request
-from .harness import LiveService, new_id
-from .logs import wait_for
+from tests.support.client import ID_HEADER, build_request, new_id
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 SERVERS = (
     "gunicorn",
@@ -31,7 +31,7 @@ HIDES_A_CLIENT_THAT_LEFT_EARLY = {"gunicorn-asgi", "hypercorn", "hypercorn-json"
 CANCELS_WHEN_THE_CLIENT_LEFT = {"gunicorn-asgi"}
 
 
-class Served(LiveService):
+class Served(Service):
     """A running service that knows the name of its server."""
 
     name = ""
@@ -83,9 +83,9 @@ def test_one_traceback(served: Served, path: str, status: int, told: str) -> Non
     request_id = new_id("trace")
     before = served.output().count(told)
     assert served.request("GET", path, request_id=request_id).status == status
-    wait_for(lambda: told in served.output())
+    wait_for(lambda: told in served.output(), "TODO-WHAT")
     served.access_line(request_id)
-    traces = wait_for(lambda: [record for record in served.app_lines(request_id) if record.exception])
+    traces = wait_for(lambda: [record for record in served.app_lines(request_id) if record.exception], "TODO-WHAT")
     assert len(traces) == 1, traces
     assert traces[0].exception.count("Traceback (most recent call last):") == 1
     assert traces[0].exception.endswith(told)
@@ -140,6 +140,6 @@ def test_log_line_in_our_form(served: Served) -> None:
 
 def test_stops_when_asked(project: Path, tmp_path: Path) -> None:
     """The service's own way ends with exit code 0 while a connection idles."""
-    with LiveService(project, tmp_path) as service, service.connect() as connection:
+    with Service(project, tmp_path) as service, service.connect() as connection:
         assert connection.request("GET", "/probe/async").status == 200
         assert service.stop(timeout=8) == 0

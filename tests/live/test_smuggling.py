@@ -7,24 +7,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .client import Answer, build_request, new_id
-from .faults_tools import serve
-from .logs import wait_for
+from tests.support.client import Answer, build_request, new_id
+from tests.support.faults import serve
+from tests.support.waiting import wait_for
+
 from .smuggling_cases import ONE_MESSAGE, PIPELINED, Smuggled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .client import Connection
-    from .harness import LiveService
+    from tests.support.client import Connection
+    from tests.support.service import Service
 
 QUIET = 0.1
 """Seconds without a byte after which no further answer is expected."""
 
 
 @pytest.fixture(scope="module")
-def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service; at the end nothing that was hidden may have run, and nothing may have failed."""
     with serve(project, tmp_path_factory.mktemp("smuggling"), HEAD_TIMEOUT="2", BODY_TIMEOUT="2") as service:
         yield service
@@ -47,7 +48,7 @@ def read_all(connection: Connection) -> list[Answer]:
 
 
 @pytest.mark.parametrize("case", ONE_MESSAGE, ids=lambda case: str(case.name).encode("unicode_escape").decode())
-def test_message(target: LiveService, case: Smuggled) -> None:
+def test_message(target: Service, case: Smuggled) -> None:
     """One answer with the right status, an ID in header and body, and one line that says the same."""
     before = sum("/hidden" in line.target for line in target.access())
     with target.connect() as connection:
@@ -62,11 +63,11 @@ def test_message(target: LiveService, case: Smuggled) -> None:
     assert answer.json()["request_id"] == answer.one()
     if answer.status == 400:
         assert answer.one("connection") == "close"
-    lines = wait_for(lambda: target.access_records(answer.one()))
+    lines = wait_for(lambda: target.access_records(answer.one()), "TODO-WHAT")
     assert [line.status for line in lines] == [answer.status]
 
 
-def test_good_request_then_garbage(target: LiveService) -> None:
+def test_good_request_then_garbage(target: Service) -> None:
     """Pipelined: the good one is answered, even if it takes a while, then the garbage with 400, each with its line."""
     for seconds in ("0", "0.4"):
         request_id = new_id("good")
@@ -81,7 +82,7 @@ def test_good_request_then_garbage(target: LiveService) -> None:
         assert target.access_line(request_id).status == 200
 
 
-def test_deep_pipeline(target: LiveService) -> None:
+def test_deep_pipeline(target: Service) -> None:
     """Many requests in few pieces, cut in the midst of a head, are all answered in order: each head is small."""
     count = 400
     wire = build_request("GET", "/livez", [("X-Pad", "p" * 200)], close=False) * count
@@ -93,7 +94,7 @@ def test_deep_pipeline(target: LiveService) -> None:
         assert [connection.answer().status for _ in range(count)] == [200] * count
 
 
-def test_byte_by_byte(target: LiveService) -> None:
+def test_byte_by_byte(target: Service) -> None:
     """The same verdict however the bytes arrive."""
     for data, status in (
         (build_request("GET", "/api/demo", request_id=new_id("slow"), close=False), 200),

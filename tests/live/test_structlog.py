@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from .client import build_request, new_id
-from .harness import LiveService
-from .logs import wait_for
+from tests.support.client import build_request, new_id
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 CONNECTIONS, REQUESTS = 8, 25
 
@@ -18,7 +18,7 @@ def test_nothing_bound_mixes(connected: Path, tmp_path: Path, server: str) -> No
     shutil.copy(Path(__file__).with_name("structlog_probe.py"), connected)
     env = {"FASTSTREAM_CONSUME": "false", "LOG_FORMAT": "text"}
     ids = {f"{number}": new_id(f"bound{number}") for number in range(CONNECTIONS * REQUESTS)}
-    with LiveService(connected, tmp_path, server=server, app="structlog_probe:app", env=env) as service:
+    with Service(connected, tmp_path, server=server, app="structlog_probe:app", env=env) as service:
         connections = [service.connect() for _ in range(CONNECTIONS)]
         for first, connection in enumerate(connections):
             mine = range(first, len(ids), CONNECTIONS)
@@ -28,8 +28,8 @@ def test_nothing_bound_mixes(connected: Path, tmp_path: Path, server: str) -> No
             answers = [connection.answer() for _ in range(REQUESTS)]
             assert [answer.json()["result"] for answer in answers] == [*range(first, len(ids), CONNECTIONS)]
             connection.close()
-        wait_for(lambda: service.access_text().count(" number=") == len(ids))
-        wait_for(lambda: service.app_text().count("by logging") == len(ids))
+        wait_for(lambda: service.access_text().count(" number=") == len(ids), "TODO-WHAT")
+        wait_for(lambda: service.app_text().count("by logging") == len(ids), "TODO-WHAT")
         lines = (service.app_text() + service.access_text()).splitlines()
     for number, request_id in ids.items():
         own = [line for line in lines if request_id in line and "app.outbound" not in line]

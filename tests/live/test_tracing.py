@@ -19,15 +19,15 @@ from uuid import uuid4
 
 import pytest
 
-from tests.baking import UV, free_port
-
-from .brokers import Nats, Redis
-from .client import build_request, new_id
-from .harness import LiveService
-from .lines import parse_access, parse_app
-from .logs import wait_for
-from .processes import Process
-from .workers import WorkerProcess, trail
+from tests.support.baking import UV
+from tests.support.brokers import Nats, Redis
+from tests.support.client import build_request, new_id
+from tests.support.lines import parse_access, parse_app
+from tests.support.ports import free_port
+from tests.support.process import Process
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+from tests.support.workers import Worker, trail
 
 HERE = Path(__file__).parent
 TRACE, CALLER = "12345678901234567890123456789012", "1234567890123456"
@@ -35,7 +35,7 @@ PARENT = f"00-{TRACE}-{CALLER}-01"
 Span = dict[str, Any]
 
 
-class Collector(WorkerProcess):
+class Collector(Worker):
     """Takes spans over HTTP, in a process that can be stopped and go on."""
 
     def __init__(self, project: Path, work: Path) -> None:
@@ -51,7 +51,7 @@ class Collector(WorkerProcess):
     def start(self, wait: bool = True) -> None:
         """Start it, and return when it answers."""
         super().start(wait)
-        wait_for(self._answers, 10, "the collector")
+        wait_for(self._answers, "the collector")
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -69,7 +69,7 @@ class Collector(WorkerProcess):
 
     def wait(self, count: int, request_id: str) -> list[Span]:
         """Return the spans of a request's trace as soon as there are so many."""
-        wait_for(lambda: len(self.spans(request_id)) >= count, 20, f"{count} spans of {request_id}")
+        wait_for(lambda: len(self.spans(request_id)) >= count, f"{count} spans of {request_id}")
         return self.spans(request_id)
 
 
@@ -112,16 +112,16 @@ def variables(collector: Collector, **more: str) -> dict[str, str]:
 @pytest.fixture(scope="module", params=["text", "json"])
 def service(
     request: pytest.FixtureRequest, probed: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveService]:
+) -> Iterator[Service]:
     """Run gunicorn with two workers, which send to the collector."""
     env = variables(
         collector, LOG_FORMAT=request.param, LIMIT_REQUEST_LINE="2000", OTEL_EXPORTER_OTLP_HEADERS="x-key=k"
     )
-    with LiveService(probed, tmp_path_factory.mktemp(request.param), app="app.main:app", env=env) as running:
+    with Service(probed, tmp_path_factory.mktemp(request.param), app="app.main:app", env=env) as running:
         yield running
 
 
-def test_a_request_and_the_request_that_it_sends(service: LiveService, collector: Collector) -> None:
+def test_a_request_and_the_request_that_it_sends(service: Service, collector: Collector) -> None:
     """Two requests and the call between them are one trace, and each line has the IDs of its span."""
     trace = uuid4().hex  # of its own: a span of another test's would do for one of these
     request_id, there = new_id("two"), f"http://127.0.0.1:{service.port}/probe/test"
@@ -146,7 +146,7 @@ def test_a_request_and_the_request_that_it_sends(service: LiveService, collector
     assert (told.trace_id, told.span_id) == (trace, call["span_id"])
 
 
-def ask(service: LiveService, path: str, request_id: str, body: object, **headers: str) -> Any:  # noqa: ANN401
+def ask(service: Service, path: str, request_id: str, body: object, **headers: str) -> Any:  # noqa: ANN401
     """Post JSON."""
     extra = [("Content-Type", "application/json"), *headers.items()]
     return service.request("POST", path, request_id=request_id, headers=extra, body=json.dumps(body).encode())
@@ -163,13 +163,13 @@ def ask(service: LiveService, path: str, request_id: str, body: object, **header
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_every_outcome(target: str, name: str, status: int, service: LiveService, collector: Collector) -> None:
+def test_every_outcome(target: str, name: str, status: int, service: Service, collector: Collector) -> None:
     """Found or not, failed or refused at the door: a span, which ends with the response, and no secret in it."""
     answer = service.request("GET", target)
     assert answer.status == status
     request_id = answer.one()
     (access,) = service.access_lines(request_id, 1)
-    wait_for(lambda: [one for one in collector.spans(request_id) if one["kind"] == "server"], 5, "the server's span")
+    wait_for(lambda: [one for one in collector.spans(request_id) if one["kind"] == "server"], "the server's span")
     (server,) = [one for one in collector.spans(request_id) if one["kind"] == "server"]
     assert (server["name"], server["is_error"], server["parent_id"]) == (name, status == 500, "")
     assert server["attributes"]["http.response.status_code"] == status
@@ -196,7 +196,7 @@ def test_lines_are_as_the_document_shows_them(project: Path) -> None:
     assert None not in (line.trace_id, line.span_id)
 
 
-def test_keep_alive_mixes_nothing(service: LiveService) -> None:
+def test_keep_alive_mixes_nothing(service: Service) -> None:
     """On one connection, also after a body that is read in parts, each request has its own trace, or its caller's."""
     sent: dict[str, str | None] = {new_id("alive"): f"{number:032x}" if number % 2 else None for number in range(1, 9)}
     with service.connect() as connection:
@@ -213,7 +213,7 @@ def test_keep_alive_mixes_nothing(service: LiveService) -> None:
     assert len(set(found.values())) == len(sent)
 
 
-def test_a_client_that_leaves(service: LiveService, collector: Collector) -> None:
+def test_a_client_that_leaves(service: Service, collector: Collector) -> None:
     """Its span ends too, and says no error."""
     request_id = new_id("left")
     with service.connect() as connection:
@@ -221,14 +221,14 @@ def test_a_client_that_leaves(service: LiveService, collector: Collector) -> Non
         assert connection.socket.recv(12) == b"HTTP/1.1 200"
     (line,) = service.access_lines(request_id, 1)
     assert "client_disconnect" in line.flags
-    wait_for(lambda: any(one["span_id"] == line.span_id for one in collector.spans()), 10, "its span")
+    wait_for(lambda: any(one["span_id"] == line.span_id for one in collector.spans()), "its span")
     (span,) = [one for one in collector.spans() if one["span_id"] == line.span_id]
     assert (span["name"], span["is_error"]) == ("GET /probe/stream", False)
 
 
 if "TRACE_CONTEXT_SUITE" in os.environ:
 
-    def test_the_suite_of_the_w3c(service: LiveService) -> None:
+    def test_the_suite_of_the_w3c(service: Service) -> None:
         """Its own tests, at their strictest, against the running service."""
         command = [str(UV), "run", "--no-project", "--with", "aiohttp", "test.py"]
         words = [*command, f"http://127.0.0.1:{service.port}/probe/test"]
@@ -245,7 +245,7 @@ if "TRACE_CONTEXT_SUITE" in os.environ:
 def test_what_is_recorded_last_is_sent(probed: Path, collector: Collector, tmp_path: Path) -> None:
     """A worker that ends sends what it has, also of a request that it had to cancel."""
     env = variables(collector, OTEL_BSP_SCHEDULE_DELAY="60000", GRACEFUL_TIMEOUT="4")
-    with LiveService(probed, tmp_path, app="app.main:app", env=env) as service:
+    with Service(probed, tmp_path, app="app.main:app", env=env) as service:
         request_id, cancelled = new_id("last"), new_id("cancelled")
         with service.connect() as connection:
             connection.send(build_request("GET", "/probe/slow", request_id=cancelled))
@@ -263,7 +263,7 @@ def test_a_collector_that_is_away_is_in_nobody_s_way(state: str, probed: Path, t
     """Requests are as quick as ever, the log says it once for each worker, and the end comes in time."""
     with ExitStack() as stack:
         collector = stack.enter_context(Collector(probed, tmp_path))
-        service = LiveService(probed, tmp_path / "service", app="app.main:app", env=variables(collector))
+        service = Service(probed, tmp_path / "service", app="app.main:app", env=variables(collector))
         stack.enter_context(service)
         collector.stop() if state == "down" else collector.signal(SIGSTOP)
         stack.callback(collector.signal, SIGCONT) if state == "hangs" else None
@@ -284,7 +284,7 @@ def test_a_collector_that_is_away_is_in_nobody_s_way(state: str, probed: Path, t
 
 def test_without_a_collector_there_is_no_thread(probed: Path, tmp_path: Path) -> None:
     """Nothing is recorded, but a trace goes through the service as through any other."""
-    with LiveService(probed, tmp_path, app="app.main:app", env={"OUTBOUND_HOSTS": "127.0.0.1"}) as service:
+    with Service(probed, tmp_path, app="app.main:app", env={"OUTBOUND_HOSTS": "127.0.0.1"}) as service:
         request_id, there = new_id("none"), f"http://127.0.0.1:{service.port}/probe/test"
         assert (
             ask(service, "/probe/test", request_id, [{"url": there, "arguments": []}], traceparent=PARENT).status == 200
@@ -299,7 +299,7 @@ def test_without_a_collector_there_is_no_thread(probed: Path, tmp_path: Path) ->
 def test_a_bad_setting(probed: Path, tmp_path: Path) -> None:
     """The service does not start, and says why, without the key."""
     env = {"OTEL_EXPORTER_OTLP_HEADERS": "hunter2", "OTEL_TRACES_SAMPLER": "sometimes"}
-    with LiveService(probed, tmp_path, app="app.main:app", env=env, wait=False) as service:
+    with Service(probed, tmp_path, app="app.main:app", env=env, wait=False) as service:
         assert service.process.wait(20) != 0
         text = service.output()
     assert "The environment variable OTEL_EXPORTER_OTLP_HEADERS is not what it should be" in text
@@ -345,15 +345,13 @@ def test_a_request_and_its_tasks(
     variable = {"celery": "CELERY_BROKER_URL", "saq": "SAQ_URL", "faststream": "FASTSTREAM_URL"}[option]
     env = variables(collector, **{variable: brokers(option), "FASTSTREAM_CONSUME": "false", "LOG_FORMAT": "json"})
     env["OTEL_BSP_SCHEDULE_DELAY"] = "60000"  # what arrives has been sent at the end of each process
-    service = LiveService(project, tmp_path / "service", app="app.main:app", env=env)
-    with service, WorkerProcess(project, tmp_path, command, env, ready=ready, name=option) as worker:
+    service = Service(project, tmp_path / "service", app="app.main:app", env=env)
+    with service, Worker(project, tmp_path, command, env, ready=ready, name=option) as worker:
         service.wait_ready()
         request_id = new_id(kind)
         assert service.request("POST", f"/api/{option}/demo", request_id=request_id).status in (200, 202)
         count = len(DEMOS[option])
-        wait_for(
-            lambda: len([one for one in trail([worker], request_id) if ended(one.message)]) == count, 20, "its end"
-        )
+        wait_for(lambda: len([one for one in trail([worker], request_id) if ended(one.message)]) == count, "its end")
         assert end(worker) in (0, -15)
         assert service.stop() == 0
         spans = collector.spans(request_id)

@@ -6,10 +6,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from .harness import ID_HEADER, LiveService, new_id
+from tests.support.client import ID_HEADER, new_id
+from tests.support.service import Service
 
 
-def dial(service: LiveService, path: str, request_id: str | None) -> ClientConnection:
+def dial(service: Service, path: str, request_id: str | None) -> ClientConnection:
     """Open a websocket."""
     headers = {ID_HEADER: request_id} if request_id else {}
     return connect(f"ws://127.0.0.1:{service.port}/probe/ws/{path}", additional_headers=headers)
@@ -23,7 +24,7 @@ def header_of(websocket: ClientConnection) -> str:
 
 
 @pytest.mark.parametrize("sent", [True, False])
-def test_echo(service: LiveService, sent: bool) -> None:
+def test_echo(service: Service, sent: bool) -> None:
     """A conversation that the client ends: 101, its whole duration, the ID inside and outside."""
     with dial(service, "echo?room=1", new_id("echo") if sent else None) as websocket:
         request_id = header_of(websocket)
@@ -35,7 +36,7 @@ def test_echo(service: LiveService, sent: bool) -> None:
     assert [record.message for record in service.app_lines(request_id)].count("in websocket") == 1
 
 
-def test_closed_by_the_server(service: LiveService) -> None:
+def test_closed_by_the_server(service: Service) -> None:
     """A conversation that the server ends: the line counts the time until then."""
     request_id = new_id("close")
     with dial(service, "close", request_id) as websocket:
@@ -49,7 +50,7 @@ def test_closed_by_the_server(service: LiveService) -> None:
     assert 0.3 <= line.duration < 5
 
 
-def test_client_vanishes(service: LiveService) -> None:
+def test_client_vanishes(service: Service) -> None:
     """A conversation whose connection breaks is flagged."""
     request_id = new_id("vanish")
     with dial(service, "echo", request_id) as websocket:
@@ -62,7 +63,7 @@ def test_client_vanishes(service: LiveService) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("refuse", 403), ("denial", 401), ("nothing", 403)])
-def test_refused(service: LiveService, path: str, status: int) -> None:
+def test_refused(service: Service, path: str, status: int) -> None:
     """A handshake that is refused has its ID, its status and its line."""
     request_id = new_id("refused")
     with pytest.raises(InvalidStatus) as refused:
@@ -76,7 +77,7 @@ def test_refused(service: LiveService, path: str, status: int) -> None:
     assert (line.status, line.target, line.flags) == (status, f"/probe/ws/{path}", ())
 
 
-def test_nothing_else_is_told(service: LiveService) -> None:
+def test_nothing_else_is_told(service: Service) -> None:
     """The server tells nothing of its own about a websocket: no second line, no secret from the query."""
     request_id, secret = new_id("ws-secret"), new_id("hunter2")
     with dial(service, f"echo?token={secret}", request_id) as websocket:
@@ -89,7 +90,7 @@ def test_nothing_else_is_told(service: LiveService) -> None:
     assert told == [line.raw]
 
 
-def test_fails_after_accepting(service: LiveService) -> None:
+def test_fails_after_accepting(service: Service) -> None:
     """An error in a conversation: 101 with the error's name, the traceback once, with the ID."""
     request_id = new_id("ws-fail")
     with dial(service, "fail", request_id) as websocket, pytest.raises(ConnectionClosed):
@@ -100,7 +101,7 @@ def test_fails_after_accepting(service: LiveService) -> None:
     assert "RuntimeError: probe websocket failure" in record.exception
 
 
-def test_fails_before_accepting(service: LiveService) -> None:
+def test_fails_before_accepting(service: Service) -> None:
     """An error before the handshake's answer: 500 with the ID, the traceback once."""
     request_id = new_id("ws-early")
     with pytest.raises(InvalidStatus) as refused:

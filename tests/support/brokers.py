@@ -12,10 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.baking import free_port
-from tests.programs import program
-
-from .logs import wait_for
+from tests.support.ports import free_port
+from tests.support.programs import program
+from tests.support.waiting import wait_for
 
 HOST = "127.0.0.1"
 
@@ -66,7 +65,7 @@ class Broker:
                 stderr=output,
                 start_new_session=True,
             )
-        wait_for(self.answers, self.seconds, type(self).__name__)
+        wait_for(self.answers, type(self).__name__, seconds=self.seconds)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Tell it to end, or kill it, and return when it is gone."""

@@ -1,24 +1,19 @@
 """Start the service under a server, talk to it over a socket, read what it wrote."""
 
-import os
-import socket
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .client import ID_HEADER, Answer, Connection, build_request, new_id
-from .lines import AccessLine, AppLine
-from .logs import wait_for
-from .processes import NOTHING_THINNED, Process
-from .servers import SERVERS
-
-__all__ = ["ID_HEADER", "AccessLine", "Answer", "AppLine", "Connection", "LiveService", "new_id", "wait_for"]
+from tests.support.client import Answer, Connection, build_request
+from tests.support.ports import free_port
+from tests.support.process import Process
+from tests.support.servers import SERVERS
+from tests.support.waiting import wait_for
 
 
-class LiveService(Process):
+class Service(Process):
     """A running service; a context manager that leaves no process behind."""
 
     def __init__(
@@ -34,32 +29,17 @@ class LiveService(Process):
         command: Callable[[str, int], list[str]] | None = None,
         wait: bool = True,
     ) -> None:
-        super().__init__(work, log_path)
-        self.project = project
-        self.port = _free_port()
-        self.command = (command or SERVERS[server])(app, self.port)
-        self.env = {
-            "PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "HOME": str(work),
-            "HOST": "127.0.0.1",
-            "PORT": str(self.port),
-            "WORKERS": str(workers),
-            "PYTHONUNBUFFERED": "1",
-            **NOTHING_THINNED,
-            **({"LOG_PATH": str(log_path)} if log_path else {}),
-            **(env or {}),
-        }
+        self.port = free_port()
+        own = {"HOST": "127.0.0.1", "PORT": str(self.port), "WORKERS": str(workers)}
+        own |= {"LOG_PATH": str(log_path)} if log_path else {}
+        super().__init__(project, work, (command or SERVERS[server])(app, self.port), own | dict(env or {}), log_path)
         self._wait = wait
 
     def __enter__(self) -> Self:
-        self.work.mkdir(parents=True, exist_ok=True)
-        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
-            self._process = subprocess.Popen(
-                self.command, cwd=self.project, env=self.env, stdout=out, stderr=err, start_new_session=True
-            )
+        self.launch()
         try:
             if self._wait:
-                wait_for(self._ready, 30, "readiness")
+                wait_for(self._ready, "readiness")
         except BaseException as error:
             self.kill()
             error.add_note(self.output())
@@ -86,7 +66,7 @@ class LiveService(Process):
 
     def wait_ready(self, timeout: float = 20.0) -> None:
         """Wait until every worker says that it is ready: one that was not asked may still miss what it needs."""
-        wait_for(self._all_are_ready, timeout, "readiness of every worker")
+        wait_for(self._all_are_ready, "readiness of every worker", seconds=timeout)
 
     def _all_are_ready(self) -> bool:
         missing = set(self.workers())
@@ -140,9 +120,3 @@ def open_files(pid: int) -> set[str]:
         with suppress(FileNotFoundError):  # closed meanwhile
             found.add(str(path.readlink()))
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

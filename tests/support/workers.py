@@ -1,7 +1,5 @@
 """Worker processes beside the service, and the trail of one request through all of them."""
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .lines import AppLine
-from .logs import SETTLE, Logs, wait_for
-from .processes import NOTHING_THINNED, Process
+from tests.support.lines import AppLine
+from tests.support.logs import SETTLE, Logs
+from tests.support.process import Process
+from tests.support.waiting import wait_for
 
 
-class WorkerProcess(Process):
+class Worker(Process):
     """A command of the project's environment that stays; a context manager that leaves no process behind.
 
     `ready`: a text of its log that says that it works.
@@ -30,16 +29,8 @@ class WorkerProcess(Process):
         ready: str = "",
         name: str = "",
     ) -> None:
-        super().__init__(work / (name or command[0]))
-        self.project = project
-        self.command = [str(project / ".venv/bin" / command[0]), *command[1:]]
-        self.env = {
-            "PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "HOME": str(work),
-            "PYTHONUNBUFFERED": "1",
-            **NOTHING_THINNED,
-            **env,
-        }
+        program = str(project / ".venv/bin" / command[0])
+        super().__init__(project, work / (name or command[0]), [program, *command[1:]], env)
         self.ready = ready
 
     def __enter__(self) -> Self:
@@ -55,15 +46,11 @@ class WorkerProcess(Process):
 
     def start(self, wait: bool = True) -> None:
         """Start it, or start it again; its lines go on in the same files."""
-        self.work.mkdir(parents=True, exist_ok=True)
         known = self.output().count(self.ready) if self.stderr.exists() else 0
-        with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
-            self._process = subprocess.Popen(
-                self.command, cwd=self.project, env=self.env, stdout=out, stderr=err, start_new_session=True
-            )
+        self.launch()
         if wait and self.ready:
             try:
-                wait_for(lambda: self._is_ready(known), 30, f"readiness of {self.work.name}")
+                wait_for(lambda: self._is_ready(known), f"readiness of {self.work.name}")
             except BaseException as error:
                 self.kill()
                 error.add_note(self.output()[-4000:])
@@ -88,7 +75,7 @@ def wait_for_trail(
         return [line for line in trail(places, request_id) if containing in line.message]
 
     try:
-        wait_for(lambda: len(found()) >= count, timeout, f"{count} line(s) of {request_id} with {containing!r}")
+        wait_for(lambda: len(found()) >= count, f"{count} line(s) of {request_id} with {containing!r}", seconds=timeout)
     except AssertionError as error:
         error.add_note("\n".join(f"{place.work.name}: {place.output()[-3000:]}" for place in places))
         raise

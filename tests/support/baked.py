@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from scripts.snapshot import ROOT, TEMPLATE, known_files
-from tests.baking import UV, must, run
+from tests.support.baking import UV, must, run
 
 OTHER_SERVERS = ("hypercorn", "granian", "pyyaml")
 
@@ -24,7 +24,7 @@ def bake(target: Path, *, integrations: bool = False) -> Path:
             copy = target / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, copy)
-    shutil.copytree(Path(__file__).with_name("probe"), target / "probe", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests/live/probe", target / "probe", ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 

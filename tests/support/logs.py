@@ -1,24 +1,12 @@
 """What a running service wrote, and waiting for it."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from .lines import AccessLine, AppLine, parse_access, parse_app
+from tests.support.lines import AccessLine, AppLine, parse_access, parse_app
+from tests.support.waiting import wait_for
 
-T = TypeVar("T")
 SETTLE = 0.05  # how long a line that must not exist is given to show up
-
-
-def wait_for(look: Callable[[], T], timeout: float = 5.0, what: str = "the expected state") -> T:
-    """Look again and again until something true is seen; AssertionError when time is up."""
-    end = time.monotonic() + timeout
-    while True:
-        if seen := look():
-            return seen
-        assert time.monotonic() < end, f"{what} did not come within {timeout} s"
-        time.sleep(0.02)
 
 
 class Logs:
@@ -61,7 +49,9 @@ class Logs:
     def access_lines(self, request_id: str, count: int = 1, timeout: float = 5.0) -> list[AccessLine]:
         """Return the access lines of an ID: at least `count`, and whatever comes shortly after."""
         wait_for(
-            lambda: len(self.access_records(request_id)) >= count, timeout, f"{count} access line(s) of {request_id}"
+            lambda: len(self.access_records(request_id)) >= count,
+            f"{count} access line(s) of {request_id}",
+            seconds=timeout,
         )
         time.sleep(SETTLE)
         return self.access_records(request_id)
@@ -74,7 +64,11 @@ class Logs:
 
     def app_lines(self, request_id: str, count: int = 1, timeout: float = 5.0) -> list[AppLine]:
         """Return the application's records of an ID: at least `count`, and whatever comes shortly after."""
-        wait_for(lambda: len(self.app_records(request_id)) >= count, timeout, f"{count} log record(s) of {request_id}")
+        wait_for(
+            lambda: len(self.app_records(request_id)) >= count,
+            f"{count} log record(s) of {request_id}",
+            seconds=timeout,
+        )
         time.sleep(SETTLE)
         return self.app_records(request_id)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.baking import must, run
+from tests.support.baking import must, run
 
 # A program that starts an engine (`up`), and that brings images where no registry is reached (`images --from FOLDER`).
 BRINGER = Path(os.environ.get("DOCKER_ENGINE", "")).absolute()

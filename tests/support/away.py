@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.baking import free_port
+from tests.support.ports import free_port
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.baking import TOOLS, UV, Result, files_below, must, run
+from tests.support.baking import TOOLS, UV, Result, files_below, must, run
 
 GONE = "no, as "
 STRANGE = ("GIT_", "XDG_", "EMAIL", "PYTHONDONTWRITEBYTECODE")

@@ -2,15 +2,16 @@
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from scripts.snapshot import ROOT
-from tests.baking import Result, free_port, must, run
-from tests.live.client import Answer, Connection, build_request
+from tests.support.baking import Result, must, run
+from tests.support.client import Answer, Connection, build_request
+from tests.support.ports import free_port
+from tests.support.waiting import wait_for
 
 Line = dict[str, Any]
 
@@ -84,8 +85,10 @@ class Stack:
 
     def wait_for_lines(self, request_id: str, count: int, *services: str, seconds: float = 10) -> list[Line]:
         """Wait until a request has so many lines, and give them; the log driver is a little behind."""
-        wait_until(
-            lambda: len(self.lines_of(request_id, *services)) >= count, f"{count} lines of {request_id}", seconds
+        wait_for(
+            lambda: len(self.lines_of(request_id, *services)) >= count,
+            f"{count} lines of {request_id}",
+            seconds=seconds,
         )
         return self.lines_of(request_id, *services)
 
@@ -141,11 +144,3 @@ def owned_image(image: str, folder: str, owner: str) -> str:
     text = f"FROM {image}\nUSER root\nRUN mkdir -p {folder} && chown {owner} {folder}\n"
     must(docker("build", "--quiet", "--tag", own, "-", typed=text))
     return own
-
-
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"no {what} in {seconds} s"
-        time.sleep(0.05)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -99,14 +98,6 @@ def must(result: Result) -> Result:
     """Fail with everything that a command has said, if it has not ended with 0."""
     assert result.returncode == 0, f"{result.args} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
-
-
-def free_port() -> int:
-    """Give a TCP port of the loopback address that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def files_below(folder: Path) -> set[str]:

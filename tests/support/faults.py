@@ -1,0 +1,131 @@
+"""What the tests of faults, limits and hostile input share: a probe of their own, load in the background, counting."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.lines import parse_access
+from tests.support.process import environment_of
+from tests.support.servers import gunicorn
+from tests.support.service import Service
+from tests.support.waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from scripts.snapshot import ROOT
+from tests.support.client import Answer
+
+APP = "faults_probe:app"
+
+
+def serve(
+    project: Path,
+    work: Path,
+    *,
+    log_path: Path | None = None,
+    workers: int = 2,
+    marks: Path | None = None,
+    wait: bool = True,
+    settings: Mapping[str, str] | None = None,
+    **env: str,
+) -> Service:
+    """Return the service with the probe of this package; not started yet. `marks`: a folder for marks of exits."""
+    env |= settings or {}
+    for name in ("faults_probe.py", "faults_gun.py"):
+        shutil.copy(ROOT / "tests/live" / name, project / name)
+    if marks is not None:
+        marks.mkdir(parents=True, exist_ok=True)
+        env["MARKS"] = str(marks)
+    command = gunicorn("-c", "faults_gun.py") if marks is not None else None
+    return Service(project, work, app=APP, env=env, workers=workers, log_path=log_path, command=command, wait=wait)
+
+
+def count_ids(paths: Iterable[Path]) -> Counter[str]:
+    """Count the access lines of each ID over several files; a line that is no access line is an error."""
+    return Counter(
+        parse_access(line).request_id
+        for path in paths
+        if path.exists()
+        for line in path.read_text("utf-8").split("\n")
+        if line
+    )
+
+
+def check_lines(paths: Iterable[Path], ids: Iterable[str], missing: int = 0) -> None:
+    """Wait until each ID has its access line, up to `missing`; AssertionError if one has none, or more than one."""
+    files, wanted = list(paths), set(ids)
+    enough = len(wanted) - missing
+    wait_for(lambda: len(wanted & count_ids(files).keys()) >= enough, f"a line for each of {enough} requests")
+    counted = count_ids(files)
+    doubled = {request_id: counted[request_id] for request_id in wanted if counted[request_id] > 1}
+    assert not doubled, doubled
+
+
+def check_refusal(service: Service, answer: Answer, status: int, request_id: str | None = None) -> None:
+    """The answer has the status, the envelope and an ID, and that ID has exactly one line."""
+    assert answer.status == status, answer
+    assert request_id in (None, answer.one())
+    envelope = answer.json()
+    assert (envelope["code"], envelope["message"], envelope["request_id"]) == (status, "failed", answer.one())
+    assert envelope["cause"]
+    assert answer.one("content-type") == "application/json"
+    assert service.access_line(answer.one()).status == status
+
+
+def open_files(pids: Iterable[int]) -> int:
+    """Count the descriptors that the processes have open."""
+    return sum(1 for pid in pids for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def new_workers(service: Service, old: Iterable[int], count: int, timeout: float = 15.0) -> list[int]:
+    """Wait until so many workers run and none of the old ones; return them."""
+    gone = set(old)
+
+    def look() -> list[int]:
+        pids = service.workers()
+        return pids if len(pids) == count and not gone & set(pids) else []
+
+    return wait_for(look, f"{count} new workers instead of {sorted(gone)}", seconds=timeout)
+
+
+def wait_count(service: Service, count: int) -> None:
+    """Wait until so many workers run."""
+    wait_for(lambda: len(service.workers()) == count, f"{count} workers")
+
+
+def wait_serving(service: Service, pids: Iterable[int]) -> None:
+    """Ask on new connections until each of the workers has answered."""
+    silent = set(pids)
+
+    def look() -> bool:
+        silent.discard(int(service.request("GET", "/faults/pid").json()["result"]))
+        return not silent
+
+    wait_for(look, f"an answer of each worker, of {sorted(silent)}")
+
+
+def run_python(project: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a few lines of Python in the project."""
+    return subprocess.run(
+        ["python", "-c", code],
+        cwd=project,
+        env=environment_of(project) | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
