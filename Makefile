@@ -1,5 +1,6 @@
-# `make run` generates a service, serves it and shows one request's ID in every place; `make test` runs every test.
-# Needs make, Python 3.11 or newer, and git for the tests. uv is taken from PATH, else put into .uv, and nowhere else.
+# `make run` generates a service, serves it and shows one request's ID in every place. `make test` checks every change, in
+# 5 minutes, and needs make, git and Python 3.11 or newer; `make test-all` runs every test, in 25, and names the programs
+# that it lacks. uv is taken from PATH, else installed into .uv.
 
 UV_VERSION := 0.13.8
 OWN_UV := .uv/$(UV_VERSION)/bin/uv
@@ -9,7 +10,7 @@ ARGS :=
 # When set, pytest's exit code is written to this file, and make itself says nothing of it.
 STATUS :=
 
-.PHONY: run test lint format lock drift bench guard soak
+.PHONY: run test test-all lint format lock drift bench guard soak
 .SILENT:
 # An activated environment of something else is not ours to fill.
 unexport VIRTUAL_ENV
@@ -18,12 +19,16 @@ unexport VIRTUAL_ENV
 run: $(filter $(OWN_UV),$(UV))
 	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.demo "$(UV)"
 
-test: $(filter $(OWN_UV),$(UV))
+# Two processes share the tests; those of a file stay in one of them, and so do the servers that they share.
+PYTEST = "$(UV)" run --no-sync python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+test: TIER := -m "not full"
+
+test test-all: $(filter $(OWN_UV),$(UV))
 	"$(UV)" sync --quiet --locked
 ifeq ($(STATUS),)
-	"$(UV)" run --no-sync python -m pytest $(ARGS)
+	$(PYTEST) $(TIER) $(ARGS)
 else
-	"$(UV)" run --no-sync python -m pytest $(ARGS); echo $$? > "$(STATUS)"
+	$(PYTEST) $(TIER) $(ARGS); echo $$? > "$(STATUS)"
 endif
 
 lint: $(filter $(OWN_UV),$(UV))

@@ -1,6 +1,7 @@
 """What all tests share: the repository as git sees it, a project with every default, and no silent skips in CI."""
 
 import os
+from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 
 from scripts.snapshot import copy_repository
 from tests.support.baking import NO_INTERPRETER, bake
+
+HERE = Path(__file__).parent
+ONE_PROCESS = ("compose",)
+"""Folders whose files share what takes long to build, so that one process of pytest-xdist runs all of them."""
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +25,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with every default, to look at and not to change."""
     return bake(repository, tmp_path_factory.mktemp("defaults") / "output")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process (`--dist loadgroup`), since they share servers and environments."""
+    for item in items:
+        place = item.path.relative_to(HERE)
+        group = place.parts[0] if place.parts[0] in ONE_PROCESS else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -46,3 +59,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     refuse_skip(report)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once for each missing program how to install it, and which files it leaves untested."""
+    untested: defaultdict[str, set[str]] = defaultdict(set)
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple | list) else str(report.longrepr)
+        untested[reason.removeprefix("Skipped: ")].add(report.nodeid.partition("::")[0])
+    if untested:
+        terminalreporter.section("not tested here")
+    for reason, files in sorted(untested.items()):
+        terminalreporter.write_line(f"{reason} Skipped: {', '.join(sorted(files))}.")

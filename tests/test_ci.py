@@ -1,4 +1,4 @@
-"""What `.ci/run` leans on: pytest's exit code comes through make, and a skip counts."""
+"""What `.ci/run` relies on: pytest's exit code comes through make, and a skip counts as a failure."""
 
 import os
 from pathlib import Path
@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.support.baking import NO_INTERPRETER, environment, must, run
+from tests.support.baking import NO_INTERPRETER, Result, environment, must, run
 
 SKIPS = """
 import pytest
 
 def test_promise():
     pytest.skip({reason!r})
+"""
+EXPECTED_FAILURE = "import pytest\n\n@pytest.mark.xfail\ndef test_x():\n    assert False\n"
+NEEDS_A_PROGRAM = """
+from tests.support.programs import program
+
+def test_promise():
+    program("no-such-program", "its-package")
 """
 
 
@@ -23,40 +30,42 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_suite(suite: Path, **variables: str) -> int:
-    """Run it; give pytest's exit code."""
+def run_suite(suite: Path, **variables: str) -> Result:
+    """Run its tests."""
     command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={suite}", "-c", os.devnull]
-    here = environment(PYTHONPATH=str(ROOT), **variables)
-    return run([*command, suite], suite, here).returncode
+    return run([*command, suite], suite, environment(PYTHONPATH=str(ROOT), **variables))
 
 
 @pytest.mark.parametrize(
-    ("ci", "reason", "code"),
-    [("true", "no server here", 1), ("true", f"{NO_INTERPRETER}: 3.99", 0), ("", "no server here", 0)],
+    ("ci", "text", "code"),
+    [
+        ("true", SKIPS.format(reason="no server here"), 1),
+        ("", SKIPS.format(reason="no server here"), 0),
+        ("true", SKIPS.format(reason=f"{NO_INTERPRETER}: 3.99"), 0),
+        ("true", 'import pytest\n\npytest.skip("all of it", allow_module_level=True)\n', 2),
+        ("true", EXPECTED_FAILURE, 0),
+    ],
+    ids=["skip in CI", "skip elsewhere", "missing interpreter", "skipped module in CI", "expected failure"],
 )
-def test_skips(suite: Path, ci: str, reason: str, code: int) -> None:
-    """In CI nothing is skipped but for want of an interpreter; elsewhere people may lack what they like."""
-    (suite / "test_skips.py").write_text(SKIPS.format(reason=reason))
-    assert run_suite(suite, CI=ci) == code
+def test_skip_fails_in_ci(suite: Path, ci: str, text: str, code: int) -> None:
+    (suite / "test_promise.py").write_text(text)
+    assert run_suite(suite, CI=ci).returncode == code
 
 
-@pytest.mark.parametrize(("ci", "code"), [("true", 2), ("", 5)])
-def test_skipped_module(suite: Path, ci: str, code: int) -> None:
-    """A module that skips itself as a whole is no way around."""
-    (suite / "test_module.py").write_text('import pytest\n\npytest.skip("all of it", allow_module_level=True)\n')
-    assert run_suite(suite, CI=ci) == code
+def test_missing_program_is_named_with_its_package_and_the_files_it_leaves_untested(suite: Path) -> None:
+    for name in ("test_a.py", "test_b.py"):
+        (suite / name).write_text(NEEDS_A_PROGRAM)
+    said = run_suite(suite, CI="").stdout
+    wanted = "no-such-program is missing: install the Debian package its-package. Skipped: test_a.py, test_b.py.\n"
+    assert wanted in said
 
 
-def test_expected_failure(suite: Path) -> None:
-    """An xfail is not a skip."""
-    (suite / "test_xfail.py").write_text("import pytest\n\n@pytest.mark.xfail\ndef test_x():\n    assert False\n")
-    assert run_suite(suite, CI="true") == 0
-
-
-@pytest.mark.parametrize(("arguments", "code"), [("--version", "0"), ("no-such-test.py", "4")])
-def test_exit_code(tmp_path: Path, arguments: str, code: str) -> None:
-    """With STATUS, make hands on pytest's exit code and stays silent, so that pytest has the last word."""
+@pytest.mark.parametrize(("target", "arguments", "code"), [("test", "--version", "0"), ("test-all", "no-test.py", "5")])
+def test_make_passes_on_the_exit_code_of_pytest_and_says_nothing(
+    tmp_path: Path, target: str, arguments: str, code: str
+) -> None:
+    """With STATUS, so that pytest's closing line is the last one."""
     status = tmp_path / "a status"
-    result = must(run(["make", "test", f"STATUS={status}", f"ARGS={arguments}"], ROOT))
+    result = must(run(["make", target, f"STATUS={status}", f"ARGS={arguments}"], ROOT))
     assert status.read_text().strip() == code
     assert "make:" not in result.stdout + result.stderr

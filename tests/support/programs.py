@@ -19,7 +19,7 @@ def program(name: str, package: str) -> Path:
         _install(package)
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"There is no {name} here: install the package {package} to run this test.")
+        pytest.skip(f"{name} is missing: install the Debian package {package}.")
     return Path(found)
 
 
