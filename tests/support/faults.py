@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.snapshot import ROOT
 from tests.support.lines import parse_access
 from tests.support.process import environment_of
 from tests.support.servers import gunicorn
@@ -17,8 +18,7 @@ from tests.support.waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from scripts.snapshot import ROOT
-from tests.support.client import Answer
+    from tests.support.client import Answer
 
 APP = "faults_probe:app"
 
