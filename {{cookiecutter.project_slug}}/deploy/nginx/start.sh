@@ -12,7 +12,8 @@ written=/tmp/nginx
 # --- what is wrong: all of it, one sentence each -------------------------------------------------------------------
 faults=0
 refuse() { # NAME VALUE WORDS
-    value=$(printf '%.100s' "$2" | tr -c '[:print:]' '?')
+    # Printable ASCII; BusyBox does not know [:print:].
+    value=$(printf '%.100s' "$2" | LC_ALL=C tr -c '\040-\176' '?')
     printf "The environment variable %s is '%s': %s.\n" "$1" "$value" "$3" >&2
     faults=1
 }
