@@ -17,7 +17,7 @@ from tests.support.baking import must
 from tests.support.client import Answer, Connection
 from tests.support.engine import image_exists
 from tests.support.ports import free_port
-from tests.support.stack import Line, docker
+from tests.support.stack import Line, Stack, docker
 from tests.support.waiting import wait_for
 
 PLAIN, NEWER = "nginx:1.30-alpine", "trail-nginx-newer"
@@ -51,15 +51,14 @@ def newer_image() -> str:
 
 
 class Edge:
-    """One container with nginx; `network` is where it looks for the service, and None: nobody is behind it."""
+    """One container with nginx, in front of a stack's service, or with a project's files and no service behind it."""
 
-    def __init__(
-        self, project: Path, image: str, network: str | None, /, *, size: str = "256m", **variables: str
-    ) -> None:
-        self.folder = project / "deploy/nginx"
-        self.image, self.network, self.size = image, network, size
-        # Without a service behind it, a port where nobody listens.
-        self.variables = variables if network else {"SERVICE": "127.0.0.1:9", **variables}
+    def __init__(self, behind: Stack | Path, image: str, /, *, size: str = "256m", **variables: str) -> None:
+        self.network = f"{behind.name}_default" if isinstance(behind, Stack) else None
+        self.folder = (behind.project if isinstance(behind, Stack) else behind) / "deploy/nginx"
+        self.image, self.size = image, size
+        # Without a service, a port on which nothing listens.
+        self.variables = variables if self.network else {"SERVICE": "127.0.0.1:9", **variables}
         self.name = f"trail-edge-{os.getpid()}-{next(_numbers)}"
         self.port = free_port()
 
@@ -117,11 +116,16 @@ class Edge:
 
     def lines_of(self, *request_ids: str) -> list[Line]:
         """Give the access lines of requests; each has exactly one, which may be a moment late."""
-        wait_for(lambda: set(request_ids) <= {line["request_id"] for line in self.lines()}, f"lines of {request_ids}")
-        lines = self.lines()
-        found = [[line for line in lines if line["request_id"] == request_id] for request_id in request_ids]
-        assert [len(one) for one in found] == [1] * len(request_ids), found
-        return [one[0] for one in found]
+        wanted = set(request_ids)
+
+        def look() -> list[Line]:
+            lines = [line for line in self.lines() if line["request_id"] in wanted]
+            return lines if wanted <= {line["request_id"] for line in lines} else []
+
+        lines = wait_for(look, f"lines of {request_ids}")
+        assert len(lines) == len(request_ids), lines
+        by_id = {line["request_id"]: line for line in lines}
+        return [by_id[request_id] for request_id in request_ids]
 
 
 START: Sequence[str] = ("/bin/sh", "/etc/nginx/service/start.sh")

@@ -4,12 +4,15 @@ import random
 import re
 from collections.abc import Iterator
 
+import pytest
+
 from scripts.snapshot import ROOT, TEMPLATE
 from tests.live.hostile_cases import ACCEPTED_IDS, CONTROLS, REPLACED_IDS, SPACED_IDS, UNTOUCHED_IDS, request
 from tests.support.client import new_id
-from tests.support.stack import Stack
 
-from .edge import MADE, PRIVATE, Edge
+from .edge import MADE, Edge
+
+pytestmark = pytest.mark.full
 
 SOURCE = (ROOT / TEMPLATE / "app/common/request_id.py").read_text()
 _PATTERN = re.search(r'^_ACCEPTED = re\.compile\(rb"(.+)"\)\.fullmatch$', SOURCE, re.MULTILINE)
@@ -41,8 +44,7 @@ def decide(edge: Edge, values: list[bytes]) -> None:
             assert answer.json()["request_id"] == answer.one()
 
 
-def test_same_decision_as_the_service(edge: Edge) -> None:
-    """Good, bad, hostile and random values: nobody else's rule."""
+def test_edge_accepts_the_ids_that_the_service_accepts(edge: Edge) -> None:
     lengths = [b"a" * length for length in (1, 7, 8, 127, 128, 129)]
     spaced = [pattern % new_id().encode() for pattern in SPACED_IDS]
     controls = [b"abcdefgh" + control for control in CONTROLS]
@@ -54,7 +56,7 @@ def test_same_decision_as_the_service(edge: Edge) -> None:
         assert answer.json()["request_id"] == answer.one()
 
 
-def test_not_given_once(edge: Edge) -> None:
+def test_id_that_is_not_sent_exactly_once_is_replaced(edge: Edge) -> None:
     """Two lines, even of one value, and lines of another name are no ID."""
     first, second = (b"X-Request-ID: " + new_id().encode() for _ in range(2))
     for lines in [
@@ -68,7 +70,7 @@ def test_not_given_once(edge: Edge) -> None:
         assert MADE(edge.ask(request(*lines)).one()), lines
 
 
-def test_made_ones_differ(edge: Edge) -> None:
+def test_made_ids_are_distinct_uuids(edge: Edge) -> None:
     """2,000 requests without an ID have 2,000 of them: UUIDs of version 4, the same in the body."""
     found = set()
     for _ in range(4):
@@ -79,15 +81,3 @@ def test_made_ones_differ(edge: Edge) -> None:
                 assert answer.json()["request_id"] == answer.one()
                 found.add(answer.one())
     assert len(found) == 2000
-
-
-def test_trust(served: Stack, edge_image: str) -> None:
-    """Only proxies are believed, and a client is one when its network is named; the rest is in test_edge.py."""
-    network = f"{served.name}_default"
-    sent = new_id("trust")
-    with Edge(served.project, edge_image, network, REQUEST_ID_TRUST="proxies", TRUSTED_PROXIES="192.0.2.0/24") as edge:
-        answer = edge.ask(request(b"X-Request-ID: " + sent.encode(), b"X-Forwarded-For: 192.0.2.1"))
-        assert MADE(answer.one())
-        assert answer.json()["request_id"] == answer.one()
-    with Edge(served.project, edge_image, network, REQUEST_ID_TRUST="proxies", TRUSTED_PROXIES=PRIVATE) as edge:
-        assert edge.ask(request(b"X-Request-ID: " + sent.encode())).json()["request_id"] == sent

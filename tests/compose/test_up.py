@@ -1,8 +1,6 @@
 """`docker compose up` of a freshly generated service: one ID, one duration, one setting for both."""
 
-import json
 import re
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -10,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.baking import must
 from tests.support.client import Answer, build_request, new_id
 from tests.support.lines import TEXT_ACCESS, TEXT_APP
-from tests.support.stack import Line, Stack, docker, say
+from tests.support.stack import Line, Stack, docker, say, write_override
 from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.full
 
 # Method, target, status, and whether an application line belongs to it.
 OUTCOMES = [
@@ -31,25 +30,27 @@ COARSE = 0.002
 @pytest.fixture(scope="module")
 def other(composed: Path) -> Iterator[Stack]:
     """The service with other values, each given once, in the environment."""
-    header = {"REQUEST_ID_HEADER": "X-Correlation-ID"}
-    with Stack(composed, "other", LOG_FORMAT="text", MAX_BODY_BYTES="1000", **header) as running:
+    variables = {"LOG_FORMAT": "text", "MAX_BODY_BYTES": "1000", "REQUEST_ID_HEADER": "X-Correlation-ID"}
+    with Stack(composed, "other", COMPOSE_FILE=write_override(composed), **variables) as running:
         yield running
 
 
-def lines_by_origin(stack: Stack, request_id: str, count: int) -> tuple[list[Line], list[Line], list[Line]]:
-    """Give the lines of a request: of nginx, access lines, of the application."""
-    lines = stack.wait_for_lines(request_id, count)
-    nginx = [line for line in lines if line.get("logger") == "nginx"]
-    access = [line for line in lines if "ttfb" in line]
-    return nginx, access, [line for line in lines if line not in nginx + access]
+def origin(line: Line) -> str:
+    """Tell who has written a line."""
+    return "nginx" if line.get("logger") == "nginx" else "access" if "ttfb" in line else "app"
 
 
-def assert_joined(stack: Stack, answer: Answer, target: str, *, has_line: bool) -> None:
-    """One line of nginx and one access line have the answer's ID and status; an application line where one belongs."""
-    nginx, access, app = lines_by_origin(stack, answer.one(), 3 if has_line else 2)
-    assert {(line["status"], line["path"]) for line in nginx + access} == {(answer.status, target.partition("?")[0])}
-    assert len(nginx) == len(access) == 1
-    assert bool(app) == has_line
+def lines_by_origin(stack: Stack, count: int, *request_ids: str) -> list[dict[str, Line]]:
+    """Wait until all these requests together have so many lines, and give those of each, by origin."""
+    wanted = set(request_ids)
+
+    def look() -> list[Line]:
+        lines = [line for line in stack.lines() if line.get("request_id") in wanted]
+        return lines if len(lines) >= count else []
+
+    lines = wait_for(look, f"{count} lines")
+    assert len(lines) == count, lines
+    return [{origin(line): line for line in lines if line["request_id"] == one} for one in request_ids]
 
 
 def test_default_start_needs_nothing(stack: Stack) -> None:
@@ -59,34 +60,40 @@ def test_default_start_needs_nothing(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "made"])
-@pytest.mark.parametrize("outcome", OUTCOMES, ids=str)
-def test_one_id_in_every_place(stack: Stack, outcome: tuple[str, str, int, bool], *, own: bool) -> None:
-    """The answer's header and body, nginx's line, the access line and the application's have the same ID."""
-    method, target, status, has_line = outcome
-    request_id = new_id("up") if own else None
-    answer = stack.request(method, target, request_id=request_id)
-    assert answer.status == status
-    assert request_id in (None, answer.one())
-    assert method == "HEAD" or answer.json()["request_id"] == answer.one()
-    assert_joined(stack, answer, target, has_line=has_line)
-
-
-def timed(stack: Stack, target: str) -> tuple[float, float, float]:
-    """Give the seconds of a request as client, nginx and service count them."""
-    request_id = new_id("time")
-    began = time.perf_counter()
-    stack.request("GET", target, request_id=request_id)
-    seconds = time.perf_counter() - began
-    nginx, access, _ = lines_by_origin(stack, request_id, 2)
-    return seconds, nginx[0]["duration"], access[0]["duration"]
+def test_one_id_is_in_every_place(stack: Stack, *, own: bool) -> None:
+    """In header and body of the response, in nginx's line, the access line and the application's."""
+    answers: list[Answer] = []
+    for method, target, status, _ in OUTCOMES:
+        request_id = new_id("up") if own else None
+        answers.append(answer := stack.request(method, target, request_id=request_id))
+        assert answer.status == status
+        assert request_id in (None, answer.one())
+        assert method == "HEAD" or answer.json()["request_id"] == answer.one()
+    count = sum(2 + has_line for *_, has_line in OUTCOMES)
+    found = lines_by_origin(stack, count, *(answer.one() for answer in answers))
+    for (_, target, status, has_line), lines in zip(OUTCOMES, found, strict=True):
+        assert lines.keys() == {"nginx", "access", *(["app"] if has_line else [])}
+        for name in ("nginx", "access"):
+            assert (lines[name]["status"], lines[name]["path"]) == (status, target.partition("?")[0])
 
 
 @pytest.mark.parametrize(
-    ("target", "least"), [("/api/demo", 0), ("/probe/slow?seconds=0.3", 0.3), ("/api/demo/stream?lines=3", 0.3)]
+    ("target", "least", "lines_each"),
+    [("/api/demo", 0, 3), ("/probe/slow?seconds=0.3", 0.3, 3), ("/api/demo/stream?lines=3", 0.3, 5)],
 )
-def test_times_contain_each_other(stack: Stack, target: str, least: float) -> None:
+def test_times_contain_each_other(stack: Stack, target: str, least: float, lines_each: int) -> None:
     """What the client measures is at least what nginx says, and that is at least what the service says."""
-    times = [timed(stack, target) for _ in range(5)]
+    ids = [new_id("time") for _ in range(5)]
+    outer: list[float] = []
+    for request_id in ids:
+        began = time.perf_counter()
+        stack.request("GET", target, request_id=request_id)
+        outer.append(time.perf_counter() - began)
+    lines = lines_by_origin(stack, lines_each * len(ids), *ids)
+    times = [
+        (seconds, one["nginx"]["duration"], one["access"]["duration"])
+        for seconds, one in zip(outer, lines, strict=True)
+    ]
     say(f"{target}: client, nginx, service: {times}")
     assert min(inner for _, _, inner in times) >= least - COARSE  # uvloop rounds what is to be slept to milliseconds
     # The service hands its last byte over before it reads the clock: on a busy machine, single values may be off.
@@ -94,32 +101,25 @@ def test_times_contain_each_other(stack: Stack, target: str, least: float) -> No
     assert statistics.median(middle - inner for _, middle, inner in times) >= -COARSE
 
 
-def test_probes_leave_no_line(stack: Stack) -> None:
-    """Whoever asks for the state, and the engine does so all the time, leaves no line; who asks in vain does."""
-    request_ids = [new_id("probe") for _ in range(2)]
-    answers = [
-        stack.request("GET", path, request_id=request_id)
-        for path, request_id in zip(("/livez", "/readyz"), request_ids, strict=True)
-    ]
-    assert [answer.status for answer in answers] == [200, 200]
-    assert [answer.one() for answer in answers] == request_ids
+def test_successful_health_checks_leave_no_line(stack: Stack) -> None:
+    ids = {path: new_id("probe") for path in ("/livez", "/readyz")}
+    for path, request_id in ids.items():
+        answer = stack.request("GET", path, request_id=request_id)
+        assert (answer.status, answer.one()) == (200, request_id)
     later = new_id("later")
     stack.request("GET", "/nowhere", request_id=later)
     stack.wait_for_lines(later, 2)
-    assert [line for line in stack.lines() if line.get("path") in {"/livez", "/readyz"} and line["status"] < 400] == []
+    assert [line for line in stack.lines() if line.get("path") in ids and line["status"] < 400] == []
 
 
 def test_only_nginx_is_published(stack: Stack) -> None:
-    """The host has one port, that of nginx; the service has none, and the way to it is nginx."""
+    """There are no other services than nginx and the one that has no port."""
+    assert stack.healthy() == {"nginx": 1, "api": 1}
     ports = {name: docker("port", stack.containers(name)[0]).stdout.split() for name in ("nginx", "api")}
     assert ports == {"nginx": ["8080/tcp", "->", f"127.0.0.1:{stack.port}"], "api": []}
-    rows = [json.loads(row) for row in must(stack.compose("ps", "--format", "json")).stdout.splitlines()]
-    published = {row["Service"]: {port["PublishedPort"] for port in row["Publishers"]} - {0} for row in rows}
-    assert published == {"nginx": {stack.port}, "api": set()}
 
 
-def test_text_lines_have_the_id(other: Stack) -> None:
-    """LOG_FORMAT=text makes lines for people of all three."""
+def test_text_lines_of_all_three_have_the_id(other: Stack) -> None:
     request_id = new_id("text")
     answer = other.request("GET", "/api/demo", [("X-Correlation-ID", request_id)])
     assert answer.one("X-Correlation-ID") == answer.json()["request_id"] == request_id
@@ -140,7 +140,7 @@ def kind(line: str) -> str:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_other_header_replaces_the_usual_one(other: Stack, method: str) -> None:
-    """Nobody goes by X-Request-ID any more, and a made ID comes in the chosen header too."""
+    """X-Request-ID is not read any more, and a made ID comes in the chosen header too."""
     answer = other.request(method, "/api/demo/refuse", request_id=new_id("unused"))
     assert answer.all("X-Request-ID") == []
     made = answer.one("X-Correlation-ID")
@@ -149,12 +149,9 @@ def test_other_header_replaces_the_usual_one(other: Stack, method: str) -> None:
 
 
 def test_largest_body_is_one_setting(other: Stack) -> None:
-    """nginx refuses what is too large by its length, and the service what turns out to be so, or has no length."""
-    answers = [
-        other.request("POST", "/probe/upload", body=b"x" * 1000),
-        other.request("POST", "/probe/upload", body=b"x" * 1001),
-    ]
-    assert [answer.status for answer in answers] == [200, 413]
+    """Also of a body whose length is not known before."""
+    statuses = [other.request("POST", "/probe/upload", body=b"x" * size).status for size in (1000, 1001)]
+    assert statuses == [200, 413]
     code = "from app.settings import get_settings; print(get_settings().max_body_bytes)"
     assert other.exec("api", "python", "-c", code).strip() == "1000"
     with other.connect() as connection:
@@ -163,40 +160,14 @@ def test_largest_body_is_one_setting(other: Stack) -> None:
         assert connection.answer("POST").status == 413
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "services"), [("WORKERS", "none", ["api"]), ("LOG_FORMAT", "xml", ["api", "nginx"])]
-)
-def test_bad_value_stops_the_start(composed: Path, name: str, value: str, services: list[str]) -> None:
-    """`docker compose up --wait` fails, and the log of whom it concerns has a sentence that names the variable."""
-    stack = Stack(composed, f"bad-{name.lower().replace('_', '-')}", **{name: value})
+def test_bad_values_stop_the_start(composed: Path) -> None:
+    """`docker compose up --wait` fails, and the log of whatever reads a variable has a sentence that names it."""
+    values = {"WORKERS": "none", "LOG_FORMAT": "xml"}
+    stack = Stack(composed, "bad", COMPOSE_FILE=write_override(composed), **values)
     try:
         assert stack.up().returncode != 0
-        for service in services:
-            assert any(f"The environment variable {name} is '{value}': " in line for line in stack.logs(service))
+        for name, service in (("WORKERS", "api"), ("LOG_FORMAT", "api"), ("LOG_FORMAT", "nginx")):
+            sentence = f"The environment variable {name} is '{values[name]}': "
+            wait_for(lambda: any(sentence in line for line in stack.logs(service)), sentence)  # noqa: B023
     finally:
         stack.down()
-
-
-def layers(image: str) -> list[str]:
-    """Give the IDs of an image's layers."""
-    text = must(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image)).stdout
-    found: list[str] = json.loads(text)
-    return found
-
-
-def test_changed_code_keeps_the_packages(composed: Path, tmp_path: Path, stack: Stack) -> None:
-    """A build after a change of the code makes one layer anew, the last one."""
-    project = tmp_path / composed.name
-    shutil.copytree(composed, project)
-    changed = Stack(project, "code", IMAGE=f"{stack.variables['IMAGE']}-code")
-    must(changed.compose("build"))
-    before = layers(changed.variables["IMAGE"])
-    with (project / "app/main.py").open("a") as file:
-        file.write("# changed\n")
-    began = time.perf_counter()
-    must(changed.compose("build"))
-    say(f"built after a change of the code in {time.perf_counter() - began:.1f} s")
-    after = layers(changed.variables["IMAGE"])
-    docker("image", "rm", "--force", changed.variables["IMAGE"])
-    assert after[:-1] == before[:-1]
-    assert after[-1] != before[-1]

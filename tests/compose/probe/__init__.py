@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from app.common.log_handler import RequestLogHandler
 from app.common.request_id import current_request_id
@@ -20,6 +22,16 @@ async def slow(seconds: float = 1.0) -> Response[float]:
     logger.info("slow begins")
     await asyncio.sleep(seconds)
     return Response(result=seconds)
+
+
+def hang() -> Response[str]:
+    """Answer after a minute, but at once if the same request comes again."""
+    logger.info("hangs")
+    mark = Path("/tmp", current_request_id())
+    if not mark.exists():
+        mark.touch()
+        time.sleep(60)
+    return Response(result="")
 
 
 async def echo(request: Request) -> Response[list[tuple[str, str]]]:
@@ -75,6 +87,8 @@ def install(app: FastAPI, settings: Settings) -> None:  # noqa: ARG001 - the con
     """Add the endpoints below /probe."""
     app.get("/probe/slow")(slow)
     app.post("/probe/slow")(slow)
+    app.get("/probe/hang")(hang)
+    app.post("/probe/hang")(hang)
     app.get("/probe/echo")(echo)
     app.post("/probe/upload")(upload)
     app.get("/probe/stream")(stream)
