@@ -1,65 +1,56 @@
-"""Good answers, impossible ones, hostile ones."""
+"""Good answers, impossible ones, hostile ones: what the hooks make of them, and cookiecutter with them."""
 
 import json
 import os
+import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
+from hooks import post_gen_project as post
+from hooks import pre_gen_project as pre
 from scripts.combinations import options
-from tests.support.baking import TOOLS, bake, bake_by_command, files_below, literal, must, run
+from tests.support.baking import GOOD, TEMPLATE_DIR, TOOLS, bake, bake_by_command, files_below, literal, must, run
 
-SENTENCES = {
-    "project_name": ("The answer to project_name", ["   ", "x" * 201, "two\nlines", "bell\a", "separator\u2028"]),
-    "description": ("The answer to description", ["", "x" * 201, "two\r\nlines"]),
-    "full_name": ("The answer to full_name", ["", "Ada\tLovelace"]),
-    "email": ("email", ["", "nobody", "a@b@c", "Ada <ada@example.com>", "ada @example.com"]),
-    "year": ("The year", ["", "26", "next year"]),
-    "project_slug": (
-        "The project_slug",
-        [
-            "",
-            "Upper",
-            "under_score",
-            "-dash",
-            "dash-",
-            "two--dashes",
-            "1st",
-            "with space",
-            "dotted.name",
-            "é",
-            "x" * 64,
-        ],
-    ),
-}
-PATHS = ["../outside", "../../outside/deep", "a/b/c", "..", ".", "/", "back\\slash", "line\n", "-rf", "~", "$(id)"]
+BAD_SLUGS = ["Upper", "under_score", "-dash", "dash-", "two--dashes", "1st", "with space", "dotted.name", "é", "x" * 64]
 TAKEN = ["app", "tests", "gun", "con", "nul", "aux", "com1"]
-BAD = [(key, value, words) for key, (words, values) in SENTENCES.items() for value in values]
-BAD += [("project_slug", value, "The project_slug") for value in [*PATHS, *TAKEN]]
+PATHS = ["", "../outside", "../../outside/deep", "a/b/c", "..", ".", "/", "back\\slash", "line\n", "-rf", "~", "$(id)"]
+BAD = {
+    "project_name": ["   ", "x" * 201, "two\nlines", "bell\a", "separator\u2028"],
+    "description": ["", "x" * 201, "two\r\nlines"],
+    "full_name": ["", "Ada\tLovelace"],
+    "email": ["", "nobody", "a@b@c", "Ada <ada@example.com>", "ada @example.com"],
+    "year": ["", "26", "next year"],
+    "project_slug": [*BAD_SLUGS, *TAKEN, *PATHS],
+}
 
 
-@pytest.mark.parametrize("bad", BAD, ids=repr)
-def test_refused_alone(
-    repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], bad: tuple[str, str, str]
+@pytest.mark.parametrize("bad", [(key, value) for key, values in BAD.items() for value in values], ids=repr)
+def test_impossible_answer_is_named_in_one_sentence(bad: tuple[str, str]) -> None:
+    key, value = bad
+    (sentence,) = pre.faults(GOOD | {key: value})
+    assert re.match(rf"The (answer to )?{key}\b.+\.$", sentence)
+
+
+@pytest.mark.parametrize("slug", PATHS, ids=repr)
+def test_slug_that_is_a_path_leaves_nothing_on_the_disk(
+    repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], slug: str
 ) -> None:
-    """One bad answer, one full sentence that names it, and nothing on the disk."""
-    key, value, words = bad
+    """Cookiecutter makes the folder before it runs a hook."""
     output = tmp_path / "some" / "output"
     output.mkdir(parents=True)
     with pytest.raises(Exception, match="Hook script failed"):
-        bake(repository, output, **{"project_slug": "fine", key: literal(value)})
-    sentences = [line for line in capfd.readouterr().err.splitlines() if line.startswith("The ")]
-    assert len(sentences) == 1
-    assert words in sentences[0]
-    assert sentences[0].endswith(".")
+        bake(repository, output, project_slug=literal(slug))
+    (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("The ")]
+    assert sentence.startswith(f"The project_slug {slug!a} ")
     assert files_below(tmp_path) <= {"some/cookiecutter.yaml", "some/replay_dir/template.json"}
     assert [path.name for path in output.iterdir()] == []
 
 
-def test_refused_with_absolute_slug(repository: Path, tmp_path: Path) -> None:
-    """A slug that is a path elsewhere does not even make a folder there."""
+def test_absolute_slug_makes_no_folder(repository: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "deep"
     result = bake_by_command(repository, tmp_path / "output", f"project_slug={elsewhere}")
     assert result.returncode == 1
@@ -68,8 +59,7 @@ def test_refused_with_absolute_slug(repository: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def test_refused_all_at_once(repository: Path, tmp_path: Path) -> None:
-    """Whoever answers everything wrong reads of everything in one go."""
+def test_every_impossible_answer_is_named_at_once(repository: Path, tmp_path: Path) -> None:
     bad = ["project_name= ", "project_slug=../No", "description=", "full_name=", "email=nobody", "year=soon"]
     result = bake_by_command(repository, tmp_path / "output", *bad)
     assert result.returncode == 1
@@ -77,15 +67,14 @@ def test_refused_all_at_once(repository: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def test_unknown_license(repository: Path, tmp_path: Path) -> None:
-    """Cookiecutter itself refuses what is not among the choices."""
+def test_cookiecutter_refuses_an_unknown_license(repository: Path, tmp_path: Path) -> None:
     result = bake_by_command(repository, tmp_path / "output", "license=WTFPL")
     assert result.returncode != 0
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def test_option_that_is_neither_on_nor_off(repository: Path, tmp_path: Path) -> None:
-    """Cookiecutter itself refuses a word; our hook what an edited file of answers may hold."""
+def test_option_that_is_neither_on_nor_off_is_refused(repository: Path, tmp_path: Path) -> None:
+    """A word by cookiecutter, a number by our hook."""
     result = bake_by_command(repository, tmp_path / "output", "core_tests=maybe")
     assert result.returncode == 1
     assert "core_tests could not be converted to a boolean" in result.stderr
@@ -94,45 +83,36 @@ def test_option_that_is_neither_on_nor_off(repository: Path, tmp_path: Path) -> 
     assert list((tmp_path / "output").iterdir()) == []
 
 
-@pytest.mark.parametrize("edit", [{"project_slug": "../outside"}, {"year": 2026}, {"core_tests": "yes"}], ids=str)
-def test_edited_replay(repository: Path, tmp_path: Path, edit: dict[str, object]) -> None:
-    """Answers that were changed in the file of a replay are checked as if they had been typed."""
+def test_edited_answers_of_a_replay_are_checked(repository: Path, tmp_path: Path) -> None:
     must(bake_by_command(repository, tmp_path / "output"))
     replay = tmp_path / "replay_dir" / f"{repository.name}.json"
     answers = json.loads(replay.read_text("utf-8"))
-    answers["cookiecutter"] |= edit
+    answers["cookiecutter"] |= {"project_slug": "../outside", "year": 2026, "core_tests": "yes"}
     replay.write_text(json.dumps(answers), "utf-8")
     before = files_below(tmp_path)
-    result = run(
-        [
-            TOOLS / "cookiecutter",
-            repository,
-            "--config-file",
-            tmp_path / "cookiecutter.yaml",
-            "-o",
-            tmp_path / "deep" / "output",
-            "--replay",
-        ],
-        tmp_path,
-    )
+    settings, output = tmp_path / "cookiecutter.yaml", tmp_path / "deep" / "output"
+    command: list[str | Path] = [
+        TOOLS / "cookiecutter",
+        repository,
+        "--config-file",
+        settings,
+        "-o",
+        output,
+        "--replay",
+    ]
+    result = run(command, tmp_path)
     assert result.returncode == 1
-    assert f"The {'' if 'project_slug' in edit else 'answer to '}{next(iter(edit))}" in result.stderr
+    for sentence in ("The project_slug ", "The answer to year is ", "The answer to core_tests is "):
+        assert f"\n{sentence}" in f"\n{result.stderr}"
     assert files_below(tmp_path) == before
 
 
-@pytest.mark.parametrize("slug", ["pre-commit", "identify"])
-def test_slug_of_a_package_of_an_option(repository: Path, tmp_path: Path, slug: str) -> None:
-    """Nor could the option be switched on later."""
+@pytest.mark.parametrize("slug", ["anyio", "pre-commit"])
+def test_slug_of_a_needed_package_is_refused(repository: Path, tmp_path: Path, slug: str) -> None:
+    """The service could not be locked, or not be given the option later."""
     result = bake_by_command(repository, tmp_path / "output", f"project_slug={slug}", "pre_commit=no")
     assert result.returncode == 1
     assert f"'{slug}' is the name of a package the service needs" in result.stderr
-
-
-def test_slug_of_a_needed_package(repository: Path, tmp_path: Path) -> None:
-    """A service named as a package that it installs could not be locked."""
-    result = bake_by_command(repository, tmp_path / "output", "project_slug=anyio")
-    assert result.returncode == 1
-    assert "'anyio' is the name of a package the service needs" in result.stderr
     assert list((tmp_path / "output").iterdir()) == []
 
 
@@ -166,22 +146,42 @@ def plain_text(markdown: str) -> list[str]:
     return ["".join(child.content for child in block.children or ()) for block in blocks]
 
 
-@pytest.mark.parametrize("value", HOSTILE)
-def test_hostile_answers_survive(repository: Path, tmp_path: Path, value: str) -> None:
-    """An answer comes out as it went in, in TOML, Markdown and plain text, and is never executed."""
-    names = dict.fromkeys(("project_name", "description", "full_name"), literal(value))
-    project = bake(repository, tmp_path / "output", project_slug="fine", **names)
+def assert_answers(project: Path, name: str, description: str, holder: str) -> None:
+    """Check that three answers are in TOML, Markdown and plain text as they were given."""
     table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
-    assert table["description"] == value
-    assert table["authors"] == [{"name": value, "email": "you@example.com"}]
-    assert value in (project / "LICENSE").read_text("utf-8")
+    assert table["description"] == description
+    assert table["authors"] == [{"name": holder, "email": GOOD["email"]}]
+    assert holder in (project / "LICENSE").read_text("utf-8")
     heading, paragraph, *_ = plain_text((project / "README.md").read_text("utf-8"))
-    assert heading == value
-    assert paragraph == f"fine: {value}"
+    assert heading == name
+    assert paragraph == f"{GOOD['project_slug']}: {description}"
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_hostile_answer_is_written_unchanged(tmp_path: Path, value: str) -> None:
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(TEMPLATE_DIR / name, tmp_path / name)
+    shutil.copytree(TEMPLATE_DIR / "licenses", tmp_path / "licenses")
+    names = ("project_name", "description", "full_name")
+    for step in (post.name_project, post.name_readme, post.choose_license):
+        step(tmp_path, GOOD | dict.fromkeys(names, value))
+    assert_answers(tmp_path, value, value, value)
+
+
+@pytest.mark.parametrize("number", range(0, len(HOSTILE), 3))
+def test_hostile_answer_reaches_the_hooks_unchanged_and_is_not_executed(
+    repository: Path, tmp_path: Path, number: int
+) -> None:
+    """Cookiecutter renders the answers into the hooks."""
+    name, description, holder = (HOSTILE + HOSTILE[:2])[number : number + 3]
+    answers = {"project_name": name, "description": description, "full_name": holder}
+    given = {key: literal(value) for key, value in answers.items()}
+    project = bake(repository, tmp_path / "output", **(GOOD | given))
+    assert_answers(project, name, description, holder)
     assert not any("canary" in path for path in files_below(tmp_path))
 
 
-def test_typed_answers(repository: Path, tmp_path: Path) -> None:
+def test_answers_can_be_typed(repository: Path, tmp_path: Path) -> None:
     """Answers typed at the prompts, of which cookiecutter renders none; the empty ones take the default."""
     answers = ["y", *[""] * (len(options()) - 2), "no", ""]
     names = ["Grace Hopper", "grace@example.com", "3", "1999"]
@@ -197,28 +197,26 @@ def test_typed_answers(repository: Path, tmp_path: Path) -> None:
     assert f"without:  {', '.join(sorted(options()[1:]))}\n" in result.stdout
 
 
-@pytest.mark.parametrize("license_id", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
-def test_licenses(repository: Path, tmp_path: Path, license_id: str) -> None:
-    """One text stays, with year and holder in it."""
-    project = bake(repository, tmp_path / "output", license=license_id, year="2031", full_name="Ada")
-    text = (project / "LICENSE").read_text("utf-8")
+@pytest.mark.parametrize("license_id", pre.LICENSES)
+def test_license_has_year_and_holder(tmp_path: Path, license_id: str) -> None:
+    shutil.copytree(TEMPLATE_DIR / "licenses", tmp_path / "licenses")
+    post.choose_license(tmp_path, {"license": license_id, "year": "2031", "full_name": "Ada"})
+    text = (tmp_path / "LICENSE").read_text("utf-8")
     assert "2031" in text
     assert "Ada" in text
     assert "<" not in text
-    assert not (project / "licenses").exists()
+    assert files_below(tmp_path) == {"LICENSE"}
 
 
 @pytest.mark.parametrize(
     ("name", "slug"),
     [("Trail Service", "trail-service"), ("  Été  2026! ", "ete-2026"), ("a_b.c", "a-b-c"), ("🛰️", "service")],
 )
-def test_slug_from_name(repository: Path, tmp_path: Path, name: str, slug: str) -> None:
-    """The slug follows from the name, also where little of the name can be kept."""
+def test_slug_follows_from_the_name(repository: Path, tmp_path: Path, name: str, slug: str) -> None:
     assert bake(repository, tmp_path / "output", project_name=name, year="2026").name == slug
 
 
-def test_screen(repository: Path, tmp_path: Path) -> None:
-    """The last word: what was made, and the next three commands; nothing on standard error."""
+def test_screen_shows_what_was_made_and_the_next_commands(repository: Path, tmp_path: Path) -> None:
     result = must(bake_by_command(repository, tmp_path / "output", "full_name=Ada", "license=MIT", "year=2031"))
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     assert lines[0] == "Trail Service is ready."
@@ -231,8 +229,9 @@ def test_screen(repository: Path, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
-def test_screen_without_letters(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal that cannot show a name is no reason to fail."""
+def test_terminal_that_lacks_a_letter_is_no_failure(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(os.environ, "PYTHONIOENCODING", "ascii")
     result = bake_by_command(repository, tmp_path / "output", "project_name=Ünïcödé 🛰️", "project_slug=plain")
     assert must(result).stdout.count("is ready.") == 1

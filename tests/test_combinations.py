@@ -1,4 +1,4 @@
-"""The rows of options that deep tests and `make drift` generate with: few, and no pair of values is left out."""
+"""The combinations that tests and `make drift` generate: few, and every pair of values is among them."""
 
 import json
 from itertools import combinations, product
@@ -20,8 +20,7 @@ def ways(rows: list[Row], first: str, second: str) -> set[tuple[bool, bool]]:
 
 
 @pytest.mark.parametrize("number", range(2, 40))
-def test_every_pair_is_covered(number: int) -> None:
-    """Any two options meet in each of the four ways, and each row answers for each option."""
+def test_any_two_options_meet_in_each_of_the_four_ways(number: int) -> None:
     rows = pairwise(names(number))
     assert all(list(row) == names(number) for row in rows)
     for first, second in combinations(names(number), 2):
@@ -31,8 +30,7 @@ def test_every_pair_is_covered(number: int) -> None:
 @pytest.mark.parametrize(
     ("number", "size"), [(0, 1), (1, 2), (2, 4), (3, 5), (4, 6), (5, 6), (8, 7), (10, 7), (20, 8), (35, 9)]
 )
-def test_few_rows(number: int, size: int) -> None:
-    """All off and all on come first, no row twice, and there are few."""
+def test_rows_are_few_and_begin_with_all_off_and_all_on(number: int, size: int) -> None:
     rows = pairwise(names(number))
     assert rows[0] == dict.fromkeys(names(number), False)
     assert rows[-1 if size == 1 else 1] == dict.fromkeys(names(number), True)
@@ -41,24 +39,22 @@ def test_few_rows(number: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])
-def test_fewer_do_not_suffice(number: int) -> None:
-    """No smaller set with all off and all on covers every pair: all of them are tried."""
+def test_no_smaller_set_covers_every_pair(number: int) -> None:
     off, *between, on = every(names(number))
     for chosen in combinations(between, len(pairwise(names(number))) - 3):
         rows = [off, on, *chosen]
         assert any(len(ways(rows, *two)) < 4 for two in combinations(names(number), 2))
 
 
-def test_same_each_time() -> None:
-    """A row that fails keeps its number, and names do not matter but for their order."""
+def test_rows_are_the_same_each_time_whatever_the_names() -> None:
+    """So a row that fails keeps its number."""
     assert pairwise(names(7)) == pairwise(names(7))
     assert [list(row.values()) for row in pairwise(names(7))] == [
         list(row.values()) for row in pairwise([name.upper() for name in names(7)])
     ]
 
 
-def test_every() -> None:
-    """Every combination once."""
+def test_every_combination_is_there_once() -> None:
     rows = list(every(names(3)))
     assert len(rows) == 8
     assert all(rows.count(row) == 1 for row in rows)
@@ -66,16 +62,14 @@ def test_every() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])
-def test_each_alone(number: int) -> None:
-    """Each option is also on by itself, when that is asked for, and the rows of before stay where they were."""
+def test_rows_with_each_option_alone_come_after_the_others(number: int) -> None:
     with_alone = pairwise(names(number), each_alone=True)
     assert with_alone[: len(pairwise(names(number)))] == pairwise(names(number))
     assert [row for row in alone(names(number)) if row not in with_alone] == []
     assert all(with_alone.count(row) == 1 for row in with_alone)
 
 
-def test_options_are_those_of_the_manifest() -> None:
-    """What is combined is what the hook takes out, and each option is a question that is answered by yes or no."""
+def test_options_are_those_of_the_manifest_and_yes_or_no_questions() -> None:
     questions = json.loads((TEMPLATE_DIR.parent / "cookiecutter.json").read_text("utf-8"))
     assert options() == list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
     assert [name for name in options() if not isinstance(questions[name], bool)] == []

@@ -1,17 +1,19 @@
-"""`make drift` finds what drifted: real packages of today, a real server; a broken service is one that it refuses."""
+"""`make drift` finds what no longer works: with the newest packages and a real server."""
 
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from scripts.drift import fault_of
+from scripts.combinations import options
+from scripts.drift import DriftError, fault_of, serve
+from scripts.drift import run as run_for_drift
 from scripts.snapshot import ROOT, TEMPLATE
 from scripts.trail import Step, Trail
-from tests.support.baking import UV, Result, environment, must, run
+from tests.support.baking import UV, Result, bake, environment, must, run
 
 ID = "order-4711"
 GOOD = Trail(Step("an answer", "/there", given=ID), 200, request_id=ID, header=ID, body=ID, log=ID, access=ID)
@@ -35,38 +37,26 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text, "utf-8")
 
 
-def passes_its_tests(service: Path) -> None:
-    """Take the tests away, so that only the running service can tell what is wrong."""
-    (service / "Makefile").write_text("test:\n\ttrue\n", "utf-8")
+@pytest.fixture(scope="module")
+def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A service without options and with its packages."""
+    answers = dict.fromkeys(options(), False)
+    project = bake(repository, tmp_path_factory.mktemp("installed") / "output", **answers)
+    must(run([UV, "sync", "--quiet", "--locked"], project))
+    must(run(["git", "init", "--quiet"], project))
+    must(run(["git", "add", "--all"], project))
+    return project
 
 
-def lock_is_stale(service: Path) -> None:
-    """Ask for something that uv.lock does not know; `uv lock --upgrade` would mend that."""
-    replace(service / "pyproject.toml", r'"httptools>=[^"]*",', r'\g<0> "colorama",')
+@pytest.fixture
+def service(installed: Path) -> Iterator[Path]:
+    """The same, to be broken; it is repaired afterwards."""
+    yield installed
+    must(run(["git", "checkout", "--quiet", "--", "."], installed))
 
 
-def has_a_fault_in_code(service: Path) -> None:
-    (service / "gun.py").write_text("import os\n", "utf-8")
-
-
-def drops_the_id(service: Path) -> None:
-    passes_its_tests(service)
-    replace(service / "app/common/response.py", "return value if current == NO_REQUEST_ID else current", 'return ""')
-
-
-def fails_always(service: Path) -> None:
-    passes_its_tests(service)
-    replace(service / "app/api/demo.py", r"from fastapi import", "from fastapi import Depends,")
-    replace(service / "app/api/demo.py", r"APIRouter\(", "APIRouter(dependencies=[Depends(demo.fail)], ")
-
-
-def does_not_start(service: Path) -> None:
-    passes_its_tests(service)
-    (service / "gun.py").write_text('raise SystemExit("no server today")\n', "utf-8")
-
-
-def test_one_row(template: Path) -> None:
-    """A combination works; what is held back by our own ranges is told, and is no failure."""
+@pytest.mark.full
+def test_working_combination_passes_and_packages_that_our_ranges_hold_back_are_listed(template: Path) -> None:
     service, older = template / TEMPLATE, "25.3.0.20260408"
     replace(service / "pyproject.toml", '"types-gunicorn[^"]*"', '"types-gunicorn>=25,<26"')
     must(run([UV, "lock", "--quiet", "--upgrade-package", f"types-gunicorn=={older}"], service, environment()))
@@ -78,28 +68,55 @@ def test_one_row(template: Path) -> None:
     assert re.search(r"^  types-gunicorn v25\.\S+ -> v(?!25)\S+$", held, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    ("breaks", "sentence", "said"),
-    [
-        (lock_is_stale, f"`{UV} lock --check` ends with 1", "The lockfile"),
-        (has_a_fault_in_code, "`make test` ends with 2", "F401"),
-        (drops_the_id, "GET /api/demo (an answer) lacks its ID in: body", '"GET /api/demo HTTP/1.1"'),
-        (fails_always, "GET /api/demo (an answer) is answered with 500, not with 200", "Traceback"),
-        (does_not_start, "gunicorn does not come up, or writes no access line with the ID", "no server today"),
-    ],
-)
-def test_broken_service(template: Path, breaks: Callable[[Path], None], sentence: str, said: str) -> None:
-    """What does not work is told in a sentence, with everything that was said, and the exit code is 1."""
-    breaks(template / TEMPLATE)
+@pytest.mark.full
+def test_broken_combination_fails_with_a_sentence_and_all_output(template: Path) -> None:
+    """Here its lock is stale, which `uv lock --upgrade` would fix."""
+    replace(template / TEMPLATE / "pyproject.toml", r'"httptools>=[^"]*",', r'\g<0> "colorama",')
     result = drift("--only", "1", "--template", template)
     assert result.returncode == 1, result.stdout + result.stderr
+    sentence = f"`{UV} lock --check` ends with 1"
     assert re.search(rf"^ +1 +\d+ s  no option: {re.escape(sentence)}$", result.stdout, re.MULTILINE), result.stdout
-    assert said in result.stdout.split(f"\n{sentence}. Everything that was said:\n")[1]
+    assert "The lockfile" in result.stdout.split(f"\n{sentence}. Everything that was said:\n")[1]
     assert result.stderr == ""
 
 
-def test_fault_of() -> None:
-    """Each place, the status and the ID that was brought along count."""
+@pytest.mark.full
+def test_fault_in_code_is_found_by_the_tests_of_the_service(service: Path) -> None:
+    (service / "gun.py").write_text("import os\n", "utf-8")
+    with pytest.raises(DriftError) as caught:
+        run_for_drift(service, UV, "make", "test")
+    assert caught.value.args[0] == "`make test` ends with 2"
+    assert "F401" in caught.value.args[1]
+
+
+ALWAYS_FAILS = r"\g<0>dependencies=[__import__('fastapi').Depends(demo.fail)], "
+NO_START = 'raise SystemExit("no server today")\n'
+NO_ID = "return value if current == NO_REQUEST_ID else current"
+FAULTS = {
+    "GET /api/demo (an answer) lacks its ID in: body": ("app/common/response.py", NO_ID, 'return ""', "GET /api/demo"),
+    "GET /api/demo (an answer) is answered with 500, not with 200": (
+        "app/api/demo.py",
+        r"APIRouter\(",
+        ALWAYS_FAILS,
+        "Traceback",
+    ),
+    "gunicorn does not come up, or writes no access line with the ID": ("gun.py", r"\A", NO_START, "no server today"),
+}
+"""What is reported of a service with a change: a pattern, its replacement, and a word of the output."""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sentence", FAULTS)
+def test_fault_of_a_running_service_is_reported_with_its_output(service: Path, sentence: str) -> None:
+    file, old, new, said = FAULTS[sentence]
+    replace(service / file, old, new)
+    with pytest.raises(DriftError) as caught:
+        serve(service)
+    assert caught.value.args[0] == sentence
+    assert said in caught.value.args[1]
+
+
+def test_missing_id_other_status_or_replaced_id_is_a_fault() -> None:
     assert fault_of(GOOD, {200}) == ""
     assert fault_of(GOOD, {503, 404}) == "GET /there (an answer) is answered with 200, not with 404 or 503"
     for place, name in {"header": "header", "body": "body", "access": "access line", "log": "log"}.items():
@@ -111,8 +128,7 @@ def test_fault_of() -> None:
     assert fault_of(nothing, {200, 503}) == "GET /there (an answer) lacks its ID in: header, body, access line"
 
 
-def test_no_such_row() -> None:
-    """A number that no combination has is refused before anything is made."""
+def test_unknown_combination_is_refused() -> None:
     result = drift("--only", "0")
     assert result.returncode == 2
     assert "invalid choice: 0" in result.stderr

@@ -7,26 +7,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hooks import post_gen_project as post
 from hooks import pre_gen_project as pre
+from scripts.combinations import options
 from scripts.snapshot import ROOT, TEMPLATE, known_files
-from tests.support.baking import NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
+from tests.support.baking import GOOD, NO_INTERPRETER, TEMPLATE_DIR, files_below, interpreter, must, run
 
-OPTIONS = list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
-GOOD: dict[str, Any] = {
-    "project_name": "Trail Service",
-    "project_slug": "trail-service",
-    "description": "Follows requests.",
-    "full_name": "Ada Lovelace",
-    "email": "ada@example.com",
-    "license": "MIT",
-    "year": "2026",
-    **dict.fromkeys(OPTIONS, True),
-}
+OPTIONS = options()
 Capture = pytest.CaptureFixture[str]
 CHANGED = ("pyproject.toml", "uv.lock", "README.md", "features.json")
 
@@ -40,27 +30,22 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_good_answers() -> None:
-    assert pre.faults(GOOD) == []
-
-
 @pytest.mark.parametrize("slug", ["a", "a1", "trail-service", "x" * 63, "a-1-b"])
-def test_good_slugs(slug: str) -> None:
+def test_good_slug_is_accepted(slug: str) -> None:
     assert pre.faults(GOOD | {"project_slug": slug}) == []
 
 
 @pytest.mark.parametrize("email", ["a@b", "ada.lovelace+x@example.co.uk", "ädä@exämple.com"])
-def test_good_emails(email: str) -> None:
+def test_good_email_is_accepted(email: str) -> None:
     assert pre.faults(GOOD | {"email": email}) == []
 
 
-def test_no_answers() -> None:
-    """Every answer that is not there is a fault of its own."""
+def test_every_missing_answer_is_a_fault() -> None:
     assert len(pre.faults({})) == len(GOOD) - len(OPTIONS)
 
 
-def test_the_answered_slug_counts() -> None:
-    """Not the harmless one that cookiecutter has put in its place; and what is edited in a file counts as well."""
+def test_answered_slug_is_checked_and_not_its_replacement() -> None:
+    """Which cookiecutter has put in its place; a slug that is edited in a file is checked as well."""
     (fault,) = pre.faults(GOOD | {"project_slug": pre.REPLACEMENT, "__project_slug": "../up"})
     assert "'../up'" in fault
     (fault,) = pre.faults(GOOD | {"project_slug": "../up", "__project_slug": "fine"})
@@ -71,27 +56,24 @@ def test_the_answered_slug_counts() -> None:
 @pytest.mark.parametrize(
     "character", ["\n", "\r", "\0", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\udc80", "\u202e", "\u2066"]
 )
-def test_unprintable(character: str) -> None:
-    """The sentence shows the character, and cannot do harm to the terminal."""
+def test_unprintable_character_is_escaped_in_the_sentence(character: str) -> None:
     (fault,) = pre.faults(GOOD | {"full_name": f"Ada{character}"})
     assert fault.isascii()
     assert fault.isprintable()
 
 
-def test_license_of_the_choices() -> None:
-    """What is asked, what is checked and what lies there are the same licences."""
+def test_known_licenses_are_those_that_have_a_text() -> None:
     assert set(pre.LICENSES) == {path.stem for path in (TEMPLATE_DIR / "licenses").iterdir()}
     (fault,) = pre.faults(GOOD | {"license": "WTFPL"})
     assert fault.startswith("The license 'WTFPL'")
 
 
-def test_long_values_are_cut() -> None:
+def test_long_value_is_cut_in_the_sentence() -> None:
     (fault,) = pre.faults(GOOD | {"year": "9" * 10_000})
     assert len(fault) < 200
 
 
-def test_toml_string() -> None:
-    """Every character that TOML can hold comes back."""
+def test_toml_string_keeps_every_character() -> None:
     text = "".join(map(chr, [*range(0x500), 0x2028, 0xFFFD, 0x1F6F0])) + '"""\\'
     assert tomllib.loads(f"text = {post.toml_string(text)}")["text"] == text
 
@@ -100,18 +82,18 @@ def test_toml_string() -> None:
     ("text", "shown"),
     [("plain text, my_service", "plain text, my_service"), ("*_a_* <b>", r"\*\_a\_\* \<b\>"), ("__x__", r"\_\_x\_\_")],
 )
-def test_markdown_text(text: str, shown: str) -> None:
+def test_markdown_text_escapes_markup(text: str, shown: str) -> None:
     assert post.markdown_text(text) == shown
 
 
-def test_set_value() -> None:
+def test_set_value_replaces_a_key_or_adds_it() -> None:
     table = '\nname = "a"\ndescription = "b"\nreadme = "c"\n'
     assert post.set_value(table, "name", r'"\1"') == '\nname = "\\1"\ndescription = "b"\nreadme = "c"\n'
     assert post.set_value(table, "license", '"MIT"').splitlines()[3] == 'license = "MIT"'
 
 
-def test_only_the_project_table_is_named(copied: Path) -> None:
-    """Other tables keep their names: contracts of the import linter have some."""
+def test_answers_change_the_project_table_alone(copied: Path) -> None:
+    """Other tables have names too: contracts of the import linter."""
     before = tomllib.loads((copied / "pyproject.toml").read_text("utf-8"))
     post.name_project(copied, GOOD)
     after = tomllib.loads((copied / "pyproject.toml").read_text("utf-8"))
@@ -120,8 +102,7 @@ def test_only_the_project_table_is_named(copied: Path) -> None:
     assert after == before | {"project": before["project"] | added | author}
 
 
-def test_only_the_root_package_changes_in_the_lock(copied: Path) -> None:
-    """It has its new name, and the place that belongs to this name."""
+def test_root_package_in_the_lock_has_its_new_name_and_the_place_of_it(copied: Path) -> None:
     before = (copied / "uv.lock").read_text("utf-8").rstrip("\n").split("\n\n[[package]]\n")
     post.name_lock(copied, GOOD)
     after = (copied / "uv.lock").read_text("utf-8").rstrip("\n").split("\n\n[[package]]\n")
@@ -130,13 +111,13 @@ def test_only_the_root_package_changes_in_the_lock(copied: Path) -> None:
     assert after != renamed
 
 
-def test_no_root_package(copied: Path) -> None:
+def test_lock_without_a_root_package_is_a_broken_template(copied: Path) -> None:
     (copied / "uv.lock").write_text("version = 1\n")
     with pytest.raises(SystemExit, match="the template is broken, not your answers"):
         post.name_lock(copied, GOOD)
 
 
-def test_name_of_a_needed_package(copied: Path) -> None:
+def test_name_of_a_needed_package_is_refused(copied: Path) -> None:
     with pytest.raises(SystemExit, match="'fastapi' is the name of a package the service needs"):
         post.name_lock(copied, GOOD | {"project_slug": "fastapi"})
 
@@ -167,13 +148,13 @@ end: 1
         (["celery", "saq", "nats"], "all nats services redis worker end"),
     ],
 )
-def test_fences(chosen: list[str], kept: str) -> None:
-    """The lines of a fence stay with any option that it names; fences in fences are cut as well."""
+def test_fenced_lines_stay_with_any_option_that_the_fence_names(chosen: list[str], kept: str) -> None:
+    """Fences in fences are cut as well."""
     cut = post.cut_fences(FENCED, ["celery", "nats", "saq"], chosen)
     assert [line.split(":")[0].strip() for line in cut.splitlines()] == kept.split()
 
 
-def test_fences_in_markdown() -> None:
+def test_fences_in_markdown_are_cut() -> None:
     text = "one\n\n<!-- >>> saq -->\ntwo\n\n<!-- <<< saq -->\nthree\n"
     assert post.cut_fences(text, ["saq"], ["saq"]) == "one\n\ntwo\n\nthree\n"
     assert post.cut_fences(text, ["saq"], []) == "one\n\nthree\n"
@@ -189,13 +170,12 @@ def test_fences_in_markdown() -> None:
         "# >>> x\none\n# <<< x\n",
     ],
 )
-def test_what_is_no_fence(text: str) -> None:
-    """Nothing is lost by a fence that nobody closed, or that names no option but is the owner's own."""
+def test_text_that_is_no_fence_is_kept(text: str) -> None:
+    """A fence that is not closed, or that is the owner's own and names no option."""
     assert post.cut_fences(text, ["saq"], []) == text
 
 
-def test_fences_leave_code_and_pictures_alone(tmp_path: Path) -> None:
-    """Code is byte for byte what was tested; what is no text is not read as one."""
+def test_fences_in_code_and_binary_files_are_kept(tmp_path: Path) -> None:
     fence = b"# >>> saq\n# <<< saq\n"
     for name, raw in {"a.py": fence, "a.json": fence, "a.png": b"\xff\xfe" + fence, "a.yaml": fence}.items():
         (tmp_path / name).write_bytes(raw)
@@ -209,8 +189,8 @@ def test_fences_leave_code_and_pictures_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [".git", ".uv", ".venv"])
-def test_fences_of_tools_stay(tmp_path: Path, folder: str) -> None:
-    """Generated once more over a project that is in use, what git and uv keep there is not read."""
+def test_fences_in_folders_of_git_and_uv_are_kept(tmp_path: Path, folder: str) -> None:
+    """They are there when a project is generated once more."""
     path = tmp_path / folder / "deep" / "description"
     path.parent.mkdir(parents=True)
     path.write_text("# >>> saq\n# <<< saq\n")
@@ -218,8 +198,8 @@ def test_fences_of_tools_stay(tmp_path: Path, folder: str) -> None:
     assert path.read_text() == "# >>> saq\n# <<< saq\n"
 
 
-def test_remove_paths(tmp_path: Path) -> None:
-    """Files and folders go, with the folders that they leave empty; what is gone already is no reason to fail."""
+def test_removed_paths_leave_no_empty_folder(tmp_path: Path) -> None:
+    """A path that is gone already is no failure."""
     for name in ("deploy/k8s/a.yaml", "deploy/nginx/b.conf", "tests/test_a.py", "c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -231,8 +211,7 @@ def test_remove_paths(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
-def test_shared_by_two_options() -> None:
-    """What two options own goes only with the second of them."""
+def test_path_of_two_options_is_removed_with_the_second() -> None:
     features = {"saq": {"paths": ["a", "shared"]}, "celery": {"paths": ["b", "shared"]}}
     assert post.owned(features, ["saq"], "paths") == {"b"}
     assert post.owned(features, [], "paths") == {"a", "b", "shared"}
@@ -240,19 +219,18 @@ def test_shared_by_two_options() -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", "", 1, None, ["on"]])
-def test_options_are_on_or_off(value: object) -> None:
+def test_option_that_is_neither_on_nor_off_is_a_fault(value: object) -> None:
     (fault,) = pre.faults(GOOD | {OPTIONS[0]: value})
     assert fault == f"The answer to {OPTIONS[0]} is {str(value)!r}: write true or false."
 
 
 @pytest.mark.parametrize("key", ["year", "full_name", "project_slug"])
-def test_other_answers_are_text(key: str) -> None:
-    """A number in an edited file of answers is told, though it would look the same in a sentence."""
+def test_number_in_place_of_a_text_is_a_fault(key: str) -> None:
+    """Files of answers can be edited."""
     assert f"The answer to {key} is '2026', and no text: write it in quotation marks." in pre.faults(GOOD | {key: 2026})
 
 
-def test_names_that_every_system_can_hold() -> None:
-    """No file of the template has a name that Windows refuses, or two names that are one there; none is a link."""
+def test_template_has_no_name_that_windows_refuses_and_no_link() -> None:
     paths = [path.relative_to(TEMPLATE).as_posix() for path in known_files() if path.parts[0] == TEMPLATE]
     assert paths
     for path in paths:
@@ -264,8 +242,7 @@ def test_names_that_every_system_can_hold() -> None:
     assert [path for path in paths if (TEMPLATE_DIR / path).is_symlink()] == []
 
 
-def test_hooks_ask_no_shell() -> None:
-    """What a hook does works on a system that has no shell, and a name in an answer never reaches one."""
+def test_hooks_use_no_shell_and_nothing_of_unix_alone() -> None:
     for hook in ("pre_gen_project.py", "post_gen_project.py"):
         text = (ROOT / "hooks" / hook).read_text("utf-8")
         assert not re.search(r"shell=|os\.system|os\.popen|symlink|chmod|import (pwd|fcntl|grp)", text)
@@ -275,8 +252,10 @@ def test_hooks_ask_no_shell() -> None:
     ("given", "start", "found"),
     [("templates/trail", "PWD", True), ("templates/trail", "_output_dir", True), ("nowhere", "PWD", False)],
 )
-def test_template_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, start: str, found: bool) -> None:
-    """A relative path counts from where the user stood, or from where the project is put."""
+def test_relative_path_of_the_template_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, start: str, found: bool
+) -> None:
+    """From where the user was, or from where the project is put."""
     folder = tmp_path / "templates" / "trail"
     folder.mkdir(parents=True)
     (folder / "cookiecutter.json").touch()
@@ -291,8 +270,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in sorted(files_below(folder))}
 
 
-def test_twice_is_once(copied: Path) -> None:
-    """A project may be generated once more where it is; what was done stays as it is."""
+def test_second_run_of_the_steps_changes_nothing(copied: Path) -> None:
+    """A project may be generated once more where it is."""
     for step in post.STEPS:
         step(copied, GOOD)
     once = contents(copied)
@@ -302,15 +281,13 @@ def test_twice_is_once(copied: Path) -> None:
     assert contents(copied) == once
 
 
-def test_closing_quotes_the_folder(tmp_path: Path) -> None:
-    """The command can be pasted also where the folder has a space."""
+def test_folder_with_a_space_is_quoted_on_the_screen(tmp_path: Path) -> None:
     folder = tmp_path / "my service"
     assert f"cd '{folder}'" in post.closing(folder, GOOD, "", "")
 
 
 @pytest.mark.parametrize("hook", ["pre_gen_project.py", "post_gen_project.py"])
-def test_standard_library_only(hook: str) -> None:
-    """Whatever Python runs cookiecutter runs the hooks, with no package of ours."""
+def test_hooks_import_the_standard_library_alone(hook: str) -> None:
     code = f"import sys; sys.path.insert(0, '.'); import {hook.removesuffix('.py')}; print(*sys.modules)"
     command = [sys.executable, "-I", "-S", "-c", code]
     modules = subprocess.run(command, cwd=ROOT / "hooks", check=True, capture_output=True, text=True).stdout.split()
@@ -319,8 +296,7 @@ def test_standard_library_only(hook: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
-def test_old_and_new_python(copied: Path, version: str) -> None:
-    """Whatever Python cookiecutter runs with: the hooks run, and do the same."""
+def test_hooks_run_on_old_and_new_python(copied: Path, version: str) -> None:
     python = interpreter(version)
     if python is None:
         pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
@@ -333,8 +309,10 @@ def test_old_and_new_python(copied: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_silent_in_an_update(copied: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    """Only cookiecutter itself tells where the template lies; cruft does not, and there is nothing to say."""
+def test_hook_says_nothing_in_an_update(
+    copied: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Only cookiecutter passes the folder of the template; cruft does not."""
     folders = {"_output_dir": str(copied.parent), "_repo_dir": str(copied.parent)}
     answers = GOOD | (folders if number else {})
     monkeypatch.setattr(post, "ANSWERS", json.dumps(answers))
@@ -344,8 +322,7 @@ def test_silent_in_an_update(copied: Path, number: int, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("hook", ["pre_gen_project.py", "post_gen_project.py"])
-def test_one_tag(hook: str) -> None:
-    """Nothing but the answers is rendered into a hook."""
+def test_answers_are_all_that_is_rendered_into_a_hook(hook: str) -> None:
     text = (ROOT / "hooks" / hook).read_text("utf-8")
     assert text.count("{{") == text.count("}}") == 1
     assert "{%" not in text

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.support.baking import MAKE_TEST_SECONDS, TEMPLATE_DIR, UV, environment, must, run
-from tests.test_render import LEFT_BEHIND
+from tests.support.baking import LEFT_BEHIND, MAKE_TEST_SECONDS, TEMPLATE_DIR, UV, environment, must, run
 
 ON_THE_SERVICE = [
     ["ruff", "check"],

@@ -1,4 +1,4 @@
-"""Whatever is refused, the hook leaves the lock that uv would write: tried with options as large as they come."""
+"""Whatever is declined, the hook leaves the lock that uv would write: with options of many packages."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def without(project: Path, names: Iterable[str], target: Path) -> Path:
 
 
 def check(project: Path) -> None:
-    """The lock holds without a network, and uv would change no byte of it."""
+    """Check that uv, without a network, changes no byte of the lock."""
     before = (project / "uv.lock").read_bytes()
     must(run([UV, "lock", "--offline"], project))
     assert (project / "uv.lock").read_bytes() == before
@@ -87,21 +87,20 @@ def packages(project: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("row", pairwise(list(REQUIREMENTS), each_alone=True), ids=named)
-def test_combinations(everything: Path, tmp_path: Path, row: Row) -> None:
-    """Any two of them refused and kept in every way, each alone, all, none."""
-    refused = post.owned(FEATURES, [name for name, chosen in row.items() if chosen], "requirements")
-    check(without(everything, refused, tmp_path / "project"))
+def test_lock_without_declined_options_is_what_uv_would_write(everything: Path, tmp_path: Path, row: Row) -> None:
+    """Any two of them declined and kept in every way, each alone, all, none."""
+    declined = post.owned(FEATURES, [name for name, chosen in row.items() if chosen], "requirements")
+    check(without(everything, declined, tmp_path / "project"))
 
 
-def test_nothing_refused(everything: Path, tmp_path: Path) -> None:
-    """A lock from which nothing is taken stays as it is, also when it is read and written."""
+def test_lock_is_unchanged_when_nothing_is_declined(everything: Path) -> None:
     lock = (everything / "uv.lock").read_text("utf-8")
     assert post.prune_lock(lock, ["no-such-package"]) == lock
-    check(without(everything, [], tmp_path / "same"))
 
 
-def test_what_leaves_and_what_stays(everything: Path, tmp_path: Path) -> None:
-    """What two options need leaves with the second of them; what nothing needs any more leaves with it."""
+def test_package_of_two_options_leaves_with_the_second_and_takes_its_own_along(
+    everything: Path, tmp_path: Path
+) -> None:
     features = post.owned(FEATURES, ["saq"], "requirements")
     assert "redis" not in features
     one = packages(without(everything, features, tmp_path / "one"))
@@ -113,8 +112,7 @@ def test_what_leaves_and_what_stays(everything: Path, tmp_path: Path) -> None:
     assert none == packages(make(tmp_path / "bare", "\n", ""))
 
 
-def test_versions_are_one_package() -> None:
-    """Of a package that is locked twice, each version may need what the other does not: all of that stays."""
+def test_needs_of_both_versions_of_a_package_stay() -> None:
     root = '[[package]]\nname = "service"\nversion = "0"\nsource = { virtual = "." }\n'
     blocks = [
         root + 'dependencies = [\n    { name = "two" },\n]\n',
@@ -124,8 +122,7 @@ def test_versions_are_one_package() -> None:
     assert {name for name, _ in post.reach(blocks)} == {"service", "two", "old", "new"}
 
 
-def test_a_package_in_two_versions(tmp_path: Path) -> None:
-    """Of a package that is locked twice, one for each Python, both stay, and what either needs."""
+def test_package_that_is_locked_twice_stays_or_leaves_as_a_whole(tmp_path: Path) -> None:
     forked = tmp_path / "forked"
     forked.mkdir()
     make(forked, NEEDED + FORKED)
@@ -136,8 +133,7 @@ def test_a_package_in_two_versions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["redis", "sentry", "fast", "prometheus", "opentelemetry", "celery.redis"])
-def test_only_whole_names(everything: Path, name: str) -> None:
-    """A name that is the beginning of others, or a pattern, takes only itself."""
+def test_name_that_begins_others_takes_only_itself(everything: Path, name: str) -> None:
     table, lock = (everything / "pyproject.toml").read_text("utf-8"), (everything / "uv.lock").read_text("utf-8")
     lines = table.splitlines()
     dropped = set(lines) - set(post.drop_requirements(table, [name]).splitlines())
@@ -146,14 +142,12 @@ def test_only_whole_names(everything: Path, name: str) -> None:
     assert packages(everything) - kept <= {name}
 
 
-def test_names_with_a_dot() -> None:
-    """`zope` is not `zope.interface`."""
+def test_name_before_a_dot_is_another_name() -> None:
     table = 'dependencies = [\n    "zope.interface>=7",\n    "zope>=1",\n]\n'
     assert post.drop_requirements(table, ["zope"]) == 'dependencies = [\n    "zope.interface>=7",\n]\n'
 
 
-def test_the_check_can_fail(everything: Path, tmp_path: Path) -> None:
-    """A lock from which too little was taken is not what uv would write."""
+def test_uv_notices_a_lock_from_which_too_little_was_removed(everything: Path, tmp_path: Path) -> None:
     project = without(everything, ["celery"], tmp_path / "project")
     (project / "uv.lock").write_bytes((everything / "uv.lock").read_bytes())
     assert run([UV, "lock", "--check", "--offline"], project).returncode != 0

@@ -1,4 +1,4 @@
-"""Every combination of options: what is refused leaves no trace, and what is left is whole."""
+"""Combinations of options: a declined option leaves no trace, and what is left is complete."""
 
 import ast
 import json
@@ -16,8 +16,7 @@ import yaml
 from hooks import post_gen_project as post
 from scripts.combinations import Row, every, pairwise
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.support.baking import TEMPLATE_DIR, UV, bake, files_below, must, named, run
-from tests.test_hooks import GOOD
+from tests.support.baking import GOOD, TEMPLATE_DIR, UV, bake, files_below, must, named, run
 
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
 OPTIONS = list(FEATURES)
@@ -88,8 +87,8 @@ def is_below(name: str, paths: set[str]) -> bool:
     return any(name == path or name.startswith(f"{path}/") for path in paths)
 
 
-def test_exact_files(made: Path, repository: Path, answers: Row) -> None:
-    """Everything that git knows, without what refused options own; one licence takes the place of all."""
+def test_files_are_those_of_git_without_those_of_declined_options(made: Path, repository: Path, answers: Row) -> None:
+    """One licence takes the place of all."""
     gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "paths")
     gone |= {"features.json", "licenses"}
     kept = {name for name in files_below(repository / TEMPLATE) if not is_below(name, gone)}
@@ -97,8 +96,8 @@ def test_exact_files(made: Path, repository: Path, answers: Row) -> None:
     assert [path for path in made.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
 
 
-def test_no_trace(made: Path, answers: Row) -> None:
-    """No file speaks of a refused option, of its packages, or of what it brings; the lock is checked on its own."""
+def test_no_file_names_a_declined_option(made: Path, answers: Row) -> None:
+    """Nor its packages, or what it brings; the lock is checked on its own."""
     texts = {name: text.lower() for name, text in text_files(made).items() if name not in {"uv.lock", "LICENSE"}}
     kept = {word for option in OPTIONS if answers[option] for word in words_of(option)}
     for option in (option for option in OPTIONS if not answers[option]):
@@ -107,16 +106,14 @@ def test_no_trace(made: Path, answers: Row) -> None:
             assert found == [], f"{word!r} is left of {option}"
 
 
-def test_code_is_copied(made: Path, repository: Path) -> None:
-    """Whatever is chosen: every line of code is byte for byte the one that was tested in place."""
+def test_code_is_byte_for_byte_what_is_tested_in_place(made: Path, repository: Path) -> None:
     names = [name for name in files_below(made) if name.endswith((".py", ".json"))]
     assert len(names) > 40
     template = repository / TEMPLATE
     assert [name for name in names if (made / name).read_bytes() != (template / name).read_bytes()] == []
 
 
-def test_parses(made: Path) -> None:
-    """Every file that has a grammar keeps to it, ends with LF, and holds neither fence nor tag nor placeholder."""
+def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path) -> None:
     toml, yml = tomllib.loads, yaml.safe_load
     readers: dict[str, Callable[[str], object]] = {".py": ast.parse, ".json": json.loads, ".toml": toml, ".lock": toml}
     for name, text in text_files(made).items():
@@ -126,27 +123,19 @@ def test_parses(made: Path) -> None:
         assert "\r" not in text, name
         assert "cookiecutter" not in text.replace("cookiecutter=", ""), name
         assert not MARK.search(text), name
+        if not name.endswith((".py", ".lock")) and name != "LICENSE":
+            assert "\n\n\n" not in text, f"{name}: a gap where a fence was"
         if not name.endswith(".py") and not name.startswith("deploy/prometheus/"):  # which has braces of its own
             assert not re.search(r"(?<!\$)\{\{|\{%|\{#|<year>|<holder>", text), name
 
 
-def test_no_gap_where_a_fence_was(made: Path) -> None:
-    """Whoever reads a document does not see that something was cut."""
-    for name, text in text_files(made).items():
-        if not name.endswith((".py", ".lock")) and name != "LICENSE":
-            assert "\n\n\n" not in text, name
-
-
-def test_lock_is_what_uv_writes(made: Path) -> None:
-    """The lock holds without a network, and uv would not change a byte of it."""
+def test_lock_is_what_uv_would_write_without_a_network(made: Path) -> None:
     before = (made / "uv.lock").read_bytes()
-    must(run([UV, "lock", "--check", "--offline"], made))
     must(run([UV, "lock", "--offline"], made))
     assert (made / "uv.lock").read_bytes() == before
 
 
-def test_lock_has_nothing_of_the_refused(made: Path, answers: Row) -> None:
-    """The service asks for no package of a refused option, in any group."""
+def test_lock_requires_no_package_of_a_declined_option(made: Path, answers: Row) -> None:
     gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "requirements")
     packages = tomllib.loads((made / "uv.lock").read_text("utf-8"))["package"]
     (root,) = [package for package in packages if package["source"] == {"virtual": "."}]
@@ -154,22 +143,18 @@ def test_lock_has_nothing_of_the_refused(made: Path, answers: Row) -> None:
     assert not gone & {need["name"] for group in [*groups, root["metadata"]["requires-dist"]] for need in group}
 
 
-def test_nothing_to_reformat(made: Path) -> None:
-    """The formatter would change no file, and the rules hold."""
+def test_ruff_has_no_findings(made: Path) -> None:
     ruff = Path(sys.executable).with_name("ruff")
     must(run([ruff, "format", "--check", "--no-cache"], made))
     must(run([ruff, "check", "--no-cache"], made))
 
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS), ids=named)
-def test_same_as_cookiecutter(repository: Path, tmp_path: Path, row: Row) -> None:
-    """What these tests look at is what the command makes, and makes again."""
+def test_project_of_these_tests_is_the_one_of_cookiecutter(repository: Path, tmp_path: Path, row: Row) -> None:
     expected = make(repository, row, tmp_path / "made")
-    for name in ("first", "second"):
-        project = bake(repository, tmp_path / name, **{**GOOD, **row})
-        assert files_below(project) == files_below(expected)
-        changed = [file for file in files_below(project) if not same(project / file, expected / file)]
-        assert changed == []
+    project = bake(repository, tmp_path / "baked", **{**GOOD, **row})
+    assert files_below(project) == files_below(expected)
+    assert [file for file in files_below(project) if not same(project / file, expected / file)] == []
 
 
 def same(one: Path, other: Path) -> bool:
@@ -182,8 +167,8 @@ def lines_of_code(files: Collection[Path]) -> int:
     return sum(len(file.read_text("utf-8").splitlines()) for file in files if file.suffix == ".py")
 
 
-def test_the_smallest_service_stays_small(repository: Path, tmp_path: Path) -> None:
-    """What everybody gets does not grow unseen; docs/decisions.md says why it is as large as it is."""
+def test_smallest_service_stays_small(repository: Path, tmp_path: Path) -> None:
+    """docs/decisions.md says why it is as large as it is."""
     made = make(repository, dict.fromkeys(OPTIONS, False), tmp_path / "smallest")
     files = [made / name for name in files_below(made)]
     assert len(files) <= MOST_FILES
@@ -191,8 +176,8 @@ def test_the_smallest_service_stays_small(repository: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "core_tests"])
-def test_options_stay_small(repository: Path, option: str) -> None:
-    """An option is a handful of files that are read in a few minutes; its tests may be longer."""
+def test_option_stays_small(repository: Path, option: str) -> None:
+    """Its tests may be longer."""
     owned = {path for path in FEATURES[option]["paths"] if not path.startswith("tests/")}
     template = repository / TEMPLATE
     files = [template / name for name in files_below(template) if is_below(name, owned)]
@@ -201,8 +186,7 @@ def test_options_stay_small(repository: Path, option: str) -> None:
     assert lines_of_code(files) <= MOST_LINES_OF.get(option, MOST_LINES_OF_OPTION)
 
 
-def test_manifest_is_complete() -> None:
-    """Each option is asked for, is described, and owns something that is there."""
+def test_every_option_is_asked_for_described_and_owns_existing_files() -> None:
     asked = [key for key, default in QUESTIONS.items() if isinstance(default, bool) and key != "git_init"]
     assert asked == OPTIONS
     for option, feature in FEATURES.items():
@@ -212,15 +196,15 @@ def test_manifest_is_complete() -> None:
         assert QUESTIONS["__prompts__"][option] == feature["about"]
 
 
-def test_requirements_stand_alone() -> None:
-    """Each requirement is a line of its own, or the hook would not find it."""
+def test_each_requirement_is_a_line_of_its_own() -> None:
+    """Or the hook would not find it."""
     lines = (TEMPLATE_DIR / "pyproject.toml").read_text("utf-8").splitlines()
     for name in {name for feature in FEATURES.values() for name in feature["requirements"]}:
         assert sum(bool(re.match(rf'    "{re.escape(name)}[\[><=~ ].*",$', line)) for line in lines) == 1, name
 
 
-def test_fences_are_balanced(repository: Path) -> None:
-    """Each fence names options, is closed, and stands in no file that the hook leaves alone."""
+def test_fences_are_balanced_and_name_options(repository: Path) -> None:
+    """And are in no file that the hook leaves alone."""
     for name, text in text_files(repository / TEMPLATE).items():
         open_fences: list[str] = []
         for kind, names in MARK.findall(text):

@@ -1,6 +1,5 @@
-"""The commands of the first screens, run by somebody new: empty home, no uv, a hard name."""
+"""The commands of the first screens, run by a new user: empty home, no uv, a folder with a difficult name."""
 
-import json
 import os
 import re
 import shutil
@@ -8,17 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 
 from scripts.snapshot import ROOT, copy_repository
 from tests.support.baking import TEMPLATE_DIR, UV, environment, must, run
+from tests.support.documents import blocks, demo_answers, documents, get_demo, inline_code, listens
 from tests.support.ports import free_port
-from tests.support.terminal import running
-from tests.test_docs import blocks, documents, inline_code
+from tests.support.terminal import Running, running
+from tests.support.waiting import wait_for
 
 HARD_NAME = "a folder {with} {{braces}}"
 CTRL_C = b"\x03"
@@ -54,14 +53,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def listens(port: int) -> bool:
-    """Whether anybody answers at the port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+@pytest.fixture(scope="module")
+def service(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated project, to run."""
+    return Path(shutil.copytree(project, tmp_path_factory.mktemp("service") / HARD_NAME))
 
 
 def trails(said: str) -> dict[str, list[str]]:
-    """Give the lines of header, body, log and access for each request that the demo has shown, by its heading."""
+    """Return the lines of header, body, log and access for each request that the demo has shown, by its heading."""
     found: dict[str, list[str]] = {}
     for block in re.findall(r"^GET .*(?:\n  (?:header|body|log|access) .*){4}", said, re.MULTILINE):
         heading, *lines = block.split("\n")
@@ -87,7 +86,8 @@ def check_trails(said: str) -> None:
     assert "MISSING" not in said
 
 
-def test_make_run_in_a_terminal(clone: Path, newcomer: dict[str, str]) -> None:
+@pytest.mark.full
+def test_make_run_shows_each_id_in_four_places_and_ends_with_0_on_ctrl_c(clone: Path, newcomer: dict[str, str]) -> None:
     """The first command of the README, from nothing to Ctrl-C, after which make itself ends with 0."""
     port = free_port()
     variables = newcomer | {"PORT": str(port), "TERM": "xterm"}
@@ -96,7 +96,7 @@ def test_make_run_in_a_terminal(clone: Path, newcomer: dict[str, str]) -> None:
         demo.wait_for(STAYS)
         assert "\033[36m" in demo.said
         check_trails(re.sub(r"\033\[\d+m", "", demo.said))
-        answer(port, "after-the-demo")
+        get_demo(port, "after-the-demo")
         demo.wait_for("after-the-demo 200 ")
         demo.type(CTRL_C)
         assert demo.end() == 0
@@ -105,51 +105,39 @@ def test_make_run_in_a_terminal(clone: Path, newcomer: dict[str, str]) -> None:
     assert must(run(["git", "status", "--porcelain"], clone)).stdout == ""
 
 
-def answer(port: int, request_id: str) -> dict[str, str]:
-    """Ask the service's demo page, with an ID of ours."""
-    request = Request(f"http://127.0.0.1:{port}/api/demo", headers={"X-Request-ID": request_id})
-    with urlopen(request, timeout=30) as response:
-        assert response.headers["X-Request-ID"] == request_id
-        body: dict[str, str] = json.load(response)
-        return body
+MAKE_RUN = ["make", "run"]
+ENDS: dict[str, tuple[list[str], Callable[[Running], None], set[int]]] = {
+    "SIGTERM to make": (MAKE_RUN, lambda demo: demo.process.terminate(), {0, -signal.SIGTERM}),
+    "SIGINT to its group": (MAKE_RUN, lambda demo: demo.tell_group(signal.SIGINT), {0, 2, -signal.SIGINT}),
+    "SIGTERM to what it runs": (
+        [".venv/bin/python", "-m", "scripts.demo", str(UV)],
+        lambda demo: demo.process.terminate(),
+        {0},
+    ),
+}
 
 
-def test_make_run_without_a_terminal(clone: Path, newcomer: dict[str, str]) -> None:
-    """Plain text goes into a file, and SIGTERM to make stops the server too."""
-    port = free_port()
-    with running(["make", "run"], clone, newcomer | {"PORT": str(port)}) as demo:
+@pytest.mark.full
+@pytest.mark.parametrize("end", ENDS)
+def test_make_run_without_a_terminal_has_no_colours_and_stops_on_a_signal(
+    clone: Path, newcomer: dict[str, str], end: str
+) -> None:
+    """Such as from a service manager, or a runner that interrupts everything at once."""
+    (command, stop, codes), port = ENDS[end], free_port()
+    with running(command, clone, newcomer | {"PORT": str(port)}) as demo:
         demo.wait_for(STAYS)
         assert "\033" not in demo.said
         check_trails(demo.said)
-        demo.process.terminate()
-        assert demo.end() in {0, -signal.SIGTERM}
-    assert not listens(port)
-
-
-def test_make_run_interrupted_as_a_group(clone: Path, newcomer: dict[str, str]) -> None:
-    """SIGINT to everything at once, as from a runner that has no terminal."""
-    port = free_port()
-    with running(["make", "run"], clone, newcomer | {"PORT": str(port), "NO_COLOR": "1"}) as demo:
-        demo.wait_for(STAYS)
-        demo.tell_group(signal.SIGINT)
-        assert demo.end() in {0, 2, -signal.SIGINT}
+        stop(demo)
+        assert demo.end() in codes
     assert "Traceback (most recent call last):\n  File" not in demo.said.split(STAYS)[1]
     assert not listens(port)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_ends_with_0(clone: Path, newcomer: dict[str, str], number: signal.Signals) -> None:
-    """Whichever way it is told to end: what make runs gives 0, and no server stays."""
-    port = free_port()
-    command = [str(clone / ".venv" / "bin" / "python"), "-m", "scripts.demo", str(UV)]
-    with running(command, clone, newcomer | {"PORT": str(port)}) as demo:
-        demo.wait_for(STAYS)
-        demo.process.send_signal(number)
-        assert demo.end() == 0
-    assert not listens(port)
-
-
-def test_make_run_on_a_taken_port(clone: Path, newcomer: dict[str, str]) -> None:
+@pytest.mark.full
+def test_make_run_on_a_port_in_use_fails_and_shows_no_id_of_the_other_server(
+    clone: Path, newcomer: dict[str, str]
+) -> None:
     """The server's own sentence, no ID of somebody else's server, and an exit code that is not 0."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -162,45 +150,30 @@ def test_make_run_on_a_taken_port(clone: Path, newcomer: dict[str, str]) -> None
     assert trails(demo.said) == {}
 
 
-def test_project_make_run(project: Path, newcomer: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.full
+def test_make_run_of_a_service_serves_and_stops_on_ctrl_c(service: Path, newcomer: dict[str, str]) -> None:
     """The generated project's first command, from nothing as well."""
-    fresh, port = shutil.copytree(project, tmp_path / HARD_NAME), free_port()
-    with running(["make", "run"], Path(fresh), newcomer | {"PORT": str(port)}, in_terminal=True) as service:
-        wait_for_port(port)
-        assert answer(port, "hello-from-the-test")["request_id"] == "hello-from-the-test"
-        service.wait_for("[hello-from-the-test] ")
-        service.wait_for(" hello-from-the-test 200 ")
-        service.type(CTRL_C)
+    port = free_port()
+    with running(["make", "run"], service, newcomer | {"PORT": str(port)}, in_terminal=True) as server:
+        wait_for(lambda: demo_answers(port), "response of the service", seconds=120)
+        assert get_demo(port, "hello-from-the-test")["request_id"] == "hello-from-the-test"
+        server.wait_for("[hello-from-the-test] ")
+        server.wait_for(" hello-from-the-test 200 ")
+        server.type(CTRL_C)
         # A make that gets Ctrl-C from the terminal ends by it: 130 to a shell, -2 to Python.
-        assert service.end() in {0, 2, 130, -signal.SIGINT}
+        assert server.end() in {0, 2, 130, -signal.SIGINT}
     assert not listens(port)
 
 
-def test_project_make_run_as_a_service(project: Path, newcomer: dict[str, str], tmp_path: Path) -> None:
-    """SIGTERM to make alone, as from a service manager, stops the server too."""
-    fresh, port = shutil.copytree(project, tmp_path / project.name), free_port()
-    variables = environment(PORT=str(port), HOME=newcomer["HOME"])
-    with running(["make", "run"], Path(fresh), variables) as service:
-        wait_for_port(port)
-        service.process.terminate()
-        assert service.end() in {0, -signal.SIGTERM}
+@pytest.mark.full
+def test_make_run_of_a_service_stops_on_sigterm_to_make(service: Path, newcomer: dict[str, str]) -> None:
+    """As a service manager sends it, and also where uv is on PATH."""
+    port = free_port()
+    with running(["make", "run"], service, environment(PORT=str(port), HOME=newcomer["HOME"])) as server:
+        wait_for(lambda: demo_answers(port), "response of the service", seconds=120)
+        server.process.terminate()
+        assert server.end() in {0, -signal.SIGTERM}
     assert not listens(port)
-
-
-def answers(port: int) -> bool:
-    """Whether the service answers; some servers listen a while before they do."""
-    try:
-        return bool(answer(port, "does-it-answer"))
-    except OSError:
-        return False
-
-
-def wait_for_port(port: int, seconds: float = 120) -> None:
-    """Wait until somebody answers at the port."""
-    end = time.monotonic() + seconds
-    while not listens(port):
-        assert time.monotonic() < end, f"nobody answers at {port}"
-        time.sleep(0.05)
 
 
 def targets(makefile: Path) -> set[str]:
@@ -210,14 +183,14 @@ def targets(makefile: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository", "service"])
-def test_commands_of_make(folder: Path) -> None:
+def test_documents_name_every_command_of_make_and_no_other(folder: Path) -> None:
     """What the documents say can be made is what the Makefile makes, all of it and nothing else."""
     code = [text for document in documents(folder) for text in [*blocks(document, "sh"), *inline_code(document)]]
-    assert set(re.findall(r"\bmake ([a-z]+)", "\n".join(code))) == targets(folder / "Makefile")
+    assert set(re.findall(r"\bmake ([a-z-]+)", "\n".join(code))) == targets(folder / "Makefile")
 
 
 @pytest.mark.parametrize("port", ["eighty", "0", "99999"])
-def test_make_run_on_no_port(port: str) -> None:
+def test_make_run_refuses_an_impossible_port(port: str) -> None:
     """A PORT that is none is refused with a sentence, before anything is made."""
     result = run([sys.executable, "-m", "scripts.demo", UV], ROOT, environment(PORT=port))
     assert result.returncode == 1
@@ -225,7 +198,7 @@ def test_make_run_on_no_port(port: str) -> None:
     assert result.stdout == ""
 
 
-def test_uv_is_one_version() -> None:
+def test_makefiles_image_and_lock_have_one_version_of_uv() -> None:
     """Both Makefiles put in the uv that wrote the lock, and the image is built with it."""
     looks = {"Makefile": r"^UV_VERSION := (\S+)$", "Dockerfile": r"^FROM ghcr\.io/astral-sh/uv:(\S+) AS uv$"}
     files = [ROOT / "Makefile", *(TEMPLATE_DIR / name for name in looks)]

@@ -1,4 +1,4 @@
-"""What runs on GitHub, before a commit and in a container: valid, least privilege, and run here for real."""
+"""Workflows, commit hooks and development container: valid, with least privilege, and run here."""
 
 import json
 import os
@@ -14,8 +14,7 @@ import yaml
 
 from scripts.combinations import options
 from scripts.snapshot import ROOT
-from tests.support.baking import TEMPLATE_DIR, TOOLS, UV, Result, bake, environment, must, run
-from tests.test_project import VERSIONS
+from tests.support.baking import TEMPLATE_DIR, TOOLS, UV, VERSIONS, Result, bake, environment, must, run
 
 BOTH = pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository", "service"])
 WORKFLOWS = [path for folder in (ROOT, TEMPLATE_DIR) for path in sorted(folder.glob(".github/workflows/*.yml"))]
@@ -43,21 +42,20 @@ def named(path: Path) -> str:
 EACH_WORKFLOW = pytest.mark.parametrize("workflow", WORKFLOWS, ids=named)
 
 
-def test_workflows_are_these() -> None:
+def test_every_workflow_is_tested() -> None:
     assert [named(path) for path in WORKFLOWS] == ["repository-ci", "repository-drift", "service-ci"]
 
 
 @BOTH
-def test_schemas(folder: Path) -> None:
-    """Workflows and the bot's settings are what GitHub reads."""
+def test_workflows_and_dependabot_settings_match_their_schemas(folder: Path) -> None:
     for schema, pattern in {"github-workflows": "workflows/*.yml", "dependabot": "dependabot.yml"}.items():
         files = sorted((folder / ".github").glob(pattern))
         must(run([TOOLS / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files], ROOT))
 
 
 @BOTH
-def test_no_findings(folder: Path, tmp_path: Path) -> None:
-    """The strictest audit finds nothing, and would find something."""
+def test_audit_finds_nothing_but_an_action_that_is_not_pinned(folder: Path, tmp_path: Path) -> None:
+    """Which is made here, to see that it would."""
     hooks = folder.glob(".pre-commit-config.yaml")
     must(run([*ZIZMOR, folder / ".github", *hooks], ROOT))
     pinned = (folder / ".github/workflows/ci.yml").read_text("utf-8")
@@ -67,8 +65,7 @@ def test_no_findings(folder: Path, tmp_path: Path) -> None:
     assert "unpinned-uses" in found.stdout
 
 
-def test_actions_are_pinned() -> None:
-    """Each action is named by its commit, with the version beside it, and is the same one everywhere."""
+def test_each_action_is_pinned_to_one_commit_with_its_version() -> None:
     lines = [line.strip(" -") for path in WORKFLOWS for line in path.read_text("utf-8").splitlines() if "uses:" in line]
     pinned = [match for line in lines if (match := PINNED.fullmatch(line))]
     assert len(pinned) == len(lines) > 0
@@ -77,8 +74,7 @@ def test_actions_are_pinned() -> None:
 
 
 @EACH_WORKFLOW
-def test_least_privilege(workflow: Path) -> None:
-    """Nothing is allowed but to read the code, and to write the one issue; no job hangs for hours."""
+def test_jobs_may_read_the_code_or_write_an_issue_and_have_a_timeout(workflow: Path) -> None:
     content = loaded(workflow)
     assert content["permissions"] == {}
     assert content["concurrency"]
@@ -93,16 +89,15 @@ def test_least_privilege(workflow: Path) -> None:
 
 
 @BOTH
-def test_each_commit_is_checked(folder: Path) -> None:
-    """A newer push ends the run for an older state of a pull request, and of nothing else: each has its own group."""
+def test_push_cancels_the_run_for_an_older_state_of_a_pull_request_alone(folder: Path) -> None:
     group = "${{ github.workflow }}-${{ github.event_name == 'pull_request' && github.ref || github.sha }}"
     ends = "${{ github.event_name == 'pull_request' }}"
     wanted = {"group": group, "cancel-in-progress": ends}
     assert loaded(folder / ".github/workflows/ci.yml")["concurrency"] == wanted
 
 
-def test_conditions_of_jobs() -> None:
-    """A job without `always()` is skipped when one that it needs fails, and these two are for that very moment."""
+def test_jobs_for_failures_run_when_a_needed_job_fails() -> None:
+    """Without `always()` they would be skipped."""
     asked = {
         f"{named(path)}-{name}": job["if"]
         for path in WORKFLOWS
@@ -116,8 +111,8 @@ def test_conditions_of_jobs() -> None:
 
 
 @BOTH
-def test_bot_leaves(folder: Path) -> None:
-    """A new major version comes alone; uv, which both Makefiles and the lock's tests pin, moves by hand."""
+def test_dependabot_groups_no_major_version_and_leaves_uv_alone(folder: Path) -> None:
+    """Both Makefiles and the tests of the lock pin uv."""
     entries = {entry["package-ecosystem"]: entry for entry in loaded(folder / ".github/dependabot.yml")["updates"]}
     (group,) = entries["uv"]["groups"].values()
     assert group == {"patterns": ["*"], "update-types": ["minor", "patch"]}
@@ -126,8 +121,8 @@ def test_bot_leaves(folder: Path) -> None:
 
 
 @BOTH
-def test_bot(folder: Path) -> None:
-    """The bot waits a week, groups what it asks for, and looks where something is; where nothing is, its run fails."""
+def test_dependabot_waits_a_week_and_looks_after_every_manifest(folder: Path) -> None:
+    """It groups what it asks for; a folder without a manifest would fail its run."""
     looks = []
     for entry in loaded(folder / ".github/dependabot.yml")["updates"]:
         assert entry["cooldown"]["default-days"] >= 7
@@ -159,7 +154,8 @@ def run_step(step: dict[str, Any], folder: Path, values: dict[str, str], **varia
     return run(["bash", "-e", "-c", step["run"]], folder, environment(**variables))
 
 
-def test_jobs_of_the_service(service: Path) -> None:
+@pytest.mark.full
+def test_jobs_of_a_service_pass_and_change_no_file(service: Path) -> None:
     """Every step of every job, in order, on this Python; a service that builds no image has no job for one."""
     jobs = loaded(service / ".github/workflows/ci.yml")["jobs"]
     assert jobs["test"]["strategy"]["matrix"] == {"python": VERSIONS}
@@ -178,14 +174,13 @@ def test_jobs_of_the_service(service: Path) -> None:
 
 
 @pytest.mark.parametrize("results", ["failure success", "success cancelled", "skipped success"])
-def test_last_job_of_the_service(results: str) -> None:
-    """The check for branch protection fails with whatever did not succeed."""
+def test_check_for_branch_protection_fails_unless_every_job_succeeded(results: str) -> None:
     (step,) = loaded(TEMPLATE_DIR / ".github/workflows/ci.yml")["jobs"]["passed"]["steps"]
     assert run_step(step, ROOT, {"join(needs.*.result, ' ')": results}).returncode == 1
 
 
-def test_jobs_of_the_repository(tmp_path: Path) -> None:
-    """Here the Pythons of the machine come on PATH, and the rest is `.ci/run`."""
+def test_job_of_the_repository_puts_every_promised_python_on_path(tmp_path: Path) -> None:
+    """The rest is `.ci/run`."""
     pythons = [tmp_path / f"Python/{version}.9/x64/bin" for version in ["3.10", *VERSIONS, "3.14"]]
     for folder in pythons:
         folder.mkdir(parents=True)
@@ -204,8 +199,8 @@ exit 0
 
 
 @pytest.mark.parametrize(("number", "does"), [("", "<create><--title>"), ("42", "<comment><42>")])
-def test_report_of_drift(tmp_path: Path, number: str, does: str) -> None:
-    """A first failure opens an issue, the next one comments on it; gh itself is played here, as it needs GitHub."""
+def test_failure_of_drift_opens_one_issue_and_comments_on_it(tmp_path: Path, number: str, does: str) -> None:
+    """With a stand-in for gh, which needs GitHub."""
     said = tmp_path / "said"
     (tmp_path / "gh").write_text(GH.format(said=said, number=number))
     (tmp_path / "gh").chmod(0o755)
@@ -221,8 +216,7 @@ def test_report_of_drift(tmp_path: Path, number: str, does: str) -> None:
     assert "value/value/actions/runs/value" in done
 
 
-def test_container() -> None:
-    """A newcomer's container: a Python that is promised, and a command and a port that exist."""
+def test_development_container_has_a_promised_python_and_an_existing_command_and_port() -> None:
     path = ".devcontainer/devcontainer.json"
     assert (ROOT / path).read_bytes() == (TEMPLATE_DIR / path).read_bytes()
     content = json.loads((ROOT / path).read_text("utf-8"))
@@ -269,8 +263,9 @@ def clean(guarded: Path) -> Iterator[Path]:
         must(run(["git", *words], guarded))
 
 
+@pytest.mark.full
 def test_hooks_pass_on_a_new_service(clean: Path) -> None:
-    """They find nothing to mend, also when they are started by hand."""
+    """Also when they are started by hand."""
     here = environment(PRE_COMMIT_HOME=str(clean.parent / "pre-commit"), UV_OFFLINE="true")
     result = must(run([UV, "run", "pre-commit", "run", "--all-files"], clean, here))
     assert result.stdout.count("Passed") == len(loaded(clean / ".pre-commit-config.yaml")["repos"][0]["hooks"]) - 1
@@ -290,24 +285,26 @@ BAD = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", BAD)
-def test_bad_commits_are_refused(clean: Path, name: str) -> None:
-    """Types, rules, borders between parts, what a merge has left."""
+def test_bad_commit_is_refused(clean: Path, name: str) -> None:
+    """Types, rules, imports across layers, what a merge has left."""
     text, hooks = BAD[name]
     (clean / name).write_text(text, "utf-8")
     assert failed(commit(clean)) == hooks
 
 
-def test_bad_format_is_mended(clean: Path) -> None:
-    """A commit that is badly formatted is refused, and what was mended passes the next time."""
+@pytest.mark.full
+def test_badly_formatted_commit_is_refused_and_fixed(clean: Path) -> None:
     (clean / "app/services/ragged.py").write_text('"""Ragged."""\n\nONE  =  [ 1 ]\n', "utf-8")
     assert failed(commit(clean)) == ["ruff-format"]
     assert (clean / "app/services/ragged.py").read_text("utf-8") == '"""Ragged."""\n\nONE = [1]\n'
     must(commit(clean))
 
 
-def test_a_wrong_lock_is_refused(clean: Path, tmp_path: Path) -> None:
-    """Nothing else is looked at then; and the uv that the Makefile has put in does, where there is none on PATH."""
+@pytest.mark.full
+def test_stale_lock_is_refused_before_any_other_check(clean: Path, tmp_path: Path) -> None:
+    """Also with the uv that the Makefile has installed, where there is none on PATH."""
     pyproject = (clean / "pyproject.toml").read_text("utf-8")
     (clean / "pyproject.toml").write_text(pyproject.replace('"fastapi>=', '"colorama",\n    "fastapi>='), "utf-8")
     assert failed(commit(clean)) == ["environment"]

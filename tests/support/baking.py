@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cookiecutter.main import cookiecutter
 
+from scripts.combinations import options
 from scripts.generate import clean_environment
 from scripts.snapshot import ROOT, TEMPLATE
 
@@ -22,6 +24,19 @@ VERSIONS = ["3.11", "3.12", "3.13"]
 """The Python versions that a generated service promises to run on, oldest first."""
 MAKE_TEST_SECONDS = 600
 """When a service's own tests have hung; they take 90 s on two fast cores with every option."""
+LEFT_BEHIND = {".venv", ".uv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache"}
+"""What tools leave in a folder in which they ran."""
+GOOD: dict[str, Any] = {
+    "project_name": "Trail Service",
+    "project_slug": "trail-service",
+    "description": "Follows requests.",
+    "full_name": "Ada Lovelace",
+    "email": "ada@example.com",
+    "license": "MIT",
+    "year": "2026",
+    **dict.fromkeys(options(), True),
+}
+"""Answers that the hooks accept."""
 
 Result = subprocess.CompletedProcess[str]
 

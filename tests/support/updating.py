@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cruft
 import pytest
 
 from scripts.snapshot import ROOT, TEMPLATE
 from tests.support.baking import TOOLS, UV, Result, files_below, must, run
 
-GONE = "no, as "
 STRANGE = ("GIT_", "XDG_", "EMAIL", "PYTHONDONTWRITEBYTECODE")
 SETTINGS = """
 [init]
@@ -26,16 +26,16 @@ email = olive@example.com
 
 @contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Live in another home, with an owner whom git knows, no settings of this machine, and no network for uv.
+    """Live in another home, with an owner whom git knows, and without settings of this machine.
 
-    Compiled Python is kept there, as cruft starts often, and a third of its time is the reading of its packages.
+    Compiled Python is kept there: importing its packages is a third of the time of cruft.
     """
     cache = must(run([UV, "cache", "dir"], ROOT)).stdout.strip()
     (home / ".gitconfig").write_text(SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(STRANGE)]:
             patch.delenv(name)
-        variables = {"GIT_CONFIG_NOSYSTEM": "1", "UV_CACHE_DIR": cache, "UV_OFFLINE": "1"}
+        variables = {"GIT_CONFIG_NOSYSTEM": "1", "UV_CACHE_DIR": cache}
         folders = {"HOME": home, "USERPROFILE": home, "PYTHONPYCACHEPREFIX": home / "compiled"}
         for name, value in (folders | variables).items():
             patch.setenv(name, str(value))
@@ -73,23 +73,20 @@ def environment_of(folder: Path) -> dict[str, str]:
     return dict(os.environ) | {"PWD": str(folder)}
 
 
-def cruft(project: Path, *words: str) -> Result:
-    """Run cruft in a project."""
-    return run([TOOLS / "cruft", *words], project)
-
-
 def up_to_date(project: Path) -> bool:
-    """Say what `cruft check` says."""
-    result = cruft(project, "check")
-    assert ("SUCCESS" in result.stdout) == (result.returncode == 0), result.stderr
-    assert ("FAILURE" in result.stdout) == (result.returncode == 1), result.stderr
-    return result.returncode == 0
+    """Return what `cruft check` finds."""
+    return bool(cruft.check(project))
 
 
-def update(project: Path, **answers: bool | str) -> Result:
-    """Run `cruft update`, with new answers to some questions."""
-    changed = ["--variables-to-update", json.dumps(answers)] if answers else []
-    return must(cruft(project, "update", "--skip-apply-ask", *changed))
+def difference(project: Path) -> str:
+    """Return what `cruft diff` prints, for a project that it finds unchanged."""
+    result = must(run([TOOLS / "cruft", "diff", "--exit-code"], project))
+    return result.stdout
+
+
+def update(project: Path, **answers: bool | str) -> None:
+    """Do what `cruft update --skip-apply-ask` does, within this process; with new answers to some questions."""
+    assert cruft.update(project, skip_apply_ask=True, extra_context=answers)
 
 
 def state(project: Path) -> dict[str, Any]:
@@ -135,6 +132,12 @@ def move_on(template: Path) -> str:
 def local_copy(template: Path, folder: Path) -> Path:
     """Copy a template with its history, as one that has no remote."""
     return Path(shutil.copytree(template, folder))
+
+
+def clone_bare(template: Path, folder: Path) -> str:
+    """Clone a template as a server keeps it, and return its address."""
+    git(template.parent, "clone", "--quiet", "--bare", str(template), str(folder))
+    return folder.as_uri()
 
 
 def fork(template: Path, folder: Path, origin: str) -> Path:
