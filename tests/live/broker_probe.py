@@ -6,11 +6,12 @@ It is copied into the baked project as `app/integrations/broker/__init__.py`.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,8 @@ def install(app: FastAPI, _settings: Settings) -> None:
     """Add a route that tells how the broker is."""
     if state("slow").exists():
         state(f"installing.{os.getpid()}").touch()
-        time.sleep(4)
+    while state("slow").exists():
+        time.sleep(0.02)
 
     @app.get("/broker")
     async def broker() -> Response[int]:
@@ -89,6 +91,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         raise ConnectionError("nobody answers at broker:5672")
     if settings.folder is not None:
         state(f"connected.{os.getpid()}").touch()
+        atexit.register(state(f"atexit.{os.getpid()}").touch)
     async with asyncio.TaskGroup() as group:
         consumer = group.create_task(consume())
         yield
@@ -111,8 +114,9 @@ async def ready() -> None:
     if settings.folder is None:
         raise NotReady("BROKER_FOLDER is not set.")
     log.info("asking the broker")
-    if state("hangs").exists():
-        await asyncio.sleep(30)
+    while state("hangs").exists():  # and heeds no cancellation
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
     if state("crashes").exists():
         raise OSError("broker://user:hunter2@broker:5672")
     if not state("up").exists():

@@ -1,4 +1,4 @@
-"""The probe application with routes that hurt, and marks of the ways in which a worker left.
+"""The probe application with routes that hurt.
 
 It is copied into the baked project and served as `faults_probe:app`.
 """
@@ -6,30 +6,17 @@ It is copied into the baked project and served as `faults_probe:app`.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import time
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from app.common.log_handler import RequestLogHandler
 from app.common.response import Response
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from probe import app
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
 log = RequestLogHandler("faults")
 api = APIRouter(prefix="/faults")
-
-
-def mark(name: str) -> None:
-    """Leave a file that tells that this process got here."""
-    if folder := os.environ.get("MARKS"):
-        (Path(folder) / f"{name}.{os.getpid()}").touch()
 
 
 @api.get("/pid")
@@ -65,22 +52,4 @@ async def read_long(letter: str, size: int = 6000) -> Response[str]:
     return Response(result=letter)
 
 
-if os.environ.get("FAIL_IMPORT"):
-    raise LookupError("the probe fails at import")
-
 app.include_router(api)
-inner = app.router.lifespan_context
-
-
-@asynccontextmanager
-async def lifespan(application: FastAPI) -> AsyncIterator[None]:
-    """Tell that the application was shut down in the ordinary way."""
-    if os.environ.get("FAIL_LIFESPAN"):
-        raise LookupError("the probe fails at start")
-    async with inner(application):
-        yield
-    mark("lifespan")
-
-
-app.router.lifespan_context = lifespan
-atexit.register(mark, "atexit")

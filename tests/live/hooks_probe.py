@@ -35,7 +35,9 @@ def when_ready(_server: Arbiter) -> None:
 
 
 def post_fork(_server: Arbiter, _worker: Worker) -> None:
-    """Tell of a worker's start."""
+    """Tell of a worker's start, which fails while the broker is full."""
+    if (Path(os.environ["BROKER_FOLDER"]) / "full").exists():
+        raise OSError("no room for a worker")
     _mark("post_fork")
 
 

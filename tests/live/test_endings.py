@@ -7,12 +7,19 @@ import pytest
 
 from tests.support.client import build_request, new_id
 from tests.support.service import Service
+from tests.support.speed import scaled
 from tests.support.waiting import wait_for
 
 from .cases import CHUNK
 
+pytestmark = pytest.mark.full
 
-@pytest.mark.parametrize("way", ["close", "abort"])
+JSON = pytest.mark.parametrize("service", ["json"], indirect=True)  # these lines tell the bytes as well
+WAYS = pytest.mark.parametrize("way", ["close", "abort"])
+
+
+@JSON
+@WAYS
 def test_client_gone_before_the_response(service: Service, way: str) -> None:
     """A client that leaves before its answer leaves one flagged line and no traceback."""
     request_id = new_id("gone-before")
@@ -26,25 +33,25 @@ def test_client_gone_before_the_response(service: Service, way: str) -> None:
     assert not [record for record in service.app_records(request_id) if record.exception]
 
 
-@pytest.mark.parametrize("way", ["close", "abort"])
+@JSON
+@WAYS
 def test_client_gone_during_the_response(service: Service, way: str) -> None:
     """A client that leaves in the middle of a stream leaves one flagged line, and the stream stops early."""
     request_id = new_id("gone-during")
     with service.connect() as connection:
-        connection.send(build_request("GET", "/probe/stream?seconds=6&count=60", request_id=request_id))
+        connection.send(build_request("GET", "/probe/stream?seconds=600&count=6000", request_id=request_id))
         while CHUNK not in (seen := connection.socket.recv(65536)):
             assert seen, "closed by the server"
         getattr(connection, way)()
     line = service.access_line(request_id)
-    assert line.status == 200
-    assert line.flags[0] == "client_disconnect"
-    assert line.duration < 5
-    if line.bytes is not None:
-        assert 0 < line.bytes < 60_000
+    assert (line.status, line.flags[0]) == (200, "client_disconnect")
+    assert line.bytes is not None
+    assert 0 < line.bytes < 6_000_000
     assert service.app_records(request_id) == []
 
 
-@pytest.mark.parametrize("way", ["close", "abort"])
+@JSON
+@WAYS
 def test_client_gone_during_its_own_body(service: Service, way: str) -> None:
     """A client that leaves in the middle of its own body leaves one flagged line and no traceback."""
     request_id = new_id("gone-upload")
@@ -56,36 +63,37 @@ def test_client_gone_during_its_own_body(service: Service, way: str) -> None:
     assert [record.message for record in service.app_records(request_id)] == ["reading"]
 
 
-def test_stream_that_breaks(service: Service) -> None:
-    """A stream that fails midway ends as an incomplete body, never as a complete one; line and traceback say why."""
+@JSON
+def test_stream_that_breaks_is_incomplete(service: Service) -> None:
+    """A stream that fails midway never ends as a complete body; line and traceback say why."""
     request_id = new_id("broken")
     answer = service.request("GET", "/probe/stream/broken", request_id=request_id)
     assert (answer.status, answer.one(), answer.complete) == (200, request_id, False)
     assert len(answer.body) == 2000
     line = service.access_line(request_id)
-    assert line.status == 200
+    assert (line.status, line.bytes) == (200, 2000)
     assert set(line.flags) == {"incomplete", "ArithmeticError"}
-    if line.bytes is not None:
-        assert line.bytes == 2000
     records = [record for record in service.app_lines(request_id) if record.exception]
     assert len(records) == 1, records
     assert "ArithmeticError: probe stream failure" in records[0].exception
 
 
 @pytest.mark.parametrize(("log_format", "loop"), [("text", "uvloop"), ("json", "asyncio")])
-def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, loop: str) -> None:
-    """What outlasts the grace is cancelled: 503 with the envelope, a flagged line; what does not, is answered."""
+def test_requests_beyond_the_grace_are_cancelled(project: Path, tmp_path: Path, log_format: str, loop: str) -> None:
+    """Such a request gets 503 with the envelope and a flagged line; one that ends in time is answered."""
     long_id, short_id, stream_id = new_id("cancelled"), new_id("in-time"), new_id("cut")
     env = {"LOG_FORMAT": log_format, "GRACEFUL_TIMEOUT": "4", "LOOP": loop}
     with Service(project, tmp_path, env=env) as service:
         with service.connect() as long, service.connect() as short, service.connect() as stream:
-            long.send(build_request("GET", "/probe/wait?seconds=30&tell=true", request_id=long_id))
+            long.send(build_request("GET", "/probe/wait?seconds=300&tell=true", request_id=long_id))
             short.send(build_request("GET", "/probe/wait?seconds=1&tell=true", request_id=short_id))
-            stream.send(build_request("GET", "/probe/stream?seconds=30&count=300", request_id=stream_id))
+            stream.send(build_request("GET", "/probe/stream?seconds=300&count=3000", request_id=stream_id))
             for request_id in (long_id, short_id):
                 service.app_lines(request_id)
             stream.socket.recv(1)
+            began = time.monotonic()
             assert service.stop() == 0
+            assert time.monotonic() - began < scaled(5)
             in_time, cancelled = short.answer(), long.answer()
         assert (in_time.status, in_time.one()) == (200, short_id)
         assert (cancelled.status, cancelled.one()) == (503, long_id)
@@ -93,22 +101,16 @@ def test_cancelled_at_shutdown(project: Path, tmp_path: Path, log_format: str, l
         assert (body["code"], body["message"], body["request_id"]) == (503, "failed", long_id)
         line = service.access_line(long_id)
         assert (line.status, line.flags) == (503, ("CancelledError",))
-        assert line.duration < 5
         assert service.access_line(short_id).flags == ()
         cut = service.access_line(stream_id)
-        assert cut.status == 200
-        assert set(cut.flags) == {"CancelledError", "incomplete"}
+        assert (cut.status, set(cut.flags)) == (200, {"CancelledError", "incomplete"})
         assert "Traceback" not in service.app_text()
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.6])
-def test_told_to_end_while_workers_start(connected: Path, tmp_path: Path, seconds: float) -> None:
-    """Whatever a worker does at that moment, an import or a hook, it hears of it: not killed after GRACEFUL_TIMEOUT."""
+@pytest.mark.parametrize("moment", ["Booting worker", "Integrations: "], ids=["import", "startup"])
+def test_service_may_be_stopped_while_its_workers_start(connected: Path, tmp_path: Path, moment: str) -> None:
+    """A worker hears SIGTERM in an import or a hook as well: it is not killed after GRACEFUL_TIMEOUT."""
     with Service(connected, tmp_path / "service", app="app.main:app", wait=False) as service:
-        wait_for(lambda: service.app_text().count("Booting worker") == 2, "two workers")
-        time.sleep(seconds)
-        began = time.monotonic()
-        assert service.stop(timeout=60) == 0
-        assert time.monotonic() - began < 25
-        assert "Traceback" not in service.output()
-        assert "SystemExit" not in service.output()
+        wait_for(lambda: service.app_text().count(moment) >= 2, f"two workers that log {moment!r}")
+        assert service.stop(timeout=120) == 0
+        assert not [word for word in ("Traceback", "SystemExit", "SIGKILL") if word in service.output()]

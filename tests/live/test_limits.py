@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.client import Connection, build_request, new_id
-from tests.support.faults import check_refusal, serve
+from tests.support.faults import check_refusal, drip, serve
+from tests.support.speed import scaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from tests.support.service import Service
 
-LINE, FIELDS, HEAD, BODY = 1000, 20, 4096, 2_000_000
+pytestmark = pytest.mark.full
+
+LINE, FIELDS, HEAD, BODY = 8190, 20, 16384, 2_000_000
 SETTINGS = {
     "LIMIT_REQUEST_LINE": str(LINE),
     "LIMIT_REQUEST_FIELDS": str(FIELDS),
@@ -29,14 +32,14 @@ START = b"GET /api/demo HTTP/1.1\r\nHost: testserver\r\n"
 
 @pytest.fixture(scope="module")
 def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run the service with small limits; at the end every line is one, and nothing has failed."""
+    """Run the service with limits; at the end every line is one, and nothing has failed."""
     with serve(project, tmp_path_factory.mktemp("limits"), settings=SETTINGS) as service:
         yield service
         assert not [line for line in service.access() if line.status == 500]
         assert "Traceback" not in service.app_text()
 
 
-def test_request_line(target: Service) -> None:
+def test_long_request_line_is_refused(target: Service) -> None:
     """A target of the limit passes, one more byte is refused with 414."""
     path = "/" + "a" * (LINE - 1)
     assert target.request("GET", path).status == 404
@@ -45,7 +48,7 @@ def test_request_line(target: Service) -> None:
     check_refusal(target, target.raw(b"GET /" + b"a" * 1_000_000), 414)
 
 
-def test_header_count(target: Service) -> None:
+def test_too_many_headers_are_refused(target: Service) -> None:
     """As many lines as the limit pass, one more is refused with 431."""
     many = [(f"X-{number}", "1") for number in range(FIELDS - 2)]
     assert target.request("GET", "/api/demo", many).status == 200
@@ -61,12 +64,12 @@ LARGE = {
 
 
 @pytest.mark.parametrize("lines", LARGE.values(), ids=LARGE)
-def test_header_bytes(target: Service, lines: bytes) -> None:
+def test_large_header_is_refused(target: Service, lines: bytes) -> None:
     """One header line beyond the limit is refused with 431, be it complete or not."""
     check_refusal(target, target.raw(START + lines), 431)
 
 
-def test_head_in_pieces(target: Service) -> None:
+def test_head_in_pieces_is_read(target: Service) -> None:
     """A head within the limit is welcome in whatever pieces it arrives."""
     request_id = new_id("pieces")
     lines = [(f"X-{number}", "a" * 300) for number in range(10)]
@@ -74,30 +77,27 @@ def test_head_in_pieces(target: Service) -> None:
     with target.connect() as connection:
         for start in range(0, len(data), 100):
             connection.send(data[start : start + 100])
-            time.sleep(0.003)
+            time.sleep(0.003)  # so that each is a piece of its own
         answer = connection.answer()
     assert (answer.status, answer.one()) == (200, request_id)
 
 
-def test_many_small_headers(target: Service) -> None:
+def test_headers_that_are_too_large_together_are_refused(target: Service) -> None:
     """Lines that together are beyond the limit are refused with 431, the ID in front of them is kept."""
     request_id = new_id("many")
-    lines = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 400) for number in range(12))
+    lines = b"".join(b"X-%d: %b\r\n" % (number, b"a" * 1500) for number in range(12))
     check_refusal(target, target.raw(START + f"X-Request-ID: {request_id}\r\n".encode() + lines), 431, request_id)
 
 
-def test_endless_header_dripped(target: Service) -> None:
+def test_endless_header_is_refused(target: Service) -> None:
     """A header line that never ends, in pieces, is refused as soon as it is beyond the limits."""
     with target.connect() as connection:
         connection.send(START + b"X-Endless: ")
-        for _ in range(40):
-            time.sleep(0.005)
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.send(b"a" * 400)
+        drip(connection, b"a" * 400, interval=0.005)
         check_refusal(target, connection.answer(), 431)
 
 
-def test_body_by_length(target: Service) -> None:
+def test_body_too_large_by_its_length_is_refused(target: Service) -> None:
     """A length beyond the limit is refused with 413, before the body and after it."""
     request_id = new_id("length")
     head = build_request("POST", "/probe/echo", [("Content-Length", str(BODY + 1))], request_id=request_id)
@@ -107,7 +107,7 @@ def test_body_by_length(target: Service) -> None:
     assert target.request("POST", "/probe/echo", body=b"x" * BODY).json()["result"] == BODY
 
 
-def test_body_in_chunks(target: Service) -> None:
+def test_body_too_large_in_chunks_is_refused(target: Service) -> None:
     """Chunks that are together beyond the limit are refused with 413."""
     request_id = new_id("chunks")
     body = b"%x\r\n%b\r\n" % (BODY // 2, b"x" * (BODY // 2)) * 3
@@ -118,40 +118,26 @@ def test_body_in_chunks(target: Service) -> None:
         check_refusal(target, connection.answer("POST"), 413, request_id)
 
 
-def test_large_input_costs_little(project: Path, tmp_path: Path) -> None:
+def test_large_input_costs_little(target: Service) -> None:
     """No input within the limits takes more than its share of time: none is worse than linear, also in the log."""
     pieces = ("q", "%41", "&", "=", "a=", "a&", ";", "token", "%", "[", "/", "+", "'")
     targets = [f"/{start}{piece * (8000 // len(piece))}" for piece in pieces for start in ("", "?", "?a=")]
     values = [piece * (8000 // len(piece)) for piece in (*pieces, "1.2.3.4,", ":", "[", "\\", '"', "\xe9", "-")]
-    with serve(project, tmp_path, workers=1) as service, service.connect() as connection:
-        seconds: dict[str, float] = {}
-        for target in targets:
-            seconds[target[:8]] = spent(connection, target, ())
-        for name in ("X-Request-ID", "User-Agent", "X-Forwarded-For", "X-Forwarded-Proto", "Accept", "Cookie"):
+    names = ("X-Request-ID", "User-Agent", "X-Forwarded-For", "X-Forwarded-Proto", "Accept", "Cookie")
+    with target.connect() as connection:
+        seconds = {text[:8]: spent(connection, text, ()) for text in targets}
+        for name in names:
             for value in values:
                 seconds[f"{name}: {value[:8]}"] = spent(connection, "/api/demo", ((name, value),))
-        slow = {what: round(took, 3) for what, took in seconds.items() if took > 0.4}
-        assert not slow, slow
+    slow = {what: round(took, 3) for what, took in seconds.items() if took > scaled(0.1)}
+    assert not slow, slow
 
 
 def spent(connection: Connection, target: str, headers: tuple[tuple[str, str], ...]) -> float:
-    """Return the seconds for four requests, each of which waits for the line of the one before."""
-    began = time.monotonic()
-    for _ in range(4):
+    """Return the seconds that such a request takes at least, behind the line of one like it on the same loop."""
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
         assert connection.request("GET", target, headers).status in {200, 404}
-    return time.monotonic() - began
-
-
-def test_concurrency(project: Path, tmp_path: Path) -> None:
-    """Requests beyond LIMIT_CONCURRENCY are answered with 503 at once; idle connections do not count."""
-    with serve(project, tmp_path, workers=1, LIMIT_CONCURRENCY="2") as service, contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(service.connect()) for _ in range(5)]
-        assert {connection.request("GET", "/api/demo").status for connection in idle} == {200}
-        busy = [stack.enter_context(service.connect()) for _ in range(2)]
-        for connection in busy:
-            connection.send(build_request("GET", "/probe/wait?seconds=1"))
-        time.sleep(0.2)
-        request_id = new_id("busy")
-        check_refusal(service, service.request("GET", "/api/demo", request_id=request_id), 503, request_id)
-        assert {connection.answer().status for connection in busy} == {200}
-        assert service.request("GET", "/api/demo").status == 200
+        took.append(time.monotonic() - began)
+    return min(took[1:])

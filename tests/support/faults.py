@@ -1,26 +1,32 @@
-"""What the tests of faults, limits and hostile input share: a probe of their own, load in the background, counting."""
+"""What the tests of faults, limits and hostile input share: probes of their own, counting, waiting for workers."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from select import select
 from typing import TYPE_CHECKING
 
 from scripts.snapshot import ROOT
 from tests.support.lines import parse_access
 from tests.support.process import environment_of
-from tests.support.servers import gunicorn
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tests.support.client import Answer
+    from tests.support.client import Answer, Connection
 
-APP = "faults_probe:app"
+HANDSHAKE = (
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+)
 
 
 def serve(
@@ -29,20 +35,50 @@ def serve(
     *,
     log_path: Path | None = None,
     workers: int = 2,
-    marks: Path | None = None,
     wait: bool = True,
     settings: Mapping[str, str] | None = None,
     **env: str,
 ) -> Service:
-    """Return the service with the probe of this package; not started yet. `marks`: a folder for marks of exits."""
+    """Return the service with the faults probe; not started yet."""
+    shutil.copy(ROOT / "tests/live/faults_probe.py", project)
     env |= settings or {}
-    for name in ("faults_probe.py", "faults_gun.py"):
-        shutil.copy(ROOT / "tests/live" / name, project / name)
-    if marks is not None:
-        marks.mkdir(parents=True, exist_ok=True)
-        env["MARKS"] = str(marks)
-    command = gunicorn("-c", "faults_gun.py") if marks is not None else None
-    return Service(project, work, app=APP, env=env, workers=workers, log_path=log_path, command=command, wait=wait)
+    return Service(project, work, app="faults_probe:app", env=env, workers=workers, log_path=log_path, wait=wait)
+
+
+def with_integrations(project: Path, target: Path) -> Path:
+    """Copy the service, in the environment that it has, and add two integrations; their broker is a folder beside."""
+    shutil.copytree(project, copy := target / "project", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+    (copy / ".venv").symlink_to(project / ".venv")
+    for name, file, probe in (("broker", "__init__", "broker"), ("marks", "server", "hooks")):
+        folder = copy / "app" / "integrations" / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("def install(app, settings): pass\n")
+        shutil.copy(ROOT / f"tests/live/{probe}_probe.py", folder / f"{file}.py")
+    new_broker(target)
+    return copy
+
+
+def new_broker(folder: Path) -> Path:
+    """Make the folder that stands for the broker; it answers."""
+    (broker := folder / "broker").mkdir()
+    (broker / "up").touch()
+    return broker
+
+
+def marks(broker: Path, name: str) -> set[int]:
+    """Return the processes that have left a mark of this name."""
+    return {int(path.suffix[1:]) for path in broker.glob(f"{name}.*")}
+
+
+def wait_connected(service: Service, count: int) -> list[int]:
+    """Wait until there are so many workers and each has connected to the broker; return them."""
+    broker = Path(service.env["BROKER_FOLDER"])
+
+    def look() -> list[int]:
+        workers = service.workers()
+        return workers if len(workers) == count and marks(broker, "connected").issuperset(workers) else []
+
+    return wait_for(look, f"{count} workers that are connected")
 
 
 def count_ids(paths: Iterable[Path]) -> Counter[str]:
@@ -77,6 +113,13 @@ def check_refusal(service: Service, answer: Answer, status: int, request_id: str
     assert service.access_line(answer.one()).status == status
 
 
+def drip(connection: Connection, piece: bytes, interval: float = 0.1) -> None:
+    """Send a piece in each interval until the service answers."""
+    while not select([connection.socket], [], [], interval)[0]:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the answer came while we sent
+            connection.send(piece)
+
+
 def open_files(pids: Iterable[int]) -> int:
     """Count the descriptors that the processes have open."""
     return sum(1 for pid in pids for _ in Path(f"/proc/{pid}/fd").iterdir())
@@ -91,7 +134,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def new_workers(service: Service, old: Iterable[int], count: int, timeout: float = 15.0) -> list[int]:
+def new_workers(service: Service, old: Iterable[int], count: int) -> list[int]:
     """Wait until so many workers run and none of the old ones; return them."""
     gone = set(old)
 
@@ -99,12 +142,12 @@ def new_workers(service: Service, old: Iterable[int], count: int, timeout: float
         pids = service.workers()
         return pids if len(pids) == count and not gone & set(pids) else []
 
-    return wait_for(look, f"{count} new workers instead of {sorted(gone)}", seconds=timeout)
+    return wait_for(look, f"{count} workers, none of {sorted(gone)}")
 
 
-def wait_count(service: Service, count: int) -> None:
-    """Wait until so many workers run."""
-    wait_for(lambda: len(service.workers()) == count, f"{count} workers")
+def wait_count(service: Service, count: int) -> list[int]:
+    """Wait until so many workers run; return them."""
+    return new_workers(service, (), count)
 
 
 def wait_serving(service: Service, pids: Iterable[int]) -> None:

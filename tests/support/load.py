@@ -6,6 +6,7 @@ import json
 import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,6 +16,8 @@ from tests.support.client import ID_HEADER, build_request, new_id
 from tests.support.waiting import wait_for
 
 DEMO = (("GET", "/api/demo"),)
+KEPT = 4
+"""How many connections are kept and used in turn, so that every worker gets some; more only as they are needed."""
 
 
 @dataclass
@@ -101,7 +104,7 @@ class Load:
     patience: float = 40
     sent: list[Sent] = field(default_factory=list)
     dropped: int = 0
-    _idle: list[_Line] = field(default_factory=list)
+    _idle: deque[_Line | None] = field(default_factory=deque)
     _over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -128,6 +131,7 @@ class Load:
         return sum(one.ended > 0 for one in self.sent)
 
     async def _run(self) -> None:
+        self._idle.extend([None] * min(KEPT, self.clients))
         mix = itertools.cycle(self.mix)
         due = time.monotonic()
         tasks: set[asyncio.Task[None]] = set()
@@ -140,34 +144,34 @@ class Load:
             tasks.add(task := asyncio.create_task(self._send(sent)))
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
-        for line in self._idle:
+        lines = [line for line in self._idle if line]
+        for line in lines:
             line.writer.close()
-        await asyncio.gather(*(line.writer.wait_closed() for line in self._idle), return_exceptions=True)
+        await asyncio.gather(*(line.writer.wait_closed() for line in lines), return_exceptions=True)
 
     async def _send(self, sent: Sent) -> None:
-        line = None
+        line = self._next()
         keep = False
         try:
             async with asyncio.timeout(self.patience):
-                line = self._kept() or await _connect(self.port)
+                line = line or await _connect(self.port)
                 line.write([sent])
                 keep = await line.read(sent)
-        except (OSError, EOFError, TimeoutError, KeyError) as error:
+        except Exception as error:
             sent.error = repr(error)
         sent.ended = time.monotonic()
-        if line is not None and keep:
-            self._idle.append(line)
-        elif line is not None:
+        if line and not keep:
             line.writer.close()
+        self._idle.append(line if keep else None)
 
-    def _kept(self) -> _Line | None:
-        while self._idle:
-            line = self._idle.pop()
-            if not line.reader.at_eof():
-                return line
+    def _next(self) -> _Line | None:
+        """Return the connection that has been idle longest, or None where a new one is needed."""
+        line = self._idle.popleft() if self._idle else None
+        if line and line.reader.at_eof():
             line.writer.close()
             self.dropped += 1
-        return None
+            return None
+        return line
 
     @property
     def answered(self) -> list[str]:
