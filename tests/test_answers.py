@@ -67,22 +67,6 @@ def test_every_impossible_answer_is_named_at_once(repository: Path, tmp_path: Pa
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def test_cookiecutter_refuses_an_unknown_license(repository: Path, tmp_path: Path) -> None:
-    result = bake_by_command(repository, tmp_path / "output", "license=WTFPL")
-    assert result.returncode != 0
-    assert list((tmp_path / "output").iterdir()) == []
-
-
-def test_option_that_is_neither_on_nor_off_is_refused(repository: Path, tmp_path: Path) -> None:
-    """A word by cookiecutter, a number by our hook."""
-    result = bake_by_command(repository, tmp_path / "output", "core_tests=maybe")
-    assert result.returncode == 1
-    assert "core_tests could not be converted to a boolean" in result.stderr
-    with pytest.raises(Exception, match="Hook script failed"):
-        bake(repository, tmp_path / "output", core_tests=7)
-    assert list((tmp_path / "output").iterdir()) == []
-
-
 def test_edited_answers_of_a_replay_are_checked(repository: Path, tmp_path: Path) -> None:
     must(bake_by_command(repository, tmp_path / "output"))
     replay = tmp_path / "replay_dir" / f"{repository.name}.json"

@@ -26,7 +26,7 @@ from tests.support.engine import fetch_images
 from tests.support.ports import free_port
 from tests.support.process import children
 from tests.support.servers import SERVERS
-from tests.support.stack import REPLACE_ONE_BY_ONE, Stack
+from tests.support.stack import Stack
 from tests.support.terminal import Running, running
 from tests.support.waiting import wait_for
 
@@ -64,7 +64,7 @@ ELSEWHERE = {
     Command("repository", "make run"): "test_readme.py",
     Command("repository", "make test"): "test_project.py",
     Command("service", ".venv/bin/pre-commit install"): "test_workflows.py",
-    Command("service", REPLACE_ONE_BY_ONE): "support/stack.py",
+    Command("service", find_line(r"all=\$\(docker compose ps .+")): "compose/test_change.py",
     Command("service", "docker compose build"): "compose/test_change.py",
     Command("service", "docker compose down"): "support/stack.py",
     Command("service", "docker compose kill --signal HUP api"): "compose/test_change.py",
@@ -77,12 +77,13 @@ ELSEWHERE = {
 
 
 def is_run_in(file: str, line: str) -> bool:
-    """Whether a file has the line as a constant, or gives its words to a call or as a list."""
+    """Whether a file gives the words of the line to a call or as a list, or looks for the line in its document."""
     words = shlex.split(re.sub("^(docker compose|uv run) ", "", line))
     for node in ast.walk(ast.parse((ROOT / "tests" / file).read_text("utf-8"))):
         parts = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.List) else []
-        given = [part.id if isinstance(part, ast.Name) else getattr(part, "value", "") for part in parts]
-        if given[: len(words)] == words or getattr(node, "value", "") == line:
+        given = [getattr(part, "id", getattr(part, "value", None)) for part in parts]
+        looks_for_it = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "startswith"
+        if given[: len(words)] == words or (looks_for_it and line.startswith(str(given[0]))):
             return True
     return False
 
@@ -245,15 +246,9 @@ def updates(places: Places, line: str) -> None:
 
 def is_served(places: Places, line: str) -> None:
     """The server responds with the ID, and writes the access line."""
-    server, port = places.serving(line)
+    server, port = places.service if line.startswith("MCP_SERVERS=") else places.serving(line)
     get_demo(port, "asked-by-the-test")
     server.wait_for(" asked-by-the-test 200 ")
-    server.leave()
-
-
-def is_served_with_other_servers(places: Places, _: str) -> None:
-    get_demo(places.service[1], "asked-by-the-test")
-    places.service[0].wait_for(" asked-by-the-test 200 ")
 
 
 def curl(places: Places, line: str, port: int) -> str:
@@ -459,8 +454,7 @@ RUNNERS: dict[str, Callable[[Places, str], None]] = {
     r"repository: uvx cookiecutter <this repository>": generates_a_service,
     r"\w+: uvx cruft update --skip-apply-ask( --variables-to-update '.+')?": updates,
     r"service: LOG_PATH=log PID_FILE=log/service.pid make run": writes_files,
-    r"service: uv run uvicorn .+": is_served,
-    r"service: MCP_SERVERS='.+' make run": is_served_with_other_servers,
+    r"service: (uv run uvicorn .+|MCP_SERVERS='.+' make run)": is_served,
     r"service: curl .+:8000/api/demo .+": gets_the_demo,
     r'service: kill -(HUP|TTIN|TTOU) "\$\(cat log/service\.pid\)"': changes_the_workers,
     r'service: kill -TERM "\$\(cat log/service\.pid\)"': ends,

@@ -204,16 +204,6 @@ def test_project_of_a_tag_follows_the_branch_of_a_remote(fresh: dict[str, bytes]
     assert [state(project)[fact] for fact in ("template", "commit")] == [url, git(moving, "rev-parse", "HEAD")]
 
 
-@pytest.mark.full
-def test_project_of_a_remote_is_up_to_date(template: Path, plain: Path, tmp_path: Path) -> None:
-    url = clone_bare(template, tmp_path / "trail.git")
-    must(cookiecutter(url, tmp_path / "output", f"year={YEAR}"))
-    project = tmp_path / "output" / "trail-service"
-    assert contents(project) == contents(plain)
-    assert state(project)["checkout"] is None
-    assert up_to_date(project)
-
-
 def mark(project: Path, who: str) -> None:
     """Write one's own line where others write theirs, in a file and in the lock."""
     lines = (project / "Makefile").read_text("utf-8").splitlines(keepends=True)
