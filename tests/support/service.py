@@ -10,11 +10,14 @@ from tests.support.client import Answer, Connection, build_request
 from tests.support.ports import free_port
 from tests.support.process import Process
 from tests.support.servers import SERVERS
-from tests.support.waiting import wait_for
+from tests.support.waiting import INTERVAL, wait_for
 
 
 class Service(Process):
-    """A running service; a context manager that leaves no process behind."""
+    """A running service; a context manager that leaves no process behind, nor a second line of an ID unnoticed."""
+
+    interval = INTERVAL
+    """Seconds between two looks at whether it is ready."""
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class Service(Process):
         self.launch()
         try:
             if self._wait:
-                wait_for(self._ready, "readiness")
+                wait_for(self._ready, "readiness", interval=self.interval)
         except BaseException as error:
             self.kill()
             error.add_note(self.output())
@@ -49,12 +52,20 @@ class Service(Process):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            self.settle()
         self.kill()
+        if error is None:
+            self.check_single()
 
     # The process
 
     def _ready(self) -> bool:
         assert self.process.poll() is None, f"exit code {self.process.returncode}"
+        return self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Tell whether it answers, with every worker."""
         try:
             return self.request("GET", "/livez").status == 200 and self._has_all_workers()
         except (OSError, EOFError):
