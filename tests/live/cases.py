@@ -23,6 +23,8 @@ class Case:
     flags: tuple[str, ...] = ()
     at_least: float = 0.0
     size: int | None = None
+    cause: str = ""
+    header: tuple[str, str] | None = None
 
 
 LARGE = b"x" * (MAX_BODY + 1)
@@ -46,12 +48,12 @@ CASES = (
     Case("body of the allowed size", "/probe/echo", 200, "POST", body=b"x" * MAX_BODY, logs=("reading",)),
     Case("body nobody reads", "/probe/unread", 200, "POST", body=b"x" * 200_000),
     Case("validation", "/probe/items/many", 422),
-    Case("HTTPException", "/probe/teapot", 418),
+    Case("HTTPException", "/probe/teapot", 418, cause="I am a teapot.", header=("X-Extra", "kept")),
     Case("unhandled", "/probe/fail", 500, trace="RuntimeError: probe failure", flags=UNHANDLED),
     Case("unhandled in a thread", "/probe/fail/sync", 500, trace="RuntimeError: probe failure in", flags=UNHANDLED),
-    Case("unhandled demo", "/api/demo/fail", 500, trace="Error"),
-    Case("stream", "/probe/stream", envelope=False, logs=("streamed",), at_least=1.2, size=6000),
-    Case("demo stream", "/api/demo/stream", envelope=False),
+    Case("unhandled demo", "/api/demo/fail", 500, trace="RuntimeError: this is a defect"),
+    Case("stream", "/probe/stream?seconds=0.3", envelope=False, logs=("streamed",), at_least=0.3, size=6000),
+    Case("demo stream", "/api/demo/stream?lines=3&pause=0.02", envelope=False),
     Case("file", "/probe/file", envelope=False),
     Case("part of a file", "/probe/file", 206, headers=(("Range", "bytes=0-9"),), envelope=False, size=10),
     Case("no such part", "/probe/file", 416, headers=(("Range", "bytes=9999999-"),), envelope=False),
@@ -63,6 +65,7 @@ CASES = (
     Case("background", "/probe/background", logs=("in background thread", "in background")),
     Case("create_task", "/probe/task", logs=("in task",)),
     Case("to_thread", "/probe/thread", logs=("in thread",)),
+    Case("demo background", "/api/demo/background", logs=("cleaned up",)),
     Case("wait", "/probe/wait?seconds=0.3", logs=("waited",), at_least=0.3),
     Case("demo wait", "/api/demo/wait?seconds=0.2", at_least=0.2),
     Case("shared response object", "/probe/shared", envelope=False, size=6),

@@ -25,11 +25,12 @@ def connected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="session", params=["text", "json"])
+@pytest.fixture(scope="session", params=["text", pytest.param("json", marks=pytest.mark.full)])
 def service(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     """Run gunicorn with two workers and the probe application; for tests that leave it running."""
-    env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY)}
+    env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY), "HEAD_TIMEOUT": "2", "BODY_TIMEOUT": "2"}
     with Service(project, tmp_path_factory.mktemp(f"service-{request.param}"), env=env) as running:
         yield running
+        running.access()  # whatever the access log holds is an access line
