@@ -73,8 +73,10 @@ class Server:
     def join(self) -> int:
         """Wait for the end of the server, then of its lines; give its exit code."""
         code = self.process.wait()
-        for reader in self._readers:
+        for reader, pipe in zip(self._readers, (self.process.stdout, self.process.stderr), strict=True):
             reader.join()
+            if pipe:
+                pipe.close()
         return code
 
     def stop(self) -> None:

@@ -141,10 +141,18 @@ def test_folder_is_remembered_when_no_remote_has_the_commit(template: Path, serv
     assert facts(service, clone) == [str(clone), unpushed, None]
 
 
+def test_template_that_cookiecutter_has_cloned_is_remembered_by_its_address(template: Path, service: Path) -> None:
+    """Also a commit beside all branches, such as that of a tag."""
+    url = "https://host.example/trail.git"
+    clone = fork(template, service.parent / "clone", url)
+    commit(clone)
+    assert facts(service, clone, _template=url)[0] == url
+
+
 def test_remote_that_has_the_commit_is_remembered(template: Path, service: Path) -> None:
     """Whatever its name; of two remotes that have it, origin."""
     clone = fork(template, service.parent / "clone", "https://host.example/fork.git")
-    git(clone, "remote", "rename", "origin", "upstream")
+    git(clone, "remote", "rename", "origin", "fork")
     assert facts(service, clone)[0] == "https://host.example/fork.git"
     git(clone, "remote", "add", "origin", "https://host.example/origin.git")
     assert facts(service, clone)[0] == "https://host.example/fork.git"
