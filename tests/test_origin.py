@@ -145,8 +145,8 @@ def test_template_that_cookiecutter_has_cloned_is_remembered_by_its_address(temp
     """Also a commit beside all branches, such as that of a tag."""
     url = "https://host.example/trail.git"
     clone = fork(template, service.parent / "clone", url)
-    commit(clone)
-    assert facts(service, clone, _template=url)[0] == url
+    tagged = commit(clone)
+    assert facts(service, clone, _template=url, _checkout="v1") == [url, tagged, "v1"]
 
 
 def test_remote_that_has_the_commit_is_remembered(template: Path, service: Path) -> None:
@@ -178,9 +178,12 @@ def settings(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 
 @pytest.mark.parametrize("text", ["", "[user]\nuseConfigOnly = true\n", "[user]\nname = Half\n"])
-def test_author_of_the_answers_commits_where_git_knows_no_user(settings: Path, service: Path, text: str) -> None:
-    """And no setting is left behind."""
+def test_author_of_the_answers_commits_where_git_knows_no_user(
+    settings: Path, service: Path, monkeypatch: Patch, text: str
+) -> None:
+    """Also where git could guess one, and no setting is left behind."""
     settings.write_text(text)
+    monkeypatch.setenv("EMAIL", "guessed@example.com")
     assert post.start_repository(service, ADA) == "yes, with a first commit on main"
     assert commits(service) == ["Ada Answer <ada@example.com>"]
     assert "Ada" not in (service / ".git" / "config").read_text("utf-8")
