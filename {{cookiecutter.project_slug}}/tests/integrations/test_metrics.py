@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp
 from app.common.measures import measure, measure_watchers
 from app.common.request_record import request_watchers
 from app.integrations import metrics
+from app.integrations.metrics import server
 from app.main import Application, create_app
 from app.settings import PROJECT_ROOT
 from tests.support import HEADER, ID, Logs, connect
@@ -34,26 +36,24 @@ OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;
 Labels = dict[str, str]
 
 
-def scrape(client: TestClient, accept: Labels | None = None) -> list[Sample]:
-    response = client.get("/metrics", headers=accept or {})
-    assert response.status_code == 200
-    parse = parse_openmetrics if accept else parse_text
-    return [sample for family in parse(response.text) for sample in family.samples]
+def counted() -> list[Sample]:
+    """Return what a scrape would have, without the text."""
+    return [sample for family in metrics.Everything().collect() for sample in family.samples]
 
 
-def value(client: TestClient, name: str, **labels: str) -> float:
+def value(name: str, **labels: str) -> float:
     """Return the sum of what has these labels."""
-    return sum(one.value for one in scrape(client) if one.name == name and labels.items() <= one.labels.items())
+    return sum(one.value for one in counted() if one.name == name and labels.items() <= one.labels.items())
 
 
 @pytest.fixture
-def grown(client: TestClient) -> Iterator[Callable[..., float]]:
+def grown(app: Application) -> Iterator[Callable[..., float]]:  # noqa: ARG001 - which counts
     """Return by how much a metric has grown since the test began: the metrics are those of the process."""
-    before = scrape(client)
+    before = counted()
 
     def grown(name: str, **labels: str) -> float:
         then = sum(one.value for one in before if one.name == name and labels.items() <= one.labels.items())
-        return value(client, name, **labels) - then
+        return value(name, **labels) - then
 
     yield grown
     request_watchers.clear()
@@ -150,13 +150,13 @@ def test_a_websocket_is_counted_without_its_time(
     assert grown("http_requests_total", status="403") == grown("http_request_duration_seconds_count") == 1
 
 
-def test_nobody_floods_the_labels(client: TestClient, grown: Callable[..., float]) -> None:
+def test_unknown_methods_and_paths_are_one_series(client: TestClient, grown: Callable[..., float]) -> None:
     """Whatever methods and paths come: one series."""
     client.request("BREW", "/pot/x")
-    known = len(scrape(client))
+    known = len(counted())
     for number in range(100):
         client.request(f"BREW{number}", f"/pot/{number}", params={"q": str(number)})
-    assert len(scrape(client)) == known
+    assert len(counted()) == known
     assert grown("http_requests_total", method="_OTHER", route="_UNMATCHED", status="404") == 101
 
 
@@ -165,64 +165,51 @@ def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Calla
     for _ in range(3):
         assert client.get("/metrics").headers[HEADER]
     assert grown("http_requests_total") == grown("http_requests_in_flight") == 0
-    assert value(client, "http_requests_in_flight") == 0
     client.get("/livez")
     assert logs.access == []
     client.post("/metrics")
     assert len(logs.access) == 1
 
 
-def test_requests_in_flight(app: Application, client: TestClient) -> None:
-    """Seen from within: this one, while it is served, and no more when it has failed."""
-    seen: list[float] = []
-
-    @app.get("/look")
-    def look() -> None:
-        seen.append(sum(one.value for family in metrics.Everything().collect() for one in family.samples
-                        if one.name == "http_requests_in_flight" and one.labels["type"] == "http"))  # fmt: skip
-        raise ValueError("looked")
-
-    assert client.get("/look").status_code == 500
-    assert seen == [1]
-    assert value(client, "http_requests_in_flight") == 0
-
-
-def test_an_application_in_another_one(app: Application, client: TestClient, grown: Callable[..., float]) -> None:
-    """Of the same kind, which counts as well: each request once, with the prefix."""
+@pytest.mark.parametrize("prefix", ["", "/nested"])
+def test_requests_in_flight_are_counted_once(
+    app: Application, client: TestClient, grown: Callable[..., float], prefix: str
+) -> None:
+    """Seen from within: this one while it is served, none when it has failed; also of a mounted application."""
     inner, seen = create_app(), []
     app.mount("/nested", inner)
 
-    @inner.get("/look")
+    @(inner if prefix else app).get("/look")
     def look() -> None:
-        seen.append(sum(one.value for family in metrics.Everything().collect() for one in family.samples
-                        if one.name == "http_requests_in_flight"))  # fmt: skip
+        seen.append(value("http_requests_in_flight", type="http"))
+        raise ValueError("looked")
 
-    client.get("/nested/look")
-    client.get("/nested/api/demo")
+    assert client.get(f"{prefix}/look").status_code == 500
     assert seen == [1]
-    assert grown("http_requests_total", route="/nested/look") == 1
-    assert grown("http_requests_total", route="/nested/api/demo") == 1
-    assert grown("http_requests_total") == 2
+    assert value("http_requests_in_flight") == 0
+    assert grown("http_requests_total", route=f"{prefix}/look") == grown("http_requests_total") == 1
 
 
-def test_who_comes_through_a_proxy_gets_nothing(client: TestClient) -> None:
+def test_metrics_are_not_served_through_a_proxy(client: TestClient) -> None:
     response = client.get("/metrics", headers={"X-Forwarded-For": "203.0.113.9"})
     assert (response.status_code, response.json()["code"]) == (404, 404)
     assert client.get("/metrics").headers["connection"] == "close"
 
 
-def test_formats(client: TestClient) -> None:
+def test_format_is_negotiated(client: TestClient) -> None:
     """OpenMetrics where it is asked for, else the text that everybody reads; nonsense is no error."""
-    assert client.get("/metrics", headers=OPENMETRICS).headers["content-type"].startswith("application/openmetrics")
-    assert client.get("/metrics", headers=OPENMETRICS).text.endswith("# EOF\n")
+    answer = client.get("/metrics", headers=OPENMETRICS)
+    assert answer.headers["content-type"].startswith("application/openmetrics")
+    assert answer.text.endswith("# EOF\n")
+    names = {family.name for family in parse_openmetrics(answer.text)}
     for accept in ("", "*/*", "text/plain;version=x", "\xff", "application/json;version=1"):
         answer = client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert {family.name for family in parse_text(answer.text)} == names > {"http_requests", "log_messages"}
 
 
-def exemplars(client: TestClient) -> list[tuple[Labels, Sample]]:
-    samples = scrape(client, OPENMETRICS)
-    return [(one.exemplar.labels, one) for one in samples if one.exemplar]
+def exemplars() -> list[tuple[Labels, Sample]]:
+    return [(one.exemplar.labels, one) for one in counted() if one.exemplar]
 
 
 def test_a_request_is_found_by_its_id(app: Application, client: TestClient) -> None:
@@ -230,7 +217,7 @@ def test_a_request_is_found_by_its_id(app: Application, client: TestClient) -> N
     add_routes(app)
     for request_id in ("first-of-all", ID):
         client.get("/plain/a", headers={HEADER: request_id})
-    found = [(labels, one) for labels, one in exemplars(client) if one.labels["route"] == "/plain/{name}"]
+    found = [(labels, one) for labels, one in exemplars() if one.labels["route"] == "/plain/{name}"]
     assert {"request_id": ID} in [labels for labels, _ in found]
     for _, one in found:
         assert one.name == "http_request_duration_seconds_bucket"
@@ -239,13 +226,14 @@ def test_a_request_is_found_by_its_id(app: Application, client: TestClient) -> N
 
 
 @pytest.mark.parametrize(("length", "is_shown"), [(118, True), (119, False), (128, False)])
-def test_an_id_that_is_too_long_for_an_exemplar(client: TestClient, length: int, is_shown: bool) -> None:
+def test_an_id_that_is_too_long_for_an_exemplar(
+    client: TestClient, grown: Callable[..., float], length: int, is_shown: bool
+) -> None:
     """OpenMetrics has room for 128 characters, those of the name included; the request is counted all the same."""
     request_id = "x" * length
-    before = value(client, "http_requests_total", route="/livez")
     assert client.get("/livez", headers={HEADER: request_id}).headers[HEADER] == request_id
-    assert ({"request_id": request_id} in [labels for labels, _ in exemplars(client)]) is is_shown
-    assert value(client, "http_requests_total", route="/livez") == before + 1
+    assert ({"request_id": request_id} in [labels for labels, _ in exemplars()]) is is_shown
+    assert grown("http_requests_total", route="/livez") == 1
 
 
 def test_each_log_record_is_counted_once(grown: Callable[..., float]) -> None:
@@ -288,7 +276,7 @@ def test_records_and_lines_agree(app: Application, grown: Callable[..., float], 
     assert len(logs.access) == 1
 
 
-def test_a_destructor_may_log_in_the_midst_of_a_count(grown: Callable[..., float]) -> None:
+def test_destructor_that_logs_while_counting_does_not_deadlock(grown: Callable[..., float]) -> None:
     """As asyncio does of an exception that nobody asked for, when memory is given back while a lock is held."""
 
     class Loud:
@@ -311,22 +299,23 @@ def test_a_destructor_may_log_in_the_midst_of_a_count(grown: Callable[..., float
 
 
 PROCESS = """
-import json, os, sys
-from starlette.testclient import TestClient
-from app.main import app
-client = TestClient(app, raise_server_exceptions=False)
+import os, sys
+from prometheus_client.openmetrics.exposition import generate_latest
+from app.common.request_record import RequestRecord
+from app.integrations import metrics
 for _ in range(int(sys.argv[1])):
-    client.get("/livez", headers={"X-Request-ID": sys.argv[2]})
-answer = client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
-print(answer.text)
+    record = RequestRecord(sys.argv[2], {"type": "http", "method": "GET", "path": "/", "headers": []})
+    record.end()
+    metrics.count_request(record)
+print(generate_latest(metrics.Everything()).decode())
 if sys.argv[3:]:
     os.kill(os.getpid(), 9)
 """
 
 
-def serve_elsewhere(folder: Path, *words: str) -> list[Sample]:
-    """Serve requests in a process of its own, which counts in the folder; return what it gives to a scrape."""
-    variables = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder), "LOG_PATH": str(folder)}
+def count_elsewhere(folder: Path, *words: str) -> list[Sample]:
+    """Count requests in a process of its own, with a folder that others share; return what it gives to a scrape."""
+    variables = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     command = [sys.executable, "-u", "-c", PROCESS, *words]
     done = subprocess.run(command, cwd=PROJECT_ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == (-9 if words[2:] else 0), done.stderr
@@ -335,10 +324,73 @@ def serve_elsewhere(folder: Path, *words: str) -> list[Sample]:
 
 def test_several_processes_count_together(tmp_path: Path) -> None:
     """One of them is killed; its counts stay. The newest ID is that of the process that answers."""
-    serve_elsewhere(tmp_path, "3", "from-the-first", "killed")
-    samples = serve_elsewhere(tmp_path, "4", "from-the-second")
+    count_elsewhere(tmp_path, "3", "from-the-first", "killed")
+    samples = count_elsewhere(tmp_path, "4", "from-the-second")
     assert [one.value for one in samples if one.name == "http_requests_total"] == [7]
     assert {one.exemplar.labels["request_id"] for one in samples if one.exemplar} == {"from-the-second"}
+
+
+class Arbiter(SimpleNamespace):
+    """gunicorn's first process, as its hooks see it: `master_pid` of another one that it takes over from (USR2)."""
+
+    def __init__(self, master_pid: int = 0, reexec_pid: int = 0) -> None:
+        super().__init__(pid=7, master_pid=master_pid, reexec_pid=reexec_pid, WORKERS={})
+        self.cfg = SimpleNamespace(env_orig={})
+
+    def fork(self, age: int) -> SimpleNamespace:
+        """Add a worker."""
+        self.WORKERS[age] = worker = SimpleNamespace()
+        server.pre_fork(self, worker)
+        return worker
+
+
+def test_each_start_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only its user can read it; what another start has left does not count; a successor begins with this one's."""
+    monkeypatch.setenv(server.FOLDER, str(tmp_path))
+    server.on_starting(arbiter := Arbiter())
+    arbiter.fork(1)
+    folder = Path(os.environ[server.FOLDER])
+    assert folder != tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert arbiter.cfg.env_orig == {server.FOLDER: str(folder)}
+    server.on_starting(successor := Arbiter(master_pid=7))
+    successor.fork(1)
+    assert Path(os.environ[server.FOLDER]) == folder
+    server.on_exit(Arbiter())
+    assert not folder.exists()
+
+
+def test_a_worker_counts_on_in_the_files_of_one_that_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What that one had in flight is forgotten, and nothing else."""
+    monkeypatch.setenv(server.FOLDER, str(tmp_path))
+    arbiter = Arbiter()
+    first, second = arbiter.fork(1), arbiter.fork(2)
+    assert (first.counts_as, second.counts_as) == ("7-0", "7-1")
+    kept = [tmp_path / name for name in ("counter_7-0.db", "gauge_livesum_7-1.db")]
+    for file in (*kept, tmp_path / "gauge_livesum_7-0.db"):
+        file.touch()
+    server.child_exit(arbiter, arbiter.WORKERS.pop(1))
+    assert sorted(tmp_path.iterdir()) == kept
+    assert arbiter.fork(3).counts_as == "7-0"
+
+
+@pytest.mark.parametrize(
+    ("arbiter", "is_kept"),
+    [
+        (Arbiter(), False),
+        (Arbiter(reexec_pid=8), True),
+        (Arbiter(master_pid=os.getppid()), True),
+        (Arbiter(master_pid=os.getppid() + 1), False),
+    ],
+    ids=["alone", "there is a successor", "it goes, and the old one stays", "the old one has gone"],
+)
+def test_the_last_of_two_first_processes_removes_the_folder(
+    arbiter: Arbiter, is_kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(server.FOLDER, str(tmp_path / "folder"))
+    (tmp_path / "folder").mkdir()
+    server.on_exit(arbiter)
+    assert (tmp_path / "folder").exists() is is_kept
 
 
 DEPLOY = PROJECT_ROOT / "deploy" / "prometheus"
@@ -362,7 +414,7 @@ def test_queries_name_what_is_there(client: TestClient) -> None:
     """Each metric and each label in a query of the dashboard and the rules is one that the service really has."""
     client.get("/livez")
     labels = {name: set(names) for name, names in OF_PROMETHEUS.items()}
-    for sample in scrape(client):
+    for sample in counted():
         labels.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
     labels |= {name: {"job", "route"} for name in rules("record")}
     assert len(queries()) > 20

@@ -202,7 +202,7 @@ def test_without_a_caller_a_new_trace_begins_that_is_not_sampled(app: Applicatio
     assert "tracestate" not in call_onwards(app, tracestate="foo=1")
 
 
-def test_what_stands_in_the_headers_already_stays(memory: InMemorySpanExporter) -> None:
+def test_existing_traceparent_is_not_overwritten(memory: InMemorySpanExporter) -> None:
     tracing.observe(get_settings())
     with trace.get_tracer("test").start_as_current_span("own"):
         carrier = {"TraceParent": "by hand"}
@@ -335,7 +335,7 @@ def test_one_duration_in_span_and_access_line(
     assert (span.end_time - span.start_time) / 1e9 == pytest.approx(line["duration"], abs=1e-5)
 
 
-def test_what_the_door_refuses_has_a_span(service: Application, memory: InMemorySpanExporter) -> None:
+def test_refused_request_has_a_span(service: Application, memory: InMemorySpanExporter) -> None:
     async def ask(path: str) -> None:
         scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "scheme": "http"}
 
@@ -554,7 +554,8 @@ def test_spans_are_sent_before_the_service_ends(collector: Collector, configure:
     resource = {one.key: one.value.string_value for one in group.resource.attributes}
     assert resource["service.name"] == project_metadata()["name"]
     assert (resource["team"], resource["zone"]) == ("blue", "a/b")
-    (span,) = group.scope_spans[0].spans
+    (scope,) = group.scope_spans  # FastAPI, which could record spans of its own, does not
+    (span,) = scope.spans
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("GET /api/demo", TRACE, CALLER)
 
 
@@ -579,7 +580,7 @@ def test_nothing_is_started_where_nothing_is_to_be_sent(
     assert collector.requests == []
 
 
-def test_who_has_set_up_a_provider_keeps_it(collector: Collector) -> None:
+def test_existing_provider_is_kept(collector: Collector) -> None:
     own = TracerProvider(shutdown_on_exit=False)
     trace.set_tracer_provider(own)
     export.start()
@@ -605,15 +606,6 @@ def test_a_collector_that_refuses_is_told_of_once_and_so_is_its_return(
         "Failed to export spans batch code: 401, reason: Unauthorized",
         "The collector of traces takes spans again",
     ]
-
-
-def test_fastapi_s_own_spans_are_off(collector: Collector, app: Application) -> None:
-    with connect(app) as client:
-        client.get("/api/demo")
-    assert [span.name for _, _, body in collector.requests for span in body.resource_spans[0].scope_spans[0].spans] == [
-        "GET /api/demo"
-    ]
-    assert sum(len(body.resource_spans[0].scope_spans) for _, _, body in collector.requests) == 1
 
 
 @pytest.mark.parametrize(
