@@ -1,24 +1,17 @@
 """A subject that is served: by gunicorn, with one worker, on a processor of its own."""
 
-import contextlib
-import json
 import os
-import signal
-import socket
-import subprocess
 import time
 from http import HTTPStatus
-from http.client import HTTPConnection
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from benchmarks.environments import Environment, variables_of
 from benchmarks.subject import Subject
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 PATH = "/api/bench"
-START_SECONDS = 60
-LINE_SECONDS = 2
 
 
 class Memory(NamedTuple):
@@ -28,69 +21,43 @@ class Memory(NamedTuple):
     rss: int
 
 
-class Served:
+class Served(Service):
     """A running subject; a context manager that leaves no process behind. `boot` is in seconds."""
 
+    interval = 0.002
+
     def __init__(self, subject: Subject, environment: Environment, folder: Path, core: int) -> None:
-        self.subject, self.environment, self.folder, self.core = subject, environment, folder, core
-        self.log = folder / "access.log"
-        self.boot = 0.0
+        self.subject, self.folder, self.log, self.boot = subject, folder, folder / "access.log", 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+        pinned = ["taskset", "-c", str(core), str(environment.bin / "gunicorn")]
+        own = environment.project if subject.is_ours else None
+        super().__init__(own or folder, folder, command=lambda _app, port: [*pinned, *self._options(port)])
+        self.env = variables_of(subject, environment, folder, self.port)
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        variables = variables_of(self.subject, self.environment, self.folder, self.port)
-        own = self.environment.project if self.subject.is_ours else None
-        command = ["taskset", "-c", str(self.core), str(self.environment.bin / "gunicorn"), *self._options()]
-        with (self.folder / "output").open("wb") as output:
-            began = time.perf_counter()
-            self.process = subprocess.Popen(
-                command, cwd=own or self.folder, env=variables, stdout=output, stderr=output, start_new_session=True
-            )
-        try:
-            self._wait()
-            self.boot = time.perf_counter() - began
-            self.worker = self._worker()
-        except BaseException as error:
-            self.__exit__(None, None, None)
-            error.add_note((self.folder / "output").read_text("utf-8", "replace"))
-            raise
+        began = time.perf_counter()
+        super().__enter__()
+        self.boot = time.perf_counter() - began
+        (self.worker,) = self.workers()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-
-    def _options(self) -> list[str]:
+    def _options(self, port: int) -> list[str]:
         subject = self.subject
         if subject.is_ours:
             return ["-c", "gun.py", f"{subject.app}:app"]
         log = ["--access-logfile", str(self.log)] if subject.line and not subject.opens_log else []
-        common = ["--bind", f"127.0.0.1:{self.port}", "--workers", "1", "--no-control-socket"]
+        common = ["--bind", f"127.0.0.1:{port}", "--workers", "1", "--no-control-socket"]
         heart = ["--worker-tmp-dir", "/dev/shm"] if os.access("/dev/shm", os.W_OK) else []
         return [*common, *heart, "--worker-class", subject.worker, *log, *subject.options, f"{subject.app}:app"]
 
-    def _wait(self) -> None:
-        """Wait for the first answer; the master accepts, and keeps the request until the worker is there."""
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"{self.subject.title} ended with {self.process.returncode} at its start.")
-            with contextlib.suppress(OSError):
-                status, _ = ask(self.port)
-                if status == HTTPStatus.OK:
-                    return
-                raise RuntimeError(f"{self.subject.title} answers {status}.")
-            time.sleep(0.002)
-        raise RuntimeError(f"{self.subject.title} has not answered within {START_SECONDS} s.")
-
-    def _worker(self) -> int:
-        pid = self.process.pid
-        (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(worker)
+    def is_ready(self) -> bool:
+        """Ask; the master accepts, and keeps the request until the worker is there."""
+        try:
+            answer = self.request("GET", PATH)
+        except (OSError, EOFError):
+            return False
+        assert answer.status == HTTPStatus.OK, f"{self.subject.title} answers {answer.status}."
+        return True
 
     def processor_time(self) -> float:
         """Give the microseconds that the worker's threads have had a processor (proc(5), schedstat)."""
@@ -111,10 +78,8 @@ class Served:
     def check(self) -> None:
         """Ask once; raise RuntimeError where the answer or the line is not what the subject claims."""
         self.forget_lines()
-        with contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
-            connection.request("GET", PATH)
-            answer = connection.getresponse()
-            body, header = json.loads(answer.read()), answer.getheader("X-Request-ID")
+        answer = self.request("GET", PATH)
+        body, header = answer.json(), "".join(answer.all("X-Request-ID"))
         wanted = {"code": 0, "message": "success", "cause": "", "request_id": body.get("request_id"), "result": "demo"}
         if answer.status != HTTPStatus.OK or body != wanted:
             raise RuntimeError(f"{self.subject.title} answers {answer.status} {body}.")
@@ -131,28 +96,14 @@ class Served:
                 raise RuntimeError(f"{self.subject.title} does not run on {part}.")
 
     def _check_line(self, request_id: str) -> None:
-        """Wait for the line, which may follow the answer; where there must be none, wait a little for that too."""
-        end = time.monotonic() + (LINE_SECONDS if self.subject.line else LINE_SECONDS / 10)
-        lines: list[str] = []
-        while time.monotonic() < end:
-            lines = self.log.read_text("utf-8").splitlines() if self.log.exists() else []
-            if any(self.subject.matches(line, request_id) for line in lines):
-                return
-            time.sleep(0.01)
-        if self.subject.line or lines:
+        """Wait for the line, which may follow the answer; where there must be none, look when the worker is done."""
+        if self.subject.line:
+            title = self.subject.title
+            wait_for(lambda: any(self.subject.matches(line, request_id) for line in self._lines()), f"{title}'s line")
+            return
+        self.settle()
+        if lines := self._lines():
             raise RuntimeError(f"{self.subject.title} has left these lines for the request {request_id}: {lines}")
 
-
-def ask(port: int) -> tuple[int, bytes]:
-    """Make one request, and give status and body."""
-    with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)) as connection:
-        connection.request("GET", PATH)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
-
-def free_port() -> int:
-    """Give a port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _lines(self) -> list[str]:
+        return self.log.read_text("utf-8").splitlines() if self.log.exists() else []

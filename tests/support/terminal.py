@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+
+from tests.support.process import end_group
+from tests.support.waiting import wait_for
 
 # A person's terminal: what is written to this process's standard input is what they type.
 IN_TERMINAL = """
@@ -42,11 +44,19 @@ class Running:
 
     def wait_for(self, words: str, seconds: float = 300) -> None:
         """Wait until the command has said `words`; fails when it ends before, or takes longer."""
-        end = time.monotonic() + seconds
-        while words not in self.said:
-            assert self._reader.is_alive(), f"ended without {words!r}:\n{self.said}"
-            assert time.monotonic() < end, f"no {words!r} in {seconds} s:\n{self.said}"
-            time.sleep(0.02)
+
+        def is_said() -> bool:
+            ended = not self._reader.is_alive()
+            if words not in self.said:
+                assert not ended, f"ended without {words!r}"
+                return False
+            return True
+
+        try:
+            wait_for(is_said, repr(words), seconds)
+        except AssertionError as error:
+            error.add_note(self.said)
+            raise
 
     def type(self, keys: bytes) -> None:
         """Press keys; only in a terminal."""
@@ -67,11 +77,10 @@ class Running:
 
     def leave(self, seconds: float = 20) -> None:
         """End the command and its group, by force when they do not within `seconds`."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                self.tell_group(number)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(seconds)
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            self.tell_group(signal.SIGTERM)
+            self.process.wait(seconds)
+        end_group(self.process)
         if self.process.stdin:
             self.process.stdin.close()
         self._reader.join(seconds)
