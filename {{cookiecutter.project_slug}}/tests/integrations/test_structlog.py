@@ -27,9 +27,15 @@ def as_before() -> Iterator[None]:
 
 
 @pytest.fixture(params=["text", "json"])
-def log_format(request: pytest.FixtureRequest) -> str:
-    chosen: str = request.param
+def log_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the application of this test write its log records so."""
+    monkeypatch.setenv("LOG_FORMAT", chosen := str(request.param))
     return chosen
+
+
+@pytest.fixture
+def app(log_format: str, configure: Callable[..., Application]) -> Application:  # noqa: ARG001 - it is in the environment
+    return configure()
 
 
 def last(logs: Logs) -> dict[str, Any]:
@@ -72,10 +78,8 @@ def test_a_logger_is_named_after_its_module_or_as_it_is_told(configure: Callable
     assert len(logs.error) == 1
 
 
-def test_a_traceback_once_without_local_variables(
-    configure: Callable[..., Application], logs: Logs, log_format: str
-) -> None:
-    configure(LOG_FORMAT=log_format)
+@pytest.mark.usefixtures("app")
+def test_a_traceback_once_without_local_variables(logs: Logs) -> None:
     secret_of_the_frame = "hunter" + "2"
     try:
         int(f"{len(secret_of_the_frame)}x")
@@ -100,8 +104,8 @@ def test_asynchronous_methods_keep_ids_and_caller(configure: Callable[..., Appli
     assert (line["request_id"], line["customer"], line["order"], line["file"]) == (ID, 3, 7, "test_structlog.py")
 
 
-def test_names_that_a_line_has_already(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
-    configure(LOG_FORMAT=log_format)
+@pytest.mark.usefixtures("app")
+def test_reserved_names_get_a_suffix(logs: Logs, log_format: str) -> None:
     names = ("name", "msg", "args", "message", "levelname", "request_id", "timestamp", "level", "ids_suffix", "fields")
     for bind in (False, True):
         values = dict.fromkeys(names, "theirs")
@@ -117,16 +121,14 @@ def test_names_that_a_line_has_already(configure: Callable[..., Application], lo
             assert " WARNING [-]" in line
 
 
-def test_what_cannot_be_shown_breaks_no_line(
-    configure: Callable[..., Application], logs: Logs, log_format: str
-) -> None:
+@pytest.mark.usefixtures("app")
+def test_value_that_cannot_be_converted_breaks_no_log_record(logs: Logs) -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError
 
         __repr__ = __str__
 
-    configure(LOG_FORMAT=log_format)
     bind_contextvars(first=Broken())
     structlog.get_logger("orders").warning("paid", second=Broken(), third=object, fourth=b"\xff")
     (line,) = logs.error
@@ -134,8 +136,8 @@ def test_what_cannot_be_shown_breaks_no_line(
     assert "paid" in line
 
 
-def test_secrets_are_masked(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
-    configure(LOG_FORMAT=log_format)
+@pytest.mark.usefixtures("app")
+def test_secrets_are_masked(logs: Logs) -> None:
     bind_contextvars(token="hunter2")
     structlog.get_logger("orders").warning("paid", password="hunter2 hunter2")
     (line,) = logs.error
@@ -143,11 +145,7 @@ def test_secrets_are_masked(configure: Callable[..., Application], logs: Logs, l
     assert line.count("***") == 2
 
 
-def test_secrets_that_are_bound_are_masked_in_the_access_line(
-    configure: Callable[..., Application], logs: Logs, log_format: str
-) -> None:
-    app = configure(LOG_FORMAT=log_format)
-
+def test_secrets_that_are_bound_are_masked_in_the_access_line(app: Application, logs: Logs) -> None:
     @app.get("/secret")
     async def secret() -> None:
         bind_contextvars(password="hunter2 hunter2", note="token=hunter2", pin=7, api_key=12345)
@@ -159,11 +157,7 @@ def test_secrets_that_are_bound_are_masked_in_the_access_line(
     assert "pin=7" in line or '"pin":7' in line
 
 
-def test_what_is_bound_is_in_every_line_of_the_request(
-    configure: Callable[..., Application], logs: Logs, log_format: str
-) -> None:
-    app = configure(LOG_FORMAT=log_format)
-
+def test_what_is_bound_is_in_every_line_of_the_request(app: Application, logs: Logs, log_format: str) -> None:
     async def later() -> None:
         logging.getLogger("plain").info("later")
 
@@ -223,10 +217,8 @@ def test_a_request_within_a_request_takes_nothing_away(configure: Callable[..., 
     assert connect(app).get("/outer").json() == {"customer": 3}
 
 
-def test_an_event_s_own_value_goes_before_what_is_bound(
-    configure: Callable[..., Application], logs: Logs, log_format: str
-) -> None:
-    configure(LOG_FORMAT=log_format)
+@pytest.mark.usefixtures("app")
+def test_an_event_s_own_value_goes_before_what_is_bound(logs: Logs, log_format: str) -> None:
     bind_contextvars(order=1, customer=3)
     structlog.get_logger("orders").info("paid", order=2)
     (line,) = logs.error
