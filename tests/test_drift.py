@@ -59,6 +59,7 @@ def service(installed: Path) -> Iterator[Path]:
 def test_working_combination_passes_and_packages_that_our_ranges_hold_back_are_listed(template: Path) -> None:
     service, older = template / TEMPLATE, "25.3.0.20260408"
     replace(service / "pyproject.toml", '"types-gunicorn[^"]*"', '"types-gunicorn>=25,<26"')
+    (service / "Makefile").write_text("test:\n\ttrue\n", "utf-8")
     must(run([UV, "lock", "--quiet", "--upgrade-package", f"types-gunicorn=={older}"], service, environment()))
     result = drift("--only", "1", "--template", template)
     assert result.returncode == 0, result.stdout + result.stderr
