@@ -1,83 +1,386 @@
-"""One request with every option on: its ID is in each place where somebody may look for it."""
+"""Tracing, Sentry, metrics and structlog in one service: what each of them reports of requests and of tasks.
+
+`TRACE_CONTEXT_SUITE` may name the folder `test` of the repository w3c/trace-context; then its own suite runs as well.
+"""
 
 import json
+import os
 import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from tests.support.away import hangs, is_not_there
+from tests.support.baking import TEMPLATE_DIR, UV
 from tests.support.brokers import Nats, Redis
-from tests.support.client import new_id
+from tests.support.client import build_request, new_id
+from tests.support.collectors import Sentry, Span, TraceCollector, exemplar_of
+from tests.support.lines import parse_access, parse_app
+from tests.support.ports import free_port
 from tests.support.service import Service
+from tests.support.speed import scaled
 from tests.support.waiting import wait_for
+from tests.support.workers import Worker, trail
 
-from .test_metrics import exemplar_of
-from .test_sentry import Sentry
-from .test_tracing import Collector
+pytestmark = pytest.mark.full
 
-PROBE = """
-import logging
-
-import structlog
-from fastapi import FastAPI
-from structlog.contextvars import bind_contextvars
-
-from app.settings import Settings
-
-
-def install(app: FastAPI, settings: Settings) -> None:
-    @app.get("/observed/{number}")
-    async def observed(number: int) -> None:
-        bind_contextvars(number=number)
-        structlog.get_logger("observed").info("by structlog", password="hunter2")
-        logging.getLogger("observed").info("by logging")
-        raise RuntimeError("it failed, token=hunter2")
-"""
+CALLER = "1234567890123456"
+JSON = [("Content-Type", "application/json")]
+SECRET = "hunter2"
 
 
 @pytest.fixture(scope="module")
 def observed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the service with every option, and give it an endpoint that fails."""
+    """Copy the service with its observers and its queues, and add the probe."""
     project = tmp_path_factory.mktemp("observed") / "project"
-    shutil.copytree(connected, project, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "app/integrations/observed").mkdir()
-    (project / "app/integrations/observed/__init__.py").write_text(PROBE, "utf-8")
+    left_out = shutil.ignore_patterns("__pycache__", "mcp", "log_control")
+    shutil.copytree(connected, project, symlinks=True, ignore=left_out)
+    probe = project / "app/integrations/observers_probe"
+    probe.mkdir()
+    shutil.copy(Path(__file__).with_name("observers_probe.py"), probe / "__init__.py")
     return project
 
 
-def test_one_request_everywhere(observed: Path, tmp_path: Path) -> None:
-    """In header, body, lines, access line, span, event and exemplar, under the same trace, and no secret in any."""
-    with Collector(observed, tmp_path) as collector, Sentry() as sentry, Redis() as redis, Nats() as nats:
-        env = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+@pytest.fixture(scope="module")
+def traces(observed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TraceCollector]:
+    """A collector of traces for all tests of this module."""
+    with TraceCollector(observed, tmp_path_factory.mktemp("collector")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sentry() -> Iterator[Sentry]:
+    """A Sentry for all tests of this module, which never get to see a secret there."""
+    with Sentry() as running:
+        yield running
+        assert SECRET not in json.dumps(running.items)
+
+
+@pytest.fixture(scope="module")
+def env(traces: TraceCollector, sentry: Sentry) -> Iterator[dict[str, str]]:
+    """What services and workers read from the environment; brokers run, and spans are sent at once."""
+    with Redis() as redis, Nats() as nats:
+        yield {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": traces.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-key=k",
             "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OUTBOUND_HOSTS": "127.0.0.1",
             "SENTRY_DSN": sentry.dsn,
             "SENTRY_TRACES_SAMPLE_RATE": "1",
             "CELERY_BROKER_URL": redis.url,
-            "SAQ_URL": redis.url,
+            "SAQ_URL": redis.url.replace("/0", "/1"),
             "FASTSTREAM_URL": nats.url,
+            "FASTSTREAM_CONSUME": "false",
+            "LIMIT_REQUEST_LINE": "2000",
             "LOG_FORMAT": "json",
         }
-        with Service(observed, tmp_path / "service", app="app.main:app", env=env) as service:
-            request_id = new_id("observed")
-            answer = service.request("GET", "/observed/7", request_id=request_id)
-            assert (answer.status, answer.one(), answer.json()["request_id"]) == (500, request_id, request_id)
-            access = service.access_line(request_id)
-            told = wait_for(lambda: lines if len(lines := service.app_records(request_id)) >= 3 else [], "TODO-WHAT")
-            (span,) = collector.wait(1, request_id)
-            (event,) = sentry.wait("event", request_id)
-            (transaction,) = sentry.wait("transaction", request_id)
-            exemplar = wait_for(lambda: exemplar_of(service, request_id), "TODO-WHAT")
-            raw = [line for line in (service.app_text() + service.access_text()).splitlines() if request_id in line]
+
+
+@pytest.fixture(scope="module")
+def service(observed: Path, env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run gunicorn with two workers, which every observer watches."""
+    with Service(observed, tmp_path_factory.mktemp("service"), app="app.main:app", env=env) as running:
+        running.wait_ready()
+        yield running
+
+
+# Requests
+
+
+def test_request_has_one_id_in_every_report(service: Service, traces: TraceCollector, sentry: Sentry) -> None:
+    """Header, body, log records, access line, span, event and exemplar have it, one trace, and no secret."""
+    request_id = new_id("observed")
+    answer = service.request("GET", "/probe/observed/7", request_id=request_id)
+    assert (answer.status, answer.one(), answer.json()["request_id"]) == (500, request_id, request_id)
+    access, told = service.access_line(request_id), service.app_lines(request_id, 3)
+    (span,) = traces.wait(1, request_id)
+    (transaction,) = sentry.wait("transaction", request_id)
+    (event,) = sentry.of("event", request_id)  # sent before its transaction
+    exemplar = wait_for(lambda: exemplar_of(service, request_id), "the exemplar of the request")
+    raw = [line for line in (service.app_text() + service.access_text()).splitlines() if request_id in line]
     assert [line.message for line in told] == ["by structlog", "by logging", "Unhandled RuntimeError"]
     contents = [json.loads(line) for line in raw]
     assert {one["trace_id"] for one in contents} == {span["trace_id"]}
     assert {one["number"] for one in contents} == {7}
-    assert (span["name"], span["attributes"]["request_id"]) == ("GET /observed/{number}", request_id)
+    assert (span["name"], span["attributes"]["request_id"]) == ("GET /probe/observed/{number}", request_id)
     assert (event["tags"]["request_id"], event["transaction"].rpartition(".")[2]) == (request_id, "observed")
     assert transaction["tags"]["request_id"] == request_id
     assert exemplar
-    assert exemplar.labels["route"] == "/observed/{number}"
+    assert exemplar.labels["route"] == "/probe/observed/{number}"
     assert access.status == 500
     assert access.duration == pytest.approx(span["seconds"], abs=0.001)
-    assert "hunter2" not in "".join(raw) + json.dumps([span, event, transaction])
+    assert SECRET not in "".join(raw) + json.dumps([span, event, transaction])
+
+
+def test_request_and_its_outgoing_request_are_one_trace(service: Service, traces: TraceCollector) -> None:
+    """Each log record and access line has the IDs of its span."""
+    trace = uuid4().hex  # of its own: a span of another test's would do for one of these
+    request_id, there = new_id("two"), f"http://127.0.0.1:{service.port}/probe/test"
+    headers = [*JSON, ("traceparent", f"00-{trace}-{CALLER}-01")]
+    body = json.dumps([{"url": there, "arguments": []}]).encode()
+    assert service.request("POST", "/probe/test", headers, body, request_id=request_id).status == 200
+    spans = {(one["kind"], one["parent_id"]): one for one in traces.wait(3, request_id)}
+    outer = spans["server", CALLER]
+    call = spans["client", outer["span_id"]]
+    inner = spans["server", call["span_id"]]
+    assert {one["trace_id"] for one in (outer, call, inner)} == {trace}
+    assert [one["name"] for one in (outer, call, inner)] == ["POST /probe/test", "POST", "POST /probe/test"]
+    assert outer["attributes"]["request_id"] == inner["attributes"]["request_id"] == request_id
+    assert call["attributes"]["url.full"] == there
+    assert (outer["resource"]["service.name"], outer["resource"]["key"]) == ("service", "k")
+    lines = service.access_lines(request_id, 2)
+    assert {(line.trace_id, line.span_id) for line in lines} == {(trace, outer["span_id"]), (trace, inner["span_id"])}
+    durations = sorted(line.duration for line in lines)
+    assert durations == pytest.approx(sorted((outer["seconds"], inner["seconds"])), abs=6e-4)
+    (told,) = [line for line in service.app_records(request_id) if line.file == "outbound.py"]
+    assert (told.trace_id, told.span_id) == (trace, call["span_id"])
+
+
+def test_log_records_look_as_documented() -> None:
+    """The page shows one of either kind, both of the same span."""
+    sample = (TEMPLATE_DIR / "docs/tracing.md").read_text("utf-8").partition("```text\n")[2].partition("\n```")[0]
+    told, access = sample.split("\n")
+    ((line,), strays), last = parse_app(told), parse_access(access)
+    assert (strays, line.message) == ([], "demo")
+    assert (line.request_id, line.trace_id, line.span_id) == (last.request_id, last.trace_id, last.span_id)
+    assert None not in (line.trace_id, line.span_id)
+
+
+def test_pipelined_requests_share_neither_trace_nor_bound_values(service: Service) -> None:
+    """Each log record of a request, the access line too, has its own value and trace, its caller's where it has one."""
+    connections, count = 8, 25
+    ids = {number: new_id(f"bound{number}") for number in range(1, connections * count + 1)}
+    for first in range(1, connections + 1):
+        mine = range(first, len(ids) + 1, connections)
+        with service.connect() as connection:
+            for n in mine:
+                headers = [("traceparent", f"00-{n:032x}-{CALLER}-01")] if n % 3 else []
+                path = f"/probe/bound/{n}"
+                connection.send(build_request("GET", path, headers, request_id=ids[n], close=False))
+            assert [connection.answer().json()["result"] for _ in mine] == [*mine]
+
+    def records() -> dict[int, list[dict[str, Any]]]:
+        lines = (service.app_text() + service.access_text()).splitlines(keepends=True)
+        own = [json.loads(line) for line in lines if '"bound' in line and line.endswith("\n")]
+        return {n: [one for one in own if one["request_id"] == ids[n]] for n in ids}
+
+    wait_for(lambda: min(map(len, records().values())) == 3, "three records of each request")
+    found = records()
+    assert {n: [one.get("number") for one in own] for n, own in found.items()} == {n: [n] * 3 for n in ids}
+    assert {one["found"] for own in found.values() for one in own if "found" in one} == {0}
+    traces = {n: {one["trace_id"] for one in own} for n, own in found.items()}
+    assert {n: own for n, own in traces.items() if n % 3} == {n: {f"{n:032x}"} for n in ids if n % 3}
+    assert len(set().union(*traces.values())) == len(ids)
+
+
+def test_client_that_disconnects_is_no_error(service: Service, traces: TraceCollector) -> None:
+    """The span of its request ends too."""
+    request_id = new_id("left")
+    with service.connect() as connection:
+        connection.send(build_request("GET", "/probe/stream", request_id=request_id))
+        assert connection.socket.recv(12) == b"HTTP/1.1 200"
+    line = service.access_line(request_id)
+    assert "client_disconnect" in line.flags
+    wait_for(lambda: any(one["span_id"] == line.span_id for one in traces.spans()), "the request's span")
+    (span,) = [one for one in traces.spans() if one["span_id"] == line.span_id]
+    assert (span["name"], span["is_error"]) == ("GET /probe/stream", False)
+
+
+if "TRACE_CONTEXT_SUITE" in os.environ:
+
+    def test_w3c_suite_passes(service: Service) -> None:
+        """Its own tests, at their strictest, against the running service."""
+        command = [str(UV), "run", "--no-project", "--with", "aiohttp", "test.py"]
+        words = [*command, f"http://127.0.0.1:{service.port}/probe/test"]
+        env = {**os.environ, "SPEC_LEVEL": "2", "STRICT_LEVEL": "2", "HARNESS_PORT": str(free_port())}
+        suite = os.environ["TRACE_CONTEXT_SUITE"]
+        run = subprocess.run(words, cwd=suite, env=env, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.rstrip().endswith("OK"), run.stderr
+
+
+# The end of a process, and receivers that do not answer
+
+
+def test_each_worker_reports_its_failures_and_sends_the_last_ones_when_it_ends(
+    observed: Path, env: dict[str, str], traces: TraceCollector, sentry: Sentry, tmp_path: Path
+) -> None:
+    """One event and one transaction each, in one trace; at the end also of a request that had to be cancelled."""
+    ids: list[str] = []
+    more = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "GRACEFUL_TIMEOUT": "4"}
+    with Service(observed, tmp_path, app="app.main:app", env=env | more) as service:
+
+        def workers_that_failed() -> set[int]:
+            ids.extend(some := [new_id("event") for _ in range(20)])
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda one: service.request("GET", f"/probe/observed/7?token={SECRET}&id={one}",
+                                                          request_id=one), some))  # fmt: skip
+            return {line.pid for request_id in ids for line in service.app_lines(request_id)}
+
+        wait_for(lambda: len(workers_that_failed()) == 2, "failures of both workers")
+        for request_id in ids:
+            (transaction,) = sentry.wait("transaction", request_id)
+            (event,) = sentry.of("event", request_id)
+            assert event["request"]["query_string"] == f"token=***&id={request_id}"
+            assert event["transaction"] == transaction["transaction"] == "app.integrations.observers_probe.observed"
+            assert event["contexts"]["trace"]["trace_id"] == transaction["contexts"]["trace"]["trace_id"]
+            duration = transaction["timestamp"] - transaction["start_timestamp"]
+            assert duration == pytest.approx(service.access_line(request_id).duration, abs=0.001)
+        last, cancelled = new_id("last"), new_id("cancelled")
+        with service.connect() as connection, sentry.slow():
+            connection.send(build_request("GET", "/probe/slow", request_id=cancelled))
+            service.app_lines(cancelled)
+            service.request("GET", "/probe/observed/7", request_id=last)
+            assert traces.spans(last) == []
+            assert service.stop() == 0
+    events = {one: sentry.of("event", one) for one in (*ids, last)}
+    assert {len(of_one) for of_one in events.values()} == {1}
+    assert len({event["contexts"]["trace"]["trace_id"] for (event,) in events.values()}) == len(events)
+    assert [one["kind"] for one in traces.spans(last)] == ["server"]
+    (span,) = traces.spans(cancelled)
+    assert (span["attributes"]["error.type"], span["is_error"]) == ("CancelledError", True)
+
+
+@pytest.mark.parametrize("state", [hangs, is_not_there])
+def test_receivers_that_do_not_answer_delay_neither_requests_nor_the_end(
+    observed: Path, env: dict[str, str], tmp_path: Path, state: Callable[[], AbstractContextManager[int]]
+) -> None:
+    """The log says it once, though more is reported than is kept for sending."""
+    count = 60  # each an event and a transaction, of which Sentry's client keeps 100
+    with state() as port:
+        receivers = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+        receivers |= {"OTEL_BSP_MAX_QUEUE_SIZE": "20", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "20"}
+        receivers |= {"SENTRY_DSN": f"http://public-key@127.0.0.1:{port}/1"}
+        with Service(observed, tmp_path, app="app.main:app", env=env | receivers, workers=1) as service:
+            for _ in range(count):
+                assert service.request("GET", "/probe/observed/7").status == 500
+            assert max(line.duration for line in service.access()) < scaled(1)
+            wait_for(lambda: told(service), "the log record of the exporter")
+            began = time.monotonic()
+            assert service.stop() == 0
+            assert time.monotonic() - began < scaled(8)  # two seconds for each observer and each of two tries
+            text = service.app_text()
+    assert len(told(service)) == 1
+    assert text.count("Unhandled RuntimeError") == text.count("Traceback (most recent call last)") == count
+    assert "urllib3" not in text
+    assert " is attempting to send" not in text
+
+
+def told(service: Service) -> list[str]:
+    """Return what the exporter of spans has logged."""
+    return [line for line in service.app_text().splitlines() if "spans batch" in line or "Queue full" in line]
+
+
+# Tasks
+
+CELERY = ["celery", "-A", "app.integrations.celery", "worker", "-I", "app.integrations.observers_probe"]
+WORKERS: dict[str, tuple[list[str], str]] = {
+    "celery-prefork": ([*CELERY, "--without-mingle", "-c", "2"], " ready."),
+    "celery-threads": ([*CELERY, "--without-mingle", "-c", "2", "-P", "threads"], " ready."),
+    "celery-solo": ([*CELERY, "--without-mingle", "-P", "solo"], " ready."),
+    "saq": (["saq", "app.integrations.saq.settings", "--workers", "2"], "Worker starting"),
+    "faststream": (["faststream", "run", "app.integrations.faststream.worker:worker"], "answers"),
+}
+"""The command of each kind of worker, and the text of its log that says that it works."""
+FAILING = {
+    "celery": "app.integrations.observers_probe.fail_in_celery",
+    "saq": "fail_in_saq",
+    "faststream": "FailInFaststream",
+}
+DEBUG = "consumer process app.integrations.celery.tasks.debug"
+DEMOS: dict[str, list[str]] = {
+    "celery": [DEBUG, *[f"  {DEBUG}", f"    {DEBUG}", f"      {DEBUG}", f"      {DEBUG}", f"    {DEBUG}"] * 2],
+    "saq": ["consumer process demo", "  consumer process demo", "  consumer process demo_in_thread"],
+    "faststream": ["consumer process Work", "  consumer process Conclude"],
+}
+
+
+@pytest.fixture
+def make_worker(observed: Path, env: dict[str, str], tmp_path: Path) -> Callable[[str], Worker]:
+    """Return a function that makes a worker of a kind, which does not send its spans before it ends."""
+
+    def make(kind: str) -> Worker:
+        command, ready = WORKERS[kind]
+        return Worker(observed, tmp_path, command, env | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}, ready=ready, name=kind)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", WORKERS)
+def test_worker_reports_its_tasks_in_the_trace_of_their_request(
+    kind: str, make_worker: Callable[[str], Worker], service: Service, traces: TraceCollector, sentry: Sentry
+) -> None:
+    """Failures are one event each; what is not sent yet when the worker ends is sent then."""
+    queue = kind.partition("-")[0]
+    with make_worker(kind) as worker:
+        demo, last = new_id(kind), new_id("last")
+        assert service.request("POST", f"/api/{queue}/demo", request_id=demo).status in (200, 202)
+        wait_for(lambda: len(endings(worker, demo)) == len(DEMOS[queue]), "the end of each task of the demo")
+        assert_one_event_for_each_failure(service, sentry, queue)
+        with sentry.slow():
+            send_failing(service, queue, last)
+            wait_for(lambda: any(line.level == "ERROR" for line in worker.app_records(last)), "the last failure")
+            assert end(worker) in (0, -15)
+            assert len(sentry.wait("event", last)) == 1  # SAQ's first process does not wait for the others
+        spans = traces.wait(len(DEMOS[queue]) + 1, demo)
+        assert tree(spans) == [f"server POST /api/{queue}/demo", *[f"  {line}" for line in DEMOS[queue]]]
+        assert {one["attributes"]["request_id"] for one in spans} == {demo}
+        tasks = [one for one in spans if one["kind"] == "consumer"]
+        ids = {(one["attributes"]["task_id"], one["trace_id"], one["span_id"]) for one in tasks}
+        assert endings(worker, demo) == ids
+
+
+def endings(worker: Worker, request_id: str) -> set[tuple[str | None, str | None, str | None]]:
+    """Return the IDs in the last log record of each task."""
+    lines = [line for line in trail([worker], request_id)
+             if any(f" {state} " in line.message for state in ("success", "complete", "processed"))]  # fmt: skip
+    return {(line.current_id, line.trace_id, line.span_id) for line in lines}
+
+
+def send_failing(service: Service, queue: str, request_id: str) -> None:
+    """Send a task that fails, with a secret."""
+    answer = service.request("POST", f"/probe/send/{queue}?password={SECRET}", request_id=request_id)
+    assert answer.status == 200, answer
+
+
+def assert_one_event_for_each_failure(service: Service, sentry: Sentry, queue: str) -> None:
+    """Send tasks that fail: each is an event and a transaction, in the trace of its request and of no other."""
+    ids = [new_id("work") for _ in range(10)]
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda one: send_failing(service, queue, one), ids))
+    found = set()
+    for request_id in ids:
+        transactions = sentry.wait("transaction", request_id, 2)
+        (event,) = sentry.wait("event", request_id)
+        assert event["transaction"] == FAILING[queue]
+        (of_task,) = [one for one in transactions if one["transaction"] == FAILING[queue]]
+        assert of_task["contexts"]["trace"]["status"] == "internal_error"
+        assert event["tags"]["current_id"] == of_task["tags"]["current_id"]
+        (trace,) = {one["contexts"]["trace"]["trace_id"] for one in (event, *transactions)}
+        found.add(trace)
+    assert len(found) == len(ids)
+
+
+def end(worker: Worker) -> int:
+    """Tell a worker to end, and its processes too, where it leaves them to themselves."""
+    for child in worker.workers() if "saq" in str(worker.work) else []:
+        os.kill(child, SIGTERM)
+    return worker.stop(timeout=60)
+
+
+def tree(spans: list[Span], parent: str = "", depth: int = 0) -> list[str]:
+    """Return a line for each span, below its parent's, those with the most below them first."""
+    branches = [
+        [f"{'  ' * depth}{one['kind']} {one['name']}", *tree(spans, one["span_id"], depth + 1)]
+        for one in spans
+        if one["parent_id"] == parent
+    ]
+    return [line for branch in sorted(branches, key=lambda lines: (-len(lines), lines)) for line in branch]

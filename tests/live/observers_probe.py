@@ -1,0 +1,121 @@
+"""An integration for the live tests: endpoints and tasks that call, log, bind values, wait and fail.
+
+It is copied into the baked project as `app/integrations/observers_probe/__init__.py`. `/probe/test` is what the W3C's
+own suite for trace context asks for.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from app.common.outbound import outbound_async_client
+from app.common.response import Response
+from app.integrations import celery, faststream, saq
+from app.integrations.saq.jobs import WORK
+from app.settings import Settings, get_settings
+from fastapi import APIRouter, FastAPI
+from opentelemetry import trace
+from starlette.responses import StreamingResponse
+from structlog.contextvars import bind_contextvars, get_contextvars
+
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/probe")
+
+
+@router.post("/test")
+async def call(calls: list[dict[str, Any]]) -> str:
+    """Send each of the calls, one after the other: `url`, and `arguments` as its body."""
+    async with outbound_async_client(get_settings()) as client:
+        for one in calls:
+            await client.post(one["url"], json=one["arguments"])
+    return "called"
+
+
+@router.get("/stream")
+async def stream() -> StreamingResponse:
+    """Send the last byte inside of a span of its own, half a second after the first."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        with trace.get_tracer("probe").start_as_current_span("own"):
+            yield b"first"
+            await asyncio.sleep(0.5)
+            log.info("streaming")
+            yield b"last"
+
+    return StreamingResponse(chunks())
+
+
+@router.get("/slow")
+async def slow() -> None:
+    """Take longer than a server that stops waits."""
+    log.info("slow begins")
+    await asyncio.sleep(30)
+
+
+@router.get("/bound/{number}")
+async def bind(number: int) -> Response[int]:
+    """Bind a number, and log by structlog and from a thread by logging."""
+    found = len(get_contextvars())
+    bind_contextvars(number=number)
+    await asyncio.sleep(0.001)
+    structlog.get_logger("bound").info("by structlog", found=found)
+    await asyncio.to_thread(logging.getLogger("plain").info, "by logging")
+    return Response(result=number)
+
+
+@router.get("/observed/{number}")
+async def observed(number: int) -> None:
+    """Log in both ways and fail, with secrets at hand."""
+    bind_contextvars(number=number)
+    structlog.get_logger("observed").info("by structlog", password="hunter2")
+    log.info("by logging")
+    raise RuntimeError("it failed, token=hunter2")
+
+
+# Tasks that fail
+
+
+@celery.app.task  # type: ignore[untyped-decorator]
+def fail_in_celery(password: str) -> None:
+    """Fail in a worker of Celery."""
+    log.info("about to fail with %d characters", len(password))
+    raise RuntimeError("on purpose")
+
+
+async def fail_in_saq(_: object, *, password: str) -> None:
+    """Fail in a worker of SAQ."""
+    fail_in_celery(password)
+
+
+async def fail_in_faststream(password: str) -> None:
+    """Fail in a worker of FastStream."""
+    fail_in_celery(password)
+
+
+WORK["functions"] = (*WORK["functions"], fail_in_saq)
+on_failing, failing = faststream.channel("failing")
+if faststream.IS_WORKER:
+    on_failing(fail_in_faststream)
+
+
+@router.post("/send/{queue}")
+async def send(queue: str, password: str) -> None:
+    """Send a task that fails."""
+    match queue:
+        case "celery":
+            await asyncio.to_thread(fail_in_celery.delay, password)
+        case "saq":
+            await saq.get_queue().enqueue("fail_in_saq", password=password)
+        case _:
+            await failing.publish(password)
+
+
+def install(service: FastAPI, _settings: Settings) -> None:
+    """Add the endpoints."""
+    service.include_router(router)
+
+
+def observe(_settings: Settings) -> None:
+    """Exist, so that workers import this and know its tasks."""
