@@ -95,13 +95,13 @@ class Edge:
         """End the container at once."""
         docker("rm", "--force", "--volumes", self.name)
 
-    def connect(self, timeout: float = 25.0) -> Connection:
+    def connect(self) -> Connection:
         """Open a connection to it."""
-        return Connection(self.port, timeout=timeout)
+        return Connection(self.port)
 
-    def ask(self, data: bytes, timeout: float = 25.0) -> Answer:
+    def ask(self, data: bytes) -> Answer:
         """Send these bytes on a connection of their own, and read the answer."""
-        with self.connect(timeout) as connection:
+        with self.connect() as connection:
             connection.send(data)
             return connection.answer(data.partition(b" ")[0].decode("latin-1"))
 

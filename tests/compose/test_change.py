@@ -12,7 +12,7 @@ from tests.support.baking import must, run
 from tests.support.client import ID_HEADER, new_id
 from tests.support.load import Load
 from tests.support.speed import scaled
-from tests.support.stack import REPLACE_ONE_BY_ONE, Stack, docker, image_of, say, write_override
+from tests.support.stack import Stack, docker, image_of, say, write_override
 from tests.support.waiting import wait_for
 
 from .collector import Collector
@@ -128,9 +128,12 @@ def test_new_image_for_all_replicas_at_once_loses_nothing(pair: Stack, collector
 
 
 def test_new_image_one_by_one_lets_no_request_wait(pair: Stack, collector: Collector) -> None:
+    """By the command of docs/compose.md."""
+    lines = (pair.project / "docs/compose.md").read_text("utf-8").splitlines()
+    (command,) = (line for line in lines if line.startswith("all=$(docker compose ps"))
     image = make_new_image(pair)
     with load_on(pair) as load:
-        must(run(["sh", "-euc", REPLACE_ONE_BY_ONE], pair.project, pair.variables))
+        must(run(["sh", "-euc", command], pair.project, pair.variables))
     assert_nothing_lost(load, collector, "new image one by one")
     assert images(pair) == [image] * REPLICAS
     assert max(sent.took for sent in load.sent) < scaled(3)

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,23 +40,10 @@ def image(stack: Stack) -> dict[str, Any]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def lint(dockerfile: Path) -> list[str]:
-    """Give the rules that a Dockerfile breaks; no settings of this machine, none ignored in the file."""
-    command: list[str | Path] = [TOOLS / "hadolint", "--config", "/dev/null", "--disable-ignore-pragma"]
-    result = run([*command, "--failure-threshold", "none", "--format", "json", dockerfile], dockerfile.parent)
-    return [finding["code"] for finding in json.loads(result.stdout)]
-
-
 def test_dockerfile_breaks_no_rule_of_hadolint(composed: Path) -> None:
-    assert lint(composed / "Dockerfile") == []
-
-
-def test_broken_rules_are_noticed(composed: Path, tmp_path: Path) -> None:
-    """The same check, of a file that breaks some."""
-    text = (composed / "Dockerfile").read_text().replace("python:3.13-slim-trixie", "python")
-    bad = tmp_path / "Dockerfile"
-    bad.write_text(text.replace('CMD ["gunicorn", "-c", "gun.py"]', "CMD gunicorn -c gun.py"))
-    assert {"DL3006", "DL3025"} <= set(lint(bad))
+    """No settings of this machine count, and none ignored in the file."""
+    words = ["--config", "/dev/null", "--disable-ignore-pragma", "--format", "json"]
+    assert json.loads(run([TOOLS / "hadolint", *words, composed / "Dockerfile"], composed).stdout) == []
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.dev.yaml"]], ids=["alone", "develop"])
@@ -102,8 +88,6 @@ def test_packages_are_those_of_the_lock(composed: Path, stack: Stack) -> None:
     wanted = locked(composed)
     assert len(wanted) > 15
     assert {name: {version} for name, version in installed.items()} == wanted
-    versions = tomllib.loads((composed / "uv.lock").read_text())["package"]
-    assert all(any(p["name"] == n and p["version"] == v for p in versions) for n, v in installed.items())
 
 
 def test_nothing_that_builds_or_tests_is_left(stack: Stack) -> None:

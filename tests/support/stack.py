@@ -17,11 +17,6 @@ from tests.support.waiting import wait_for
 
 Line = dict[str, Any]
 _numbers = count()
-# The command of docs/compose.md for a new image for which no request should wait.
-REPLACE_ONE_BY_ONE = (
-    'all=$(docker compose ps --quiet api); for old in $all; do docker stop "$old" && docker rm "$old" '
-    '&& docker compose up --detach --wait --no-recreate --scale api="$(echo "$all" | wc -l)"; done'
-)
 
 
 class Stack:

@@ -25,12 +25,12 @@ async def slow(seconds: float = 1.0) -> Response[float]:
 
 
 def hang() -> Response[str]:
-    """Answer after a minute, but at once if the same request comes again."""
+    """Answer after ten minutes, but at once if the same request comes again."""
     logger.info("hangs")
     mark = Path("/tmp", current_request_id())
     if not mark.exists():
         mark.touch()
-        time.sleep(60)
+        time.sleep(600)
     return Response(result="")
 
 
