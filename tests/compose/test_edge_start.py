@@ -17,8 +17,6 @@ from tests.support.stack import docker
 
 from .edge import START, options_of
 
-pytestmark = pytest.mark.full
-
 FOLDER = ROOT / TEMPLATE / "deploy/nginx"
 
 
@@ -104,7 +102,7 @@ def check_refused(variables: Mapping[str, str], output: str) -> None:
         assert re.fullmatch(sentence, told[name]), (name, value, told[name])
 
 
-@pytest.fixture(params=["sh", "busybox"])
+@pytest.fixture(params=["sh", pytest.param("busybox", marks=pytest.mark.full)])
 def tools(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A PATH with this machine's shell and tools, or with those of Alpine, in which the script runs by default."""
     if request.param == "sh":
@@ -126,6 +124,7 @@ def test_bad_values_are_refused_with_a_sentence_each(tools: str) -> None:
             check_refused(variables, result.stderr)
 
 
+@pytest.mark.full
 def test_refused_start_ends_the_container_and_writes_nothing(images: list[str]) -> None:
     """The container ends with 1, and its log has the sentence; also of a limit that it could never keep."""
     cases = {"RATE_LIMIT": "many", "MAX_BODY_BYTES": "200000000", "MAX_CONCURRENCY": "4000"}
@@ -140,6 +139,7 @@ def test_refused_start_ends_the_container_and_writes_nothing(images: list[str]) 
         1, "The environment variable RATE_LIMIT is 'many': it is a whole number from 1 to 1000000.\n")  # fmt: skip
 
 
+@pytest.mark.full
 def test_nginx_accepts_the_configuration_of_good_values(images: list[str]) -> None:
     """Of each kind of nginx, and written by each shell, without a warning."""
     busybox = program("busybox", "busybox")
@@ -150,6 +150,7 @@ def test_nginx_accepts_the_configuration_of_good_values(images: list[str]) -> No
         assert not re.search(r"\[(warn|alert|emerg)\]", said.stderr), said.stderr
 
 
+@pytest.mark.full
 def test_name_servers_are_those_of_the_container(images: list[str], tmp_path: Path) -> None:
     """IPv6 servers are taken over, those with a zone are not; without any, a sentence says what is missing."""
     file = tmp_path / "resolv.conf"
@@ -165,6 +166,7 @@ def test_name_servers_are_those_of_the_container(images: list[str], tmp_path: Pa
     )
 
 
+@pytest.mark.full
 def test_shellcheck_finds_no_fault() -> None:
     """It also reads the script as a shell of POSIX would."""
     said = run([program("shellcheck", "shellcheck"), FOLDER / "start.sh"], ROOT)
