@@ -167,17 +167,6 @@ def test_each_worker_connects_and_disconnects(integrated: Path, broker: Path) ->
     assert not (broker / "master_knows_too_much").exists()
 
 
-def test_lifespan_that_fails_ends_the_start(integrated: Path, broker: Path) -> None:
-    """The worker says why, once and readable, and the master ends."""
-    (broker / "refuses").touch()
-    with serve(integrated, broker, 1, wait=False) as service:
-        assert failure(service) == 3
-        text = service.app_text()
-    assert text.count("The integration broker did not start") == 1
-    assert text.count("    ConnectionError: nobody answers at broker:5672") == 1
-    assert text.count("nobody answers") == 2, "the line of the source, and the error; no repetition"
-
-
 @pytest.mark.parametrize(
     ("server", "variable", "told"),
     [
