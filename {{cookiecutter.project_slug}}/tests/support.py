@@ -26,11 +26,11 @@ class Logs:
         return [ADDED.sub("", line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
     def wait(self, name: str, text: str, count: int = 1) -> list[str]:
-        """Return the lines with this text as soon as there are `count`, or after five seconds those there are.
+        """Return the lines with this text as soon as there are `count`, or after half a minute those there are.
 
         A server writes the line when the client may have read the answer already.
         """
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while len(found := [line for line in self.lines(name) if text in line]) < count:
             if time.monotonic() > deadline:
                 break

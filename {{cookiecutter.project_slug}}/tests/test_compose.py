@@ -27,12 +27,12 @@ def default(name: str) -> object:
     return Settings.model_fields[name].default
 
 
-def test_nginx_takes_over_the_same_ids() -> None:
+def test_nginx_accepts_the_same_ids_as_the_service() -> None:
     (pattern,) = re.findall(r'^_ACCEPTED = .*rb"(.+)"', Path(request_id.__file__).read_text("utf-8"), re.MULTILINE)
     assert f"(?<id>{pattern})" in NGINX
 
 
-def test_settings_of_both_have_the_same_defaults() -> None:
+def test_compose_has_the_defaults_of_the_settings() -> None:
     masked = default("masked_query")
     assert isinstance(masked, tuple)
     assert "MASKED_QUERY: ${MASKED_QUERY:-" + ",".join(masked) + "}" in COMPOSE
@@ -49,7 +49,7 @@ def test_every_variable_of_the_service_is_a_setting() -> None:
     assert names
 
 
-def test_whoever_is_told_to_end_has_the_time_for_it() -> None:
+def test_stop_grace_period_exceeds_graceful_timeout() -> None:
     graceful = default("graceful_timeout")
     assert isinstance(graceful, int)
     patience = min(seconds(r"stop_grace_period: \${STOP_GRACE_PERIOD:-(\d+)s}", COMPOSE))
@@ -57,12 +57,12 @@ def test_whoever_is_told_to_end_has_the_time_for_it() -> None:
     assert patience > graceful + more > graceful
 
 
-def test_nginx_lets_idle_connections_go_first() -> None:
+def test_nginx_closes_idle_connections_before_the_service_does() -> None:
     keepalive = default("keepalive")
     assert isinstance(keepalive, int)
     assert max(seconds(r"keepalive_timeout (\d+)s", START)) < keepalive
 
 
-def test_image_has_a_python_that_the_service_promises() -> None:
+def test_image_has_a_supported_python() -> None:
     (version,) = set(re.findall(r"^FROM python:3\.(\d+)-", DOCKERFILE, re.MULTILINE))
     assert int(version) in (11, 12, 13)

@@ -1,4 +1,4 @@
-"""A smoke test of the running server: gunicorn with two workers, and the ID in every place."""
+"""A smoke test of the running server: gunicorn, and the ID in every place."""
 
 import os
 import re
@@ -26,7 +26,7 @@ class Service:
             port = free.getsockname()[1]
         inherited = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
         inherited.pop("GUNICORN_CMD_ARGS", None)
-        own = {"PORT": str(port), "WORKERS": "2", "LOG_PATH": str(self.logs.folder), "PYTHONPATH": str(PROJECT_ROOT)}
+        own = {"PORT": str(port), "WORKERS": "1", "LOG_PATH": str(self.logs.folder), "PYTHONPATH": str(PROJECT_ROOT)}
         command = [sys.executable, "-m", "gunicorn", "-c", str(PROJECT_ROOT / "gun.py")]
         self.process = subprocess.Popen(
             command, cwd=folder, env=inherited | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -34,9 +34,9 @@ class Service:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False)
 
     def wait(self) -> None:
-        """Return when both workers serve; fail if they do not within a minute."""
-        deadline = time.monotonic() + 60
-        while sum("Application startup complete" in line for line in self.logs.error) < 2:
+        """Return when the worker serves; fail if it does not within two minutes."""
+        deadline = time.monotonic() + 120
+        while not any("Application startup complete" in line for line in self.logs.error):
             assert self.process.poll() is None, self.logs.error
             assert time.monotonic() < deadline, self.logs.error
             time.sleep(0.02)
@@ -44,7 +44,7 @@ class Service:
     def stop(self) -> int:
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             service.stop()
 
 
-def test_one_id_in_header_body_application_line_and_access_line(service: Service) -> None:
+def test_header_body_log_record_and_access_line_have_the_same_id(service: Service) -> None:
     response = service.client.get("/api/demo?token=secret", headers={HEADER: ID})
     assert response.headers.get_list(HEADER) == [response.json()["request_id"]] == [ID]
     (own,) = service.logs.wait("demo.log", ID)
@@ -67,7 +67,7 @@ def test_one_id_in_header_body_application_line_and_access_line(service: Service
     assert re.search(rf' {ID} 200 \d\.\d{{3}}s 127\.0\.0\.1:\d+ - "GET /api/demo\?token=\*\*\* HTTP/1\.1"$', access)
 
 
-def test_a_defect_has_its_traceback_once_with_the_id(service: Service) -> None:
+def test_unhandled_error_is_logged_once_with_the_id(service: Service) -> None:
     response = service.client.get("/api/demo/fail")
     request_id = response.json()["request_id"]
     assert (response.status_code, response.headers[HEADER]) == (500, request_id)
@@ -78,7 +78,7 @@ def test_a_defect_has_its_traceback_once_with_the_id(service: Service) -> None:
     assert service.logs.error.count("    RuntimeError: this is a defect, shown on purpose") == 1
 
 
-def test_what_is_no_http_has_an_id_and_a_line(service: Service) -> None:
+def test_malformed_request_gets_an_id_and_an_access_line(service: Service) -> None:
     with socket.create_connection((service.client.base_url.host, service.client.base_url.port or 0), 5) as connection:
         connection.sendall(b"NONSENSE\r\n\r\n")
         answer = connection.recv(65536).decode()
@@ -87,7 +87,7 @@ def test_what_is_no_http_has_an_id_and_a_line(service: Service) -> None:
     assert len(service.logs.wait("access.log", request_id)) == 1
 
 
-def test_it_stops_by_sigterm_after_the_request_that_runs(service: Service) -> None:
+def test_sigterm_lets_the_request_in_flight_end(service: Service) -> None:
     with service.client.stream(
         "GET", "/api/demo/stream?lines=3&pause=0.1", headers={HEADER: "the-last-one"}
     ) as response:

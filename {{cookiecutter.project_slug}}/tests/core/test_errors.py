@@ -37,7 +37,7 @@ def failing(app: Application, error: Exception) -> TestClient:
         (ServiceError("Zero is a code.", code=0), 400, (0, "Zero is a code.", None)),
     ],
 )
-def test_what_is_raised_on_purpose(
+def test_raised_errors_become_the_envelope(
     error: Exception, status: int, content: tuple[int, str, object], app: Application
 ) -> None:
     response = failing(app, error).get("/fails", headers=OWN)
@@ -61,7 +61,7 @@ def test_a_status_without_a_body_has_none(status: int, app: Application) -> None
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing-here", 404), ("POST", "/api/demo", 405), ("GET", "/api", 404)]
 )
-def test_what_the_router_refuses(method: str, path: str, status: int, client: TestClient) -> None:
+def test_router_errors_have_the_envelope(method: str, path: str, status: int, client: TestClient) -> None:
     response = client.request(method, path, headers=OWN)
     content = response.json()
     assert (response.status_code, content["code"], content["message"]) == (status, status, "failed")
@@ -134,5 +134,5 @@ def test_a_service_error_has_the_status_of_a_failure(status: int) -> None:
 
 
 @pytest.mark.parametrize(("status", "phrase"), [(200, "OK."), (418, "I'm a Teapot."), (499, "Error 499.")])
-def test_phrases(status: int, phrase: str) -> None:
+def test_phrase_of_a_status(status: int, phrase: str) -> None:
     assert phrase_of(status) == phrase

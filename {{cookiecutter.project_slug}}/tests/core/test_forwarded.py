@@ -36,7 +36,7 @@ from tests.support import Logs, connect
         ("1" * 65, None),
     ],
 )
-def test_what_is_an_address(text: str, address: str | None) -> None:
+def test_only_ip_addresses_are_parsed(text: str, address: str | None) -> None:
     assert parse_address(text) == address
 
 
@@ -65,11 +65,11 @@ OURS = ("127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48")
         ([b"9" * 100_000], None),
     ],
 )
-def test_the_client_is_the_nearest_that_is_not_ours(values: list[bytes], client: str | None) -> None:
+def test_client_is_the_nearest_untrusted_address(values: list[bytes], client: str | None) -> None:
     assert TrustedProxies(OURS).client_of(values) == client
 
 
-def test_if_everyone_is_believed_the_client_is_the_first() -> None:
+def test_with_all_proxies_trusted_the_client_is_the_first() -> None:
     assert TrustedProxies(["*"]).client_of([b"192.0.2.1, 198.51.100.1"]) == "192.0.2.1"
 
 
@@ -88,7 +88,7 @@ def test_if_everyone_is_believed_the_client_is_the_first() -> None:
         (None, True),
     ],
 )
-def test_who_is_a_proxy(client: tuple[str, int] | None, trusted: bool) -> None:
+def test_only_trusted_peers_are_proxies(client: tuple[str, int] | None, trusted: bool) -> None:
     assert TrustedProxies(OURS).is_proxy(http_scope(client=client)) is trusted
     assert TrustedProxies(["*"]).is_proxy(http_scope(client=client))
 
@@ -122,7 +122,7 @@ def test_the_access_line_shows_the_client(
         ("192.0.2.1", "https", "http"),
     ],
 )
-def test_the_scheme_of_the_outside(peer: str, proto: str, scheme: str, app: Application) -> None:
+def test_forwarded_scheme_is_taken_from_trusted_proxies(peer: str, proto: str, scheme: str, app: Application) -> None:
     @app.get("/url")
     async def url(request: Request) -> str:
         return request.url.scheme
@@ -136,7 +136,7 @@ def test_a_websocket_of_the_outside_is_secure_too() -> None:
     assert (scope["scheme"], scope["client"]) == ("wss", ("192.0.2.1", 0))
 
 
-def test_whom_to_believe_is_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
+def test_trusted_proxies_are_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
     app = configure(FORWARDED_ALLOW_IPS="192.0.2.0/24")
     for peer in ("192.0.2.9", "127.0.0.1"):
         connect(app, peer).get("/api/demo", headers={"X-Forwarded-For": "203.0.113.5"})

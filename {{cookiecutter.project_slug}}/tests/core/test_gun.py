@@ -66,15 +66,16 @@ def test_the_master_s_logging_can_be_set_up_and_its_folder_is_there(tmp_path: Pa
     assert "from the master" in (tmp_path / "log" / "error.log").read_text()
 
 
-def test_processes_must_not_rotate_files_under_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOG_ROTATION", "time")
-    with pytest.raises(SystemExit, match="LOG_ROTATION is 'time'"):
-        gun()
-
-
-def test_a_bad_value_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "none")
-    with pytest.raises(SystemExit, match="The environment variable PORT is 'none'"):
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PORT", "none", "The environment variable PORT is 'none'"),
+        ("LOG_ROTATION", "time", "LOG_ROTATION is 'time'"),  # processes would rotate files under each other
+    ],
+)
+def test_a_bad_value_stops_the_start(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=told):
         gun()
 
 

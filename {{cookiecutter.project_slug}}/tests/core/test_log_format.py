@@ -65,10 +65,10 @@ def test_a_hostile_character_is_shown_in_its_escaped_form(character: str, shown:
     assert line == f"a{shown}b"
 
 
-@pytest.mark.parametrize("code", range(256))
-def test_each_character_of_latin_1_alone(code: int) -> None:
-    text = f"a{chr(code)}b"
-    assert (escape(text) == text) == (chr(code).isprintable() or chr(code) in "\u00a0\u00ad")
+def test_exactly_the_unprintable_characters_of_latin_1_are_escaped() -> None:
+    for character in map(chr, range(256)):
+        text = f"a{character}b"
+        assert (escape(text) == text) == (character.isprintable() or character in "\u00a0\u00ad"), repr(character)
 
 
 @each_hostile
@@ -87,7 +87,7 @@ def test_harmless_text_stays_as_it_is(text: str) -> None:
     assert escape(text) == text
 
 
-def test_the_text_line() -> None:
+def test_text_line_has_the_default_format() -> None:
     line = TextFormatter().format(record_of("hello %s", "you"))
     pattern = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}[+-]\d{4} \[pid:\d+\] module\.py\(line:7\) WARNING "
     assert re.fullmatch(pattern + r"\[the-request\] hello you", line)
@@ -101,7 +101,7 @@ def test_a_record_without_an_id_gets_one() -> None:
     assert parse(JsonFormatter().format(logging.makeLogRecord({"msg": "text"})))["request_id"] == "-"
 
 
-def test_a_date_format_of_one_s_own() -> None:
+def test_date_format_is_an_argument() -> None:
     assert re.fullmatch(r"\d\d:\d\d", TextFormatter("%(asctime)s", "%H:%M").format(record_of("text")))
 
 

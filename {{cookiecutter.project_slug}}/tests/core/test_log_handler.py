@@ -51,21 +51,15 @@ def test_a_handler_made_twice_writes_once(logs: Logs, caplog: pytest.LogCaptureF
     assert caplog.messages == ["one", "two"]
 
 
-def test_a_new_name_is_a_new_file(logs: Logs) -> None:
-    log = RequestLogHandler("before")
-    log.info("one")
-    log.resetName("after")
-    log.info("two")
-    assert log.name == "after"
-    assert messages(logs.lines("before.log")) == ["INFO [-] one"]
-    assert messages(logs.lines("after.log")) == ["INFO [-] two"]
-
-
-def test_a_new_name_takes_the_old_file_from_nobody_else(logs: Logs) -> None:
-    first, second = RequestLogHandler("shared"), RequestLogHandler("shared")
-    second.resetName("moved")
+def test_a_new_name_is_a_new_file_and_leaves_the_old_one_to_others(logs: Logs) -> None:
+    first, second = RequestLogHandler("before"), RequestLogHandler("before")
+    second.info("one")
+    second.resetName("after")
+    second.info("two")
     first.info("still here")
-    assert messages(logs.lines("shared.log")) == ["INFO [-] still here"]
+    assert second.name == "after"
+    assert messages(logs.lines("before.log")) == ["INFO [-] one", "INFO [-] still here"]
+    assert messages(logs.lines("after.log")) == ["INFO [-] two"]
 
 
 @pytest.mark.parametrize("name", ["access", "error", "app.access", ".access"])
@@ -75,7 +69,7 @@ def test_a_name_whose_file_is_the_server_s_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("level", "kept"), [(None, ["info", "error"]), (logging.ERROR, ["error"]), ("DEBUG", None)])
-def test_the_level(level: int | str | None, kept: list[str] | None, logs: Logs) -> None:
+def test_logger_drops_records_below_its_level(level: int | str | None, kept: list[str] | None, logs: Logs) -> None:
     log = RequestLogHandler("levels", level)
     for name in ("debug", "info", "error"):
         getattr(log, name)(name)
@@ -133,7 +127,7 @@ def test_json_is_for_every_file(configure: Callable[..., Application], logs: Log
 
 
 @pytest.mark.parametrize(("level", "kept"), [("DEBUG", 3), ("info", 2), ("ERROR", 1), ("CRITICAL", 0)])
-def test_the_level_of_the_settings(level: str, kept: int, configure: Callable[..., Application], logs: Logs) -> None:
+def test_log_level_is_a_setting(level: str, kept: int, configure: Callable[..., Application], logs: Logs) -> None:
     configure(LOG_LEVEL=level)
     log = logging.getLogger("somebody.else")
     log.debug("text")

@@ -65,7 +65,7 @@ def redact() -> Redactor:
         ("no secret here: at=all", "no secret here: at=all"),
     ],
 )
-def test_a_line(redact: Redactor, line: str, shown: str) -> None:
+def test_secrets_in_a_line_are_masked(redact: Redactor, line: str, shown: str) -> None:
     assert redact(line) == shown
     assert redact(shown) == shown
 
@@ -134,7 +134,7 @@ def test_a_json_line_is_redacted_by_its_structure(configure: Callable[..., Appli
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("request_id", ["authorization=1", "cookie=12345", "password=a/b@c"])
-def test_no_id_hides_a_line(
+def test_request_id_that_looks_like_a_secret_stays(
     configure: Callable[..., Application], logs: Logs, log_format: str, request_id: str
 ) -> None:
     """A client chooses the ID: it stays as it is, and so does the rest of the line."""
@@ -152,7 +152,9 @@ def test_no_id_hides_a_line(
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_every_line_of_the_service(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
+def test_secrets_are_masked_in_messages_extra_and_tracebacks(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
     app = configure(LOG_FORMAT=log_format)
 
     @app.get("/leak")
@@ -171,13 +173,13 @@ def test_every_line_of_the_service(configure: Callable[..., Application], logs: 
     assert SECRET not in text
 
 
-def test_the_names_are_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
+def test_masked_names_are_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
     configure(MASKED_LOG="iban, pin-code")
     logging.getLogger("orders").warning("IBAN=DE12 pin_code=1234 password=shown")
     assert logs.error[-1].endswith(" IBAN=*** pin_code=*** password=shown")
 
 
-def test_levels_of_single_loggers(configure: Callable[..., Application], logs: Logs) -> None:
+def test_log_levels_sets_single_loggers(configure: Callable[..., Application], logs: Logs) -> None:
     configure(LOG_LEVEL="WARNING", LOG_LEVELS="orders=debug, orders.noisy=ERROR,app.outbound=INFO")
     for name in ("orders", "orders.deep", "orders.noisy", "others"):
         for level in (logging.DEBUG, logging.WARNING):
@@ -187,6 +189,6 @@ def test_levels_of_single_loggers(configure: Callable[..., Application], logs: L
 
 
 @pytest.mark.parametrize("value", ["orders", "orders=LOUD", "=DEBUG", "a b=INFO", "orders:DEBUG"])
-def test_a_level_that_is_none(configure: Callable[..., Application], value: str) -> None:
+def test_invalid_log_levels_stop_the_start(configure: Callable[..., Application], value: str) -> None:
     with pytest.raises(SystemExit, match=r"LOG_LEVELS is .*: '.+' is not a logger and its level such as"):
         configure(LOG_LEVELS=value)

@@ -29,8 +29,7 @@ def test_the_time_grows_while_the_request_runs(app: Application, client: TestCli
         return [first, current_request_time(6)]
 
     first, second = client.get("/times").json()
-    assert 0 < first < 1
-    assert 0.015 < second - first < 1
+    assert 0 < first < second - 0.015 < 30
 
 
 @pytest.mark.parametrize(("precision", "expected"), [(3, 1.235), (1, 1.2), (6, 1.234568)])
@@ -84,7 +83,7 @@ def test_the_time_of_a_stream_ends_with_its_last_byte(app: Application, client: 
     (record,) = records
     assert record is not None
     assert record.ttfb is not None
-    assert record.ttfb + 0.05 < record.duration < 1
+    assert record.ttfb + 0.05 < record.duration < 30
 
 
 def test_the_plugin_is_harmless_outside_of_a_request() -> None:

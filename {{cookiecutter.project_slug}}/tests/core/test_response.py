@@ -53,14 +53,6 @@ def test_the_id_survives_every_way_to_leave_fields_out(
     assert client.get("/item", headers=OWN).json() == expected
 
 
-def test_a_synchronous_endpoint_has_the_id_too(app: Application, client: TestClient) -> None:
-    @app.get("/sync")
-    def sync() -> Response[Item]:
-        return Response(result=Item())
-
-    assert client.get("/sync", headers=OWN).json()["request_id"] == ID
-
-
 def test_a_result_that_does_not_fit_is_a_defect(app: Application, client: TestClient) -> None:
     @app.get("/wrong", response_model=Response[int])
     async def wrong() -> dict[str, str]:

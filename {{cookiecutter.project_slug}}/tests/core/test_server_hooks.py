@@ -50,11 +50,11 @@ def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Ho
 # What a server.py may hold
 
 
-def test_what_must_work_is_this() -> None:
+def test_hooks_whose_failure_ends_the_server() -> None:
     assert set(MUST_WORK) == {"on_starting", "when_ready", "post_fork", "post_worker_init"}
 
 
-def test_a_dataclass_finds_its_module(hooks: Callable[[str], Hooks], capsys: pytest.CaptureFixture[str]) -> None:
+def test_hooks_module_may_define_dataclasses(hooks: Callable[[str], Hooks], capsys: pytest.CaptureFixture[str]) -> None:
     code = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Size:\n    of: int\n"
     )
@@ -71,7 +71,7 @@ def test_a_dataclass_finds_its_module(hooks: Callable[[str], Hooks], capsys: pyt
         "child_exit = lambda server, worker: print(2)",
     ],
 )
-def test_whoever_can_be_called_like_that_is(
+def test_hook_with_a_fitting_signature_is_called(
     code: str, hooks: Callable[[str], Hooks], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = Config()
@@ -87,10 +87,10 @@ def test_whoever_can_be_called_like_that_is(
         ("child_exit = None", "child_exit is no function, and gunicorn would call it"),
         ("child_exit = 'rm'", "child_exit is no function, and gunicorn would call it"),
         ("def child_exit(a, b, c): pass", "child_exit takes 3 arguments, and gunicorn gives it 2"),
-        ("def child_exit(): pass", "child_exit takes 0 arguments, and gunicorn gives it 2"),
+        ("def child_exit(worker): pass", "child_exit takes 1 arguments, and gunicorn gives it 2"),
     ],
 )
-def test_what_cannot_be_called_is_refused(code: str, told: str, hooks: Callable[[str], Hooks]) -> None:
+def test_hook_that_cannot_be_called_ends_the_start(code: str, told: str, hooks: Callable[[str], Hooks]) -> None:
     with pytest.raises(SystemExit, match=rf"^In app/integrations/alpha/server\.py, {told}"):
         hooks(code)
 
@@ -178,14 +178,14 @@ TRACEBACK = "Traceback (most recent call last):\n...\napp.common.exceptions.Alre
         ("_granian", (TRACEBACK,)),
     ],
 )
-def test_no_server_says_it_once_more(name: str, words: tuple[object, ...], logs: Logs) -> None:
+def test_server_does_not_repeat_a_logged_lifespan_error(name: str, words: tuple[object, ...], logs: Logs) -> None:
     logging.getLogger(name).error(*words)
     assert logs.error == []
     logging.getLogger(name).error(*[str(word).replace("AlreadyLogged", "Another") for word in words])
     assert len(logs.error) == 1
 
 
-def test_no_server_shows_it_as_an_error(logs: Logs) -> None:
+def test_logged_lifespan_error_is_dropped_from_servers_only(logs: Logs) -> None:
     server = logging.getLogger("_granian")
     for error in (AlreadyLoggedError("It did not start."), OSError("disk")):
         server.error("ASGI lifespan startup failed", exc_info=error)
@@ -233,7 +233,7 @@ def test_a_replacement_that_cannot_start_is_tried_again(
     assert sum("Exception in worker process" in line for line in logs.error) == (not isinstance(error, SystemExit))
 
 
-def test_one_of_the_first_ends_gunicorn_and_at_once(start: Callable[..., object], logs: Logs) -> None:
+def test_first_worker_that_cannot_start_ends_gunicorn(start: Callable[..., object], logs: Logs) -> None:
     """Whoever comes first: gunicorn stumbles over a second one that ends so."""
     assert [start(2, SystemExit(3)), start(1, SystemExit(3)), start(2, SyntaxError("pass pass"))] == [3, 0, 0]
     assert logs.error == []

@@ -108,7 +108,9 @@ def test_a_field_never_replaces_what_a_line_has(configure: Callable[..., Applica
         ("GET", "/api/demo/stream?lines=2", 200),
     ],
 )
-def test_each_request_is_told_once_when_it_is_over(app: Application, method: str, path: str, status: int) -> None:
+def test_watcher_is_called_once_for_each_finished_request(
+    app: Application, method: str, path: str, status: int
+) -> None:
     told: list[RequestRecord] = []
     request_watchers["test"] = told.append
     connect(app).request(method, path, headers={HEADER: ID})

@@ -33,7 +33,7 @@ def connect(listener: socket.socket) -> socket.socket:
     return client
 
 
-async def stop_with_some_who_wait(listener: socket.socket) -> list[socket.socket]:
+async def stop_with_queued_connections(listener: socket.socket) -> list[socket.socket]:
     config = Config(create_app(), http=RequestHttpProtocol, lifespan="off", log_config=None)
     config.load()
     server = DrainingServer(config)
@@ -49,9 +49,9 @@ async def stop_with_some_who_wait(listener: socket.socket) -> list[socket.socket
 
 
 @LOOPS
-def test_who_waits_is_served_before_the_end(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_queued_connections_are_served_before_shutdown(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     with listen() as listener, asyncio.Runner(loop_factory=factory) as runner:
-        for client in runner.run(stop_with_some_who_wait(listener)):
+        for client in runner.run(stop_with_queued_connections(listener)):
             with client:
                 answer = client.recv(65536)
                 assert answer.startswith(b"HTTP/1.1 405 ")
@@ -59,7 +59,7 @@ def test_who_waits_is_served_before_the_end(factory: Callable[[], asyncio.Abstra
 
 
 @LOOPS
-def test_nobody_waits(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+def test_listener_without_queued_connections_stops(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def start_and_stop() -> list[socket.socket]:
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, sock=listener)
         return stop_listening([server])
