@@ -4,7 +4,6 @@ import json
 import re
 import socketserver
 import threading
-import time
 from collections import Counter, defaultdict
 from types import TracebackType
 from typing import Any, Self
@@ -54,18 +53,20 @@ class Collector:
             self._servers[line["request_id"]].append(found["container"])
 
     def logging(self) -> dict[str, Any]:
-        """Give what a service in a compose file needs, so that its lines come here."""
+        """Return what a service in a compose file needs, so that its lines come here."""
         options = {"syslog-address": f"tcp://127.0.0.1:{self._server.server_address[1]}", "tag": "{{.Name}}"}
         return {"logging": {"driver": "syslog", "options": options}}
 
     def shares(self, request_ids: set[str]) -> Counter[str]:
-        """Give how many of these requests each container of the service has served."""
+        """Return how many of these requests each container of the service has served."""
         served = Counter(name for request_id in request_ids for name in self._servers[request_id])
         return Counter({name: count for name, count in served.items() if "-nginx-" not in name})
 
     def wait_for(self, request_ids: set[str], service: str) -> dict[str, list[int]]:
-        """Wait until each of these requests has a line of a service; give the statuses of all, by ID."""
+        """Wait until each of these requests has a line of a service; return the statuses of all, by ID.
+
+        A second line of a request would have come by then, as those of later requests have, except for the last few.
+        """
         statuses = self._statuses[service]
-        wait_for(lambda: request_ids <= statuses.keys(), f"line of {service} for each request")
-        time.sleep(0.2)  # in which a second line would come
+        wait_for(lambda: request_ids <= statuses.keys(), f"a line of {service} for each request")
         return dict(statuses)
