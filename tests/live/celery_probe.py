@@ -7,6 +7,7 @@ It is copied into the baked project as `app/integrations/celery_probe/__init__.p
 import logging
 import os
 import time
+from pathlib import Path
 
 from app.common.outbound import outbound_client
 from app.common.response import Response
@@ -19,9 +20,11 @@ log = logging.getLogger(__name__)
 
 
 @app.task
-def slow(seconds: float) -> None:
+def slow(mark: str) -> None:
+    """Go on while a file is there."""
     log.info("slow begins")
-    time.sleep(seconds)
+    while Path(mark).exists():
+        time.sleep(0.02)
     log.info("slow ends")
 
 
@@ -104,17 +107,17 @@ def canvas(name: str) -> Signature:
 def install(service: FastAPI, _settings: Settings) -> None:
     """Add an endpoint for each."""
 
-    @service.post("/probe/canvas/{name}")
+    @service.post("/probe/canvas/{name}", status_code=202)
     def send(name: str) -> Response[str]:
         log.info("sending")
         canvas(name).apply_async()
         return Response(result=name)
 
-    @service.post("/probe/slow")
-    def send_slow(seconds: float) -> Response[str]:
-        return Response(result=slow.delay(seconds).id)
+    @service.post("/probe/slow", status_code=202)
+    def send_slow(mark: str) -> Response[str]:
+        return Response(result=slow.delay(mark).id)
 
-    @service.post("/probe/calls")
+    @service.post("/probe/calls", status_code=202)
     def send_calls(url: str) -> Response[str]:
         return Response(result=calls.delay(url).id)
 

@@ -9,38 +9,40 @@ import pytest
 from tests.support.brokers import Nats, Redis
 from tests.support.client import new_id
 from tests.support.service import Service
+from tests.support.waiting import wait_for
 from tests.support.workers import Worker, show, wait_for_trail
 
+from .probes import HERE, with_probes
+
+pytestmark = pytest.mark.full
 WORKERS = {
     "celery": (["celery", "-A", "app.integrations.celery", "worker", "-P", "solo"], " ready."),
     "saq": (["saq", "app.integrations.saq.settings"], "Worker starting"),
 }
 
 
-@pytest.fixture
-def probed(connected: Path, tmp_path: Path) -> Path:
-    """The service with every integration, and the probe."""
-    project = tmp_path / "project"
-    shutil.copytree(connected, project, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    probe = project / "app/integrations/onwards_probe"
+def test_one_id_goes_through_http_nats_celery_saq_and_http_again(connected: Path, tmp_path: Path) -> None:
+    """One origin, and each one's parent is the message that set it off."""
+    probed = with_probes(connected, tmp_path / "project", "celery", "saq", "faststream")
+    probe = probed / "app/integrations/onwards_probe"
     probe.mkdir()
-    shutil.copy(Path(__file__).with_name("onwards_probe.py"), probe / "__init__.py")
-    return project
-
-
-def test_one_id_through_all_of_them(probed: Path, tmp_path: Path) -> None:
-    """HTTP, NATS, Celery, SAQ and HTTP again: one origin, and each one's parent is the message that set it off."""
+    shutil.copy(HERE / "onwards_probe.py", probe / "__init__.py")
     with ExitStack() as stack:
         redis, nats = stack.enter_context(Redis()), stack.enter_context(Nats())
         env = {"CELERY_BROKER_URL": redis.url, "SAQ_URL": redis.url.replace("/0", "/1"), "FASTSTREAM_URL": nats.url}
         service = Service(probed, tmp_path / "service", app="app.main:app", env=env)
         host = f"127.0.0.1:{service.port}"
         service.env["OUTBOUND_HOSTS"] = host
+        workers = {
+            name: Worker(probed, tmp_path, command, env, ready=ready, name=name)
+            for name, (command, ready) in WORKERS.items()
+        }
+        for worker in workers.values():
+            stack.push(worker)
+            worker.start(wait=False)
         stack.enter_context(service)
-        places: dict[str, Service | Worker] = {"service": service}
-        for name, (command, ready) in WORKERS.items():
-            worker = Worker(probed, tmp_path, command, env, ready=ready, name=name)
-            places[name] = stack.enter_context(worker)
+        wait_for(lambda: all(worker.ready in worker.output() for worker in workers.values()), "all workers")
+        places: dict[str, Service | Worker] = {"service": service, **workers}
         service.wait_ready()
         request_id = new_id("onwards")
         answer = service.request("POST", f"/probe/onwards?url=http://{host}/api/demo", request_id=request_id)

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import logging
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +25,7 @@ from app.settings import read_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
 log = logging.getLogger("work")
-CLOSED = "redis://127.0.0.1:1/0"
+SCHEMES = {"redis": "redis://127.0.0.1:{}/0", "rabbitmq": "amqp://127.0.0.1:{}//"}
 
 
 @app.task
@@ -102,14 +105,18 @@ def test_what_is_sent_has_the_ids(sent: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.usefixtures("sent")
-def test_a_worker_runs_it_under_the_same_ids(logs: Logs) -> None:
-    """A worker in a thread: what crosses is in the message alone."""
+def test_a_worker_runs_it_under_the_same_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker in a thread: what crosses is in the message alone; without `use_task_id` each run has its own ID."""
     trail._set_up_logging()
     with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30):
         with TaskRecord(ID, "-"):
             results = [send.delay().id, flaky.delay().id, fails.delay("hunter2").id]
         for words, count in (("probing", 1), ("attempt", 2), ("failure", 1), ("success", 3)):
             assert len(logs.wait("error.log", words, count)) == count
+        monkeypatch.setitem(app.conf.changes, "use_task_id", False)
+        with TaskRecord("each-run", "-"):
+            flaky.delay()
+        assert len(logs.wait("error.log", " success", 4)) == 4
     send_id, flaky_id, fails_id = results
     assert f"INFO [{ID}] [{send_id} -] sending" in "\n".join(logs.error)
     (probing,) = (line for line in logs.error if line.endswith(" probing"))
@@ -119,6 +126,8 @@ def test_a_worker_runs_it_under_the_same_ids(logs: Logs) -> None:
     (failed,) = (line for line in logs.error if " ERROR " in line)
     assert f"[{ID}] [{fails_id} -]" in failed
     assert logs.error.count("    ValueError: 7") == 1
+    runs = [line for line in logs.error if " [each-run] [" in line and line.endswith(" attempt")]
+    assert len({line.partition("[each-run] [")[2].removesuffix(" -] attempt") for line in runs}) == len(runs) == 2
     assert "hunter2" not in "\n".join(logs.error)
     assert not any("succeeded in" in line for line in logs.error)
 
@@ -146,10 +155,11 @@ def test_headers_by_hand(logs: Logs) -> None:
     assert len(logs.error) == 4
 
 
-def test_without_a_broker(configure: Callable[..., Application], logs: Logs) -> None:
+@pytest.mark.parametrize("kind", SCHEMES)
+def test_without_a_broker(kind: str, configure: Callable[..., Application], logs: Logs) -> None:
     """The service answers, with a sentence; nothing is said twice."""
     service = configure()
-    with broker_at(CLOSED):
+    with broker_at(SCHEMES[kind].format(1)):
         response = connect(service).post("/api/celery/demo", headers={HEADER: ID})
         with pytest.raises(NotReady, match="does not answer"):
             asyncio.run(integration.ready())
@@ -157,6 +167,28 @@ def test_without_a_broker(configure: Callable[..., Application], logs: Logs) -> 
     assert response.json()["cause"] == integration.NO_ANSWER
     assert len(logs.access) == 1
     assert not any("Traceback" in line for line in logs.error)
+
+
+@pytest.mark.parametrize("kind", SCHEMES)
+def test_a_broker_that_hangs(kind: str, configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for long, and however many ask, one thread does."""
+    monkeypatch.setattr(integration, "with_rabbitmq", kind == "rabbitmq")
+    monkeypatch.setattr(integration, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(integration, "SEND_SECONDS", 0.2)
+
+    async def ask() -> None:
+        results = await asyncio.gather(*(integration.ready() for _ in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [NotReady] * 3
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("asyncio_")]
+
+    with socket.create_server(("127.0.0.1", 0)) as server, broker_at(SCHEMES[kind].format(server.getsockname()[1])):
+        end = threading.Timer(20, server.shutdown, [socket.SHUT_RDWR])  # or who waits without a limit waits for ever
+        end.start()
+        began = time.monotonic()
+        assert connect(configure()).post("/api/celery/demo").status_code == 503
+        asyncio.run(ask())
+        assert time.monotonic() - began < 10
+        end.cancel()
 
 
 @pytest.mark.parametrize(

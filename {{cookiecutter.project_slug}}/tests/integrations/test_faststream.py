@@ -7,7 +7,6 @@ what counts here is what stands in the headers.
 import importlib
 import logging
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,8 +21,7 @@ from app.common.exceptions import NotReady
 from app.common.request_id import current_request_id
 from app.common.request_record import current_record
 from app.common.task_record import TaskRecord
-from app.main import Application
-from app.settings import PROJECT_ROOT
+from app.main import Application, create_app
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
 KINDS = {
@@ -393,13 +391,10 @@ def test_good_url(load: Load, url: str, place: str, servers: object) -> None:
     assert servers == module.SERVERS
 
 
-@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
-def test_wrong_command(options: list[str]) -> None:
+@pytest.mark.parametrize("program", ["/bin/faststream", "/lib/faststream/__main__.py"])
+def test_wrong_command(load: Load, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """`faststream run` on the API ends with a sentence that says what to run instead."""
-    code = f"import sys; sys.argv = ['faststream', 'run', 'app.main:app', *{options}]; import app.main"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=30
-    )
-    assert done.returncode == 3
-    assert "`faststream run app.integrations.faststream.worker:worker`" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", [program, "run", "app.main:app"])
+    load()
+    with pytest.raises(SystemExit, match=r"Run `faststream run app\.integrations\.faststream\.worker:worker`"):
+        create_app()
