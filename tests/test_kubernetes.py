@@ -25,6 +25,7 @@ from tests.support.service import Service
 from tests.support.terminal import running
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.full
 Manifest = dict[str, Any]
 
 FOLDER = TEMPLATE_DIR / "deploy" / "k8s"
@@ -72,6 +73,14 @@ def settings() -> dict[str, str]:
 def of_kind(kind: str, manifests: list[Manifest] | None = None) -> Manifest:
     """Give the one manifest of a kind."""
     (found,) = [document for document in manifests or from_files() if document["kind"] == kind]
+    return found
+
+
+def value_at(manifest: Manifest, path: str) -> Any:  # noqa: ANN401
+    """Give what is at a path of names and numbers."""
+    found: Any = manifest
+    for word in path.split("."):
+        found = found[int(word) if word.isdigit() else word]
     return found
 
 
@@ -153,61 +162,48 @@ def unpacked(folder: Path) -> Path:
     return folder / "system" / "usr" / "bin" / "kubectl"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_files_are_valid(version: str) -> None:
-    """Each file keeps to the API's schema, and has no field that is not there."""
-    for manifest in from_files():
-        validate(manifest, version, strict=True)
+def test_files_and_what_is_built_of_them_keep_to_the_schemas(
+    built: list[Manifest], built_with_edge_id: list[Manifest]
+) -> None:
+    """Of each version of the API; there is no field that is not in them."""
+    for version in VERSIONS:
+        for manifest in [*from_files(), *built, *built_with_edge_id]:
+            validate(manifest, version, strict=True)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_built_is_valid(built: list[Manifest], built_with_edge_id: list[Manifest], version: str) -> None:
-    """The same of what goes to the cluster."""
-    for manifest in [*built, *built_with_edge_id]:
-        validate(manifest, version, strict=True)
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.template.spec.terminationGracePeriod", 50),
+        ("spec.template.spec.terminationGracePeriodSeconds", "fifty"),
+        ("spec.template.spec.containers.0.name", None),
+        ("spec.selector", None),
+    ],
+    ids=["misspelt", "a text for a number", "a container without a name", "pods that nothing selects"],
+)
+def test_broken_manifest_is_noticed(path: str, value: object) -> None:
+    """The check above can fail."""
+    deployment = of_kind("Deployment")
+    *words, last = path.split(".")
+    place = value_at(deployment, ".".join(words))
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    for version in (VERSIONS[0], VERSIONS[-1]):
+        with pytest.raises(ValidationError):
+            validate(deployment, version, strict=True)
 
 
-def misspelt(deployment: Manifest) -> None:
-    """A field that is not there."""
-    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 50
-
-
-def in_words(deployment: Manifest) -> None:
-    """A text where a number belongs."""
-    deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = "fifty"
-
-
-def unnamed(deployment: Manifest) -> None:
-    """A container without its name."""
-    del deployment["spec"]["template"]["spec"]["containers"][0]["name"]
-
-
-def unlabelled(deployment: Manifest) -> None:
-    """Pods that nothing selects."""
-    del deployment["spec"]["selector"]
-
-
-@pytest.mark.parametrize("spoil", [misspelt, in_words, unnamed, unlabelled])
-@pytest.mark.parametrize("version", [VERSIONS[0], VERSIONS[-1]])
-def test_a_broken_manifest_is_noticed(version: str, spoil: Callable[[Manifest], None]) -> None:
-    """The checks above can fail."""
-    deployment = copy.deepcopy(of_kind("Deployment"))
-    validate(deployment, version, strict=True)
-    spoil(deployment)
-    with pytest.raises(ValidationError):
-        validate(deployment, version, strict=True)
-
-
-def test_every_file_is_used() -> None:
-    """Nothing lies in the folder that kustomization.yaml does not name."""
+def test_kustomization_names_every_file() -> None:
     (generator,) = kustomization()["configMapGenerator"]
     (patch,) = yaml.safe_load(PATCH)["patches"]
     named = [*kustomization()["resources"], *generator["envs"], patch["path"], "kustomization.yaml"]
     assert sorted(named) == sorted(path.name for path in FOLDER.iterdir())
 
 
-def test_what_is_built(built: list[Manifest]) -> None:
-    """Each kind once, with the image of kustomization.yaml and the settings of settings.env."""
+def test_each_kind_is_built_once_with_image_and_settings(built: list[Manifest]) -> None:
+    """The image of kustomization.yaml and the settings of settings.env."""
     assert sorted(manifest["kind"] for manifest in built) == KINDS
     ((chosen,), config) = (kustomization()["images"], of_kind("ConfigMap", built))
     (only,) = of_kind("Deployment", built)["spec"]["template"]["spec"]["containers"]
@@ -218,7 +214,7 @@ def test_what_is_built(built: list[Manifest]) -> None:
     assert only["envFrom"][0] == {"configMapRef": {"name": config["metadata"]["name"]}}
 
 
-def test_snippets_only_on_demand(built: list[Manifest], built_with_edge_id: list[Manifest]) -> None:
+def test_snippets_are_there_only_on_demand(built: list[Manifest], built_with_edge_id: list[Manifest]) -> None:
     """F5's controller refuses an Ingress with snippets unless they are switched on: so none is there at first."""
     plain = of_kind("Ingress", built)["metadata"]["annotations"]
     assert [name for name in plain if "snippets" in name] == []
@@ -230,8 +226,8 @@ def test_snippets_only_on_demand(built: list[Manifest], built_with_edge_id: list
     assert built_with_edge_id == expected
 
 
-def test_one_namespace(built: list[Manifest]) -> None:
-    """Files and commands mean the same one, that of the context; the document has it made first."""
+def test_namespace_is_that_of_the_context(built: list[Manifest]) -> None:
+    """In files and commands; the document has it made first."""
     assert [manifest["kind"] for manifest in built if "namespace" in manifest["metadata"]] == []
     assert "namespace" not in kustomization()
     commands = re.findall(r"(?m)^kubectl .+$", (TEMPLATE_DIR / "docs" / "kubernetes.md").read_text("utf-8"))
@@ -242,8 +238,7 @@ def test_one_namespace(built: list[Manifest]) -> None:
     assert [line for line in commands[2:] if re.search(r" (-n|--namespace|-A)\b", line)] == []
 
 
-def test_labels(built: list[Manifest]) -> None:
-    """All have the recommended labels, and selectors find the pods."""
+def test_labels_are_recommended_ones_and_selectors_find_the_pods(built: list[Manifest]) -> None:
     labels = pod()["metadata"]["labels"]
     assert [manifest["metadata"]["labels"] for manifest in built] == [labels] * len(KINDS)
     selectors = [
@@ -257,8 +252,7 @@ def test_labels(built: list[Manifest]) -> None:
     assert [selector for selector in selectors if not selector or not selector.items() <= labels.items()] == []
 
 
-def test_targets() -> None:
-    """What points to something points to what is there."""
+def test_references_lead_to_what_is_there() -> None:
     deployment, service, ingress = of_kind("Deployment"), of_kind("Service"), of_kind("Ingress")
     target = of_kind("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
     assert target == {key: deployment[key] for key in ("apiVersion", "kind")} | {"name": deployment["metadata"]["name"]}
@@ -273,8 +267,8 @@ def test_targets() -> None:
     assert set(mounts.values()) == {"/tmp", "/dev/shm"}
 
 
-def test_ports() -> None:
-    """Service, network policy and probes mean the container's port, which is that of the image."""
+def test_ports_are_that_of_the_image() -> None:
+    """Those of Service, network policy, probes and container."""
     (port,) = container()["ports"]
     (policy,) = of_kind("NetworkPolicy")["spec"]["ingress"]
     probes = [container()[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness", "readiness")]
@@ -283,8 +277,8 @@ def test_ports() -> None:
     assert f" PORT={port['containerPort']} " in (TEMPLATE_DIR / "Dockerfile").read_text("utf-8")
 
 
-def test_probes() -> None:
-    """Only readiness asks for what the service needs; only one that answers nothing is started anew."""
+def test_only_readiness_asks_for_what_the_service_needs() -> None:
+    """Only a pod that answers nothing is started again."""
     paths = {kind: container()[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
     assert paths == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
     routes = (TEMPLATE_DIR / "app" / "api" / "health.py").read_text("utf-8")
@@ -299,15 +293,15 @@ def test_probes() -> None:
     assert deployment["progressDeadlineSeconds"] > longest + 60, "an image has to be pulled as well"
 
 
-def test_end() -> None:
-    """A pod that ends is first left out, then lets its requests end, and is not killed before."""
+def test_pod_is_left_out_before_it_ends_and_not_killed_before() -> None:
+    """Meanwhile it lets its requests end."""
     wait, grace = container()["lifecycle"]["preStop"]["sleep"]["seconds"], int(settings()["GRACEFUL_TIMEOUT"])
     assert wait >= MARGIN
     assert pod()["spec"]["terminationGracePeriodSeconds"] >= wait + grace + MARGIN
 
 
-def test_nobody_is_missing() -> None:
-    """Neither a roll-out nor a drained node takes the last one away, and the scaler alone counts."""
+def test_the_last_pod_is_never_taken_away() -> None:
+    """Neither by a roll-out nor by a drained node; the scaler alone counts."""
     deployment, scaler = of_kind("Deployment")["spec"], of_kind("HorizontalPodAutoscaler")["spec"]
     budget = of_kind("PodDisruptionBudget")["spec"]
     assert "replicas" not in deployment
@@ -323,14 +317,12 @@ def test_nobody_is_missing() -> None:
 # What docs/kubernetes.md or a remark in the files promises, and nothing else notices.
 PROMISED: list[tuple[str, str, object]] = [
     ("Deployment", "spec.strategy.type", "RollingUpdate"),
-    ("Deployment", "spec.strategy.rollingUpdate.maxUnavailable", 0),
     ("Deployment", "spec.template.spec.topologySpreadConstraints.0.whenUnsatisfiable", "ScheduleAnyway"),
     ("Deployment", "spec.template.spec.topologySpreadConstraints.1.whenUnsatisfiable", "ScheduleAnyway"),
     ("Deployment", "spec.template.spec.containers.0.resources.requests.cpu", "500m"),
     ("Deployment", "spec.template.spec.volumes.1.name", "heartbeat"),
     ("Deployment", "spec.template.spec.volumes.1.emptyDir.medium", "Memory"),
-    ("Deployment", "spec.template.spec.containers.0.volumeMounts.1.name", "heartbeat"),
-    ("Deployment", "spec.template.spec.containers.0.volumeMounts.1.mountPath", "/dev/shm"),
+    ("Deployment", "spec.template.spec.containers.0.volumeMounts.1", {"name": "heartbeat", "mountPath": "/dev/shm"}),
     ("Service", "spec.type", "ClusterIP"),
     ("Service", "spec.ports", [{"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"}]),
     ("Ingress", "spec.ingressClassName", "nginx"),
@@ -346,17 +338,12 @@ PROMISED: list[tuple[str, str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "path", "value"), PROMISED)
-def test_promised(kind: str, path: str, value: object) -> None:
-    """Each value is the one that was promised."""
-    found: Any = of_kind(kind)
-    for word in path.split("."):
-        found = found[int(word) if word.isdigit() else word]
-    assert found == value
+def test_each_value_is_the_promised_one() -> None:
+    found = [(kind, path, value_at(of_kind(kind), path)) for kind, path, _ in PROMISED]
+    assert found == PROMISED
 
 
-def test_promised_settings() -> None:
-    """Lines are JSON; only private networks are believed, and never everyone."""
+def test_lines_are_json_and_only_private_networks_are_trusted() -> None:
     assert settings()["LOG_FORMAT"] == "json"
     assert settings()["REQUEST_ID_TRUST"] == "always"
     networks = [ip_network(word) for word in settings()["FORWARDED_ALLOW_IPS"].split(",")]
@@ -364,8 +351,8 @@ def test_promised_settings() -> None:
     assert [str(one) for one in networks if not one.is_private and one != shared] == []
 
 
-def test_scaling_begins() -> None:
-    """The workers can use more than what the scaler aims at, or it would never add a pod."""
+def test_workers_can_use_more_than_the_scaler_aims_at() -> None:
+    """Or it would never add a pod."""
     (metric,) = of_kind("HorizontalPodAutoscaler")["spec"]["metrics"]
     resources = container()["resources"]
     assert metric["resource"]["target"]["type"] == "Utilization"
@@ -378,8 +365,8 @@ def test_scaling_begins() -> None:
     assert int(memory) >= 128 * int(settings()["WORKERS"])
 
 
-def test_who_may_come_in() -> None:
-    """Whoever is not named stays out; only what comes in is looked at."""
+def test_network_policy_admits_one_source_and_nothing_else() -> None:
+    """Only what comes in is looked at."""
     policy = of_kind("NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress"]
     assert len(policy["ingress"]) == 1
@@ -413,8 +400,8 @@ def promises(context: Manifest) -> dict[str, bool]:
     }
 
 
-def test_restricted(built: list[Manifest]) -> None:
-    """A namespace that enforces "restricted" takes the pods; they cannot write, nor talk to the cluster."""
+def test_pods_pass_the_level_restricted(built: list[Manifest]) -> None:
+    """They cannot write, nor talk to the cluster."""
     spec = of_kind("Deployment", built)["spec"]["template"]["spec"]
     assert unrestricted(spec) == []
     assert spec["automountServiceAccountToken"] is False
@@ -434,16 +421,16 @@ def test_restricted(built: list[Manifest]) -> None:
         ("container", "privileged", True),
     ],
 )
-def test_what_is_not_restricted_is_noticed(whose: str, name: str, value: object) -> None:
+def test_unrestricted_pod_is_noticed(whose: str, name: str, value: object) -> None:
     """The check above can fail."""
-    spec = copy.deepcopy(pod()["spec"])
+    spec = pod()["spec"]
     context = (spec if whose == "pod" else spec["containers"][0])["securityContext"]
     context[name] = value
     assert unrestricted(spec) == [name]
 
 
-def test_user_of_the_image() -> None:
-    """The pod's user and group are those to whom the image belongs."""
+def test_pod_runs_as_the_user_of_the_image() -> None:
+    """And its group."""
     context = pod()["spec"]["securityContext"]
     users = re.findall(r"(?m)^USER (.+)$", (TEMPLATE_DIR / "Dockerfile").read_text("utf-8"))
     assert users[-1] == f"{context['runAsUser']}:{context['runAsGroup']}"
@@ -466,8 +453,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return baked.install(baked.bake(tmp_path_factory.mktemp("installed")))
 
 
-def test_settings_are_the_service_s(installed: Path) -> None:
-    """Each variable is one that the service reads, and has a value that it takes."""
+def test_service_reads_each_setting_and_takes_its_value(installed: Path) -> None:
     code = "from app.settings import Settings, variable_of as v; import json; s = Settings()\n"
     code += "print(json.dumps({v(Settings, n): str(getattr(s, n)) for n in Settings.model_fields}))"
     python = installed / ".venv" / "bin" / "python"
@@ -489,8 +475,7 @@ def annotation(name: str) -> str:
     return annotations(with_edge_id=True)[f"nginx.org/{name}"]
 
 
-def test_one_pattern() -> None:
-    """The edge takes over what the service takes over."""
+def test_edge_accepts_the_ids_that_the_service_accepts() -> None:
     code = (TEMPLATE_DIR / "app" / "common" / "request_id.py").read_text("utf-8")
     (of_service,) = re.findall(r'_ACCEPTED = re\.compile\(rb"(.+)"\)\.fullmatch', code)
     (of_edge,) = re.findall(r'if \(\$http_x_request_id ~ "\^(.+)\$"\)', annotation("server-snippets"))
@@ -498,13 +483,13 @@ def test_one_pattern() -> None:
     assert "error_page 413 502 503 504 @api_unanswered;" in annotation("server-snippets")
 
 
-def test_limits_of_the_edge() -> None:
+def test_limits_of_the_edge_fit_those_of_the_service() -> None:
     """The edge takes bodies as large as the service does, and lets connections go before the service does."""
     assert annotation("client-max-body-size") == f"{int(settings()['MAX_BODY_BYTES']) // 2**20}m"
     assert int(settings()["KEEPALIVE"]) > 60
 
 
-def test_websockets_pass() -> None:
+def test_controller_passes_websockets_to_the_service() -> None:
     """The controller lets them through for the names of Services; `keepalive` would have no effect beside that."""
     assert annotation("websocket-services") == of_kind("Service")["metadata"]["name"]
     assert "nginx.org/keepalive" not in annotations(with_edge_id=True)
@@ -571,7 +556,6 @@ def configuration(edge: int, pod: int, *, with_edge_id: bool) -> str:
 @contextmanager
 def edge(folder: Path, pod: int, *, with_edge_id: bool = True) -> Iterator[int]:
     """Run nginx in front of a port of this machine, and give its own."""
-    folder.mkdir()
     port = free_port()
     (folder / "nginx.conf").write_text(configuration(port, pod, with_edge_id=with_edge_id))
     command = [str(program("nginx", "nginx-light")), "-p", str(folder), "-c", str(folder / "nginx.conf")]
@@ -602,24 +586,25 @@ def ask(port: int, *ids: str, size: int = 0) -> Answer:
 def port_of_pod(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the service with the settings of the cluster, and with endpoints that tests ask."""
     program("nginx", "nginx-light")
-    with Service(installed, tmp_path_factory.mktemp("pod") / "service", env=settings()) as service:
+    with Service(installed, tmp_path_factory.mktemp("pod"), env=settings()) as service:
         yield service.port
 
 
 @pytest.fixture(scope="module")
 def front(port_of_pod: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of nginx in front of it that decides the ID."""
-    with edge(tmp_path_factory.mktemp("front") / "edge", port_of_pod) as port:
+    with edge(tmp_path_factory.mktemp("front"), port_of_pod) as port:
         yield port
 
 
 @pytest.fixture(scope="module")
 def plain_front(port_of_pod: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of nginx in front of it that knows nothing of IDs."""
-    with edge(tmp_path_factory.mktemp("plain") / "edge", port_of_pod, with_edge_id=False) as port:
+    with edge(tmp_path_factory.mktemp("plain"), port_of_pod, with_edge_id=False) as port:
         yield port
 
 
+MADE_BY_THE_SERVICE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 MADE_BY_NGINX = re.compile(r"[0-9a-f]{32}").fullmatch
 GOOD = ["order-4711", "079fa7bd-e737-40c5-9edf-6aac536595ad", "a" * 8, "Z" * 128, "a_.+/=@-b"]
 BAD = [
@@ -635,24 +620,35 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("good", GOOD)
-def test_a_good_id_passes_the_edge(front: int, good: str) -> None:
-    """The client's ID is that of the edge and of the service."""
-    answer = ask(front, good)
-    assert (answer.status, answer.one(), answer.json()["request_id"]) == (200, good, good)
+@pytest.mark.parametrize("name", ["front", "plain_front"])
+def test_good_id_of_the_client_is_that_of_edge_and_service(request: pytest.FixtureRequest, name: str) -> None:
+    """With the snippets and without."""
+    port = request.getfixturevalue(name)
+    for good in GOOD:
+        answer = ask(port, good)
+        assert (answer.status, answer.one(), answer.json()["request_id"]) == (200, good, good)
 
 
-@pytest.mark.parametrize("ids", [(), *((bad,) for bad in BAD)], ids=repr)
-def test_no_other_passes_the_edge(front: int, ids: tuple[str, ...]) -> None:
-    """The edge makes a new ID, which the service takes over; its own ones would have hyphens."""
-    answer = ask(front, *ids)
-    assert answer.status == 200
-    assert MADE_BY_NGINX(answer.one())
-    assert answer.json()["request_id"] == answer.one()
-    assert ask(front, *ids).one() != answer.one()
+@pytest.mark.parametrize(
+    ("name", "ids", "made"),
+    [
+        ("front", [(), *((bad,) for bad in BAD)], MADE_BY_NGINX),
+        ("plain_front", [(), ("order-4711", "order-4712"), *((bad,) for bad in BAD)], MADE_BY_THE_SERVICE),
+    ],
+)
+def test_any_other_id_is_replaced(
+    request: pytest.FixtureRequest, name: str, ids: list[tuple[str, ...]], made: Callable[[str], object]
+) -> None:
+    """By the edge with the snippets, by the service without; each time by a new one."""
+    port = request.getfixturevalue(name)
+    answers = [ask(port, *some) for some in [*ids, *ids]]
+    assert {answer.status for answer in answers} == {200}
+    assert [answer.one() for answer in answers if not made(answer.one())] == []
+    assert [answer for answer in answers if answer.json()["request_id"] != answer.one()] == []
+    assert len({answer.one() for answer in answers}) == len(answers)
 
 
-def test_two_ids_at_the_edge(front: int) -> None:
+def test_of_two_ids_none_reaches_the_service(front: int) -> None:
     """Only one reaches the service: a new one; nginx before 1.23 shows its configuration nothing but the first."""
     answer = ask(front, "order-4711", "order-4712")
     said = must(run([program("nginx", "nginx-light"), "-v"], FOLDER)).stderr
@@ -661,17 +657,12 @@ def test_two_ids_at_the_edge(front: int) -> None:
     assert answer.json()["request_id"] == answer.one()
 
 
-@pytest.mark.parametrize("given", ["order-4711", "bad one"])
-def test_too_large_for_the_edge(front: int, given: str) -> None:
-    """The edge's own answer has the ID, and the shape of all answers."""
-    check_own_answer(ask(front, given, size=int(settings()["MAX_BODY_BYTES"]) + 1), 413, given)
-
-
-@pytest.mark.parametrize("given", ["order-4711", "bad one"])
-def test_nobody_behind_the_edge(tmp_path: Path, given: str) -> None:
-    """The same when there is no pod that answers."""
-    with edge(tmp_path / "edge", free_port()) as port:
-        check_own_answer(ask(port, given), 502, given)
+def test_edge_answers_in_the_shape_of_the_service(front: int, tmp_path: Path) -> None:
+    """Also with the ID, when a body is too large, and when there is no pod that answers."""
+    with edge(tmp_path, free_port()) as alone:
+        for given in ("order-4711", "bad one"):
+            check_own_answer(ask(front, given, size=int(settings()["MAX_BODY_BYTES"]) + 1), 413, given)
+            check_own_answer(ask(alone, given), 502, given)
 
 
 def check_own_answer(answer: Answer, status: int, given: str) -> None:
@@ -684,28 +675,8 @@ def check_own_answer(answer: Answer, status: int, given: str) -> None:
     assert list(body) == ["code", "message", "cause", "request_id", "result"]
 
 
-MADE_BY_THE_SERVICE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
-
-
-@pytest.mark.parametrize("good", GOOD)
-def test_a_good_id_passes_without_snippets(plain_front: int, good: str) -> None:
-    """As the files are, the client's ID is that of the service."""
-    answer = ask(plain_front, good)
-    assert (answer.status, answer.one(), answer.json()["request_id"]) == (200, good, good)
-
-
-@pytest.mark.parametrize("ids", [(), ("order-4711", "order-4712"), *((bad,) for bad in BAD)], ids=repr)
-def test_no_other_passes_without_snippets(plain_front: int, ids: tuple[str, ...]) -> None:
-    """As the files are, the service makes a new ID."""
-    answer = ask(plain_front, *ids)
-    assert answer.status == 200
-    assert MADE_BY_THE_SERVICE(answer.one())
-    assert answer.json()["request_id"] == answer.one()
-
-
 @pytest.mark.parametrize("name", ["front", "plain_front"])
-def test_a_websocket_through_the_edge(request: pytest.FixtureRequest, name: str) -> None:
-    """It is opened, and has the client's ID."""
+def test_websocket_through_the_edge_has_the_id_of_the_client(request: pytest.FixtureRequest, name: str) -> None:
     address = f"ws://127.0.0.1:{request.getfixturevalue(name)}/probe/ws/echo"
     with connect(address, additional_headers={ID_HEADER: "order-4711"}) as websocket:
         assert websocket.response
