@@ -15,18 +15,17 @@ own = RequestLogHandler("own")
 
 
 @app.get("/lines")
-async def write(fail: bool = False) -> Response[int]:
-    """Write two lines, and an error if that is wanted; tell which worker it was."""
+async def write() -> Response[int]:
+    """Write two lines, and return which worker it was."""
     log.info("on the loop")
     await asyncio.to_thread(own.info, "in a thread")
-    if fail:
-        own.error("an error")
     return Response(result=os.getpid())
 
 
 @app.get("/flood")
-def flood(count: int = 1000, kind: str = "order") -> Response[int]:
-    """Write so many errors of one kind."""
+def flood(count: int = 1000, kinds: int = 1) -> Response[int]:
+    """Write so many errors, of so many kinds in turn."""
     for number in range(count):
-        own.error(f"{kind} %d failed", number)
+        kind = number % kinds
+        own.error(f"{chr(97 + kind % 26)}{chr(97 + kind // 26)} %d failed", number)
     return Response(result=os.getpid())

@@ -1,4 +1,4 @@
-"""A client of the project's own packages, run by its Python: plans come in as JSON, what the client saw goes out.
+"""Clients of the project's own packages, run by its Python: a plan a line comes in as JSON, what they saw goes out.
 
 Plan: `url`, and `calls`, all made at once: [{id, tool, arguments, kind: "sdk" or "fastmcp", mode: as they name it}].
 """
@@ -78,10 +78,12 @@ async def run(url: str, call: Json) -> Json:
 
 
 async def main() -> None:
-    """Read the plan, print what was seen."""
-    plan = json.load(sys.stdin)
-    seen = await asyncio.gather(*(run(plan["url"], call) for call in plan["calls"]))
-    json.dump(seen, sys.stdout)
+    """Read plans, print what was seen; between two plans there is no connection that would wait."""
+    for line in sys.stdin:
+        plan = json.loads(line)
+        seen = await asyncio.gather(*(run(plan["url"], call) for call in plan["calls"]))
+        sys.stdout.write(f"{json.dumps(seen)}\n")
+        sys.stdout.flush()
 
 
 asyncio.run(main())

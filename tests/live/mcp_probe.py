@@ -4,8 +4,8 @@ It is copied into the baked project as `app/integrations/mcp_probe/__init__.py`.
 """
 
 import logging
-import os
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 from app.common.response import Response
@@ -13,21 +13,20 @@ from app.settings import Settings
 from fastapi import Body, FastAPI, Request
 from fastmcp.exceptions import ToolError
 
-Arguments = Annotated[dict[str, Any], Body()]
+HOLD = Path("hold")
 
 
-class SlowHandler(logging.Handler):
-    """A sink that takes its time with each record of another server."""
+class HeldHandler(logging.Handler):
+    """A sink that takes no record of the logger `flood` of another server while the file `hold` exists."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if hasattr(record, "mcp_level"):
-            time.sleep(float(os.environ["PROBE_SLOW_SINK"]))
+        while getattr(record, "logger_name", "") == "flood" and HOLD.exists():
+            time.sleep(0.01)
 
 
 def install(app: FastAPI, _settings: Settings) -> None:
-    """Add the endpoint, and the slow sink where one is asked for."""
-    if "PROBE_SLOW_SINK" in os.environ:
-        logging.getLogger().addHandler(SlowHandler())
+    """Add the endpoint and the sink."""
+    logging.getLogger().addHandler(HeldHandler())
 
     @app.post("/probe/mcp/{label}/{tool}")
     async def call(

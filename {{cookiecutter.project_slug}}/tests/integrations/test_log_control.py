@@ -1,4 +1,4 @@
-"""What is thinned is counted to the last line, a request is sampled as a whole, and an alert stands for each error."""
+"""Suppressed lines are counted to the last one, a request is sampled as a whole, and each error is in one alert."""
 
 import asyncio
 import json
@@ -63,6 +63,14 @@ def begin(configure: Callable[..., Application]) -> Iterator[Begin]:
     assert not access.filters
 
 
+@pytest.fixture
+def told() -> list[Alert]:
+    """Return the alerts that a hook gets."""
+    alerts_taken: list[Alert] = []
+    hooks["mine"] = alerts_taken.append
+    return alerts_taken
+
+
 def figures(lines: list[str]) -> int:
     return sum(int(found[1]) for line in lines if (found := FIGURE.search(line)))
 
@@ -74,7 +82,7 @@ def wait_for(look: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_flood_that_just_ends_is_counted(begin: Begin, logs: Logs) -> None:
+def test_flood_that_ends_is_counted(begin: Begin, logs: Logs) -> None:
     begin(WINDOW="0.3", ALERT_LEVEL="OFF")
     for number in range(1000):
         log.error("order %d failed", number)
@@ -85,7 +93,9 @@ def test_a_flood_that_just_ends_is_counted(begin: Begin, logs: Logs) -> None:
     assert logs.error[-1].endswith(" ERROR [-] order 7 failed")
 
 
-def test_the_next_line_of_its_kind_tells_the_figure(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_next_line_of_a_kind_has_the_number_of_suppressed_ones(
+    begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for number in range(5):
         log.error(f"order {number} failed")
@@ -97,7 +107,7 @@ def test_the_next_line_of_its_kind_tells_the_figure(begin: Begin, logs: Logs, mo
     assert len(logs.error) == 3
 
 
-def test_json_has_the_figure_as_a_key(begin: Begin, logs: Logs) -> None:
+def test_json_has_the_number_as_a_key(begin: Begin, logs: Logs) -> None:
     os.environ["LOG_FORMAT"] = "json"
     try:
         begin(WINDOW="0.2", BURST="2", ALERT_LEVEL="OFF")
@@ -111,7 +121,7 @@ def test_json_has_the_figure_as_a_key(begin: Begin, logs: Logs) -> None:
     assert not {"let_through", "ids_suffix"} & {name for line in lines for name in line}
 
 
-def test_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """While windows end, and threads change in the midst of each step."""
     begin(WINDOW="0.05", BURST="3", ALERT_LEVEL="OFF")
 
@@ -139,7 +149,7 @@ def test_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.Monke
         assert len(written) + figures(lines) == total
 
 
-def test_kinds_without_end_take_no_memory_without_end(begin: Begin, logs: Logs) -> None:
+def test_number_of_kinds_is_limited(begin: Begin, logs: Logs) -> None:
     """They pass, since they are not repeated; the figure of one that is forgotten for them is told."""
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for _ in range(3):
@@ -152,7 +162,7 @@ def test_kinds_without_end_take_no_memory_without_end(begin: Begin, logs: Logs) 
     assert figures(logs.error) == 2
 
 
-def test_one_decision_for_all_handlers(begin: Begin, logs: Logs) -> None:
+def test_record_is_counted_once_for_all_handlers(begin: Begin, logs: Logs) -> None:
     """A record that goes to its own file, and to the stream, is counted once."""
     begin(WINDOW="3600", BURST="2", ALERT_LEVEL="OFF")
     own, plain = RequestLogHandler("own"), LogHandler("plain")
@@ -165,7 +175,7 @@ def test_one_decision_for_all_handlers(begin: Begin, logs: Logs) -> None:
     assert logs.lines("plain.log")[-1].endswith(" ERROR Repeated: again")
 
 
-def test_the_closing_line_is_no_record_of_its_own(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_line_is_no_record_of_its_own(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever watches records, as those do who count them or send them elsewhere, sees what was logged, and no more."""
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     seen: list[str] = []
@@ -183,7 +193,7 @@ def test_the_closing_line_is_no_record_of_its_own(begin: Begin, logs: Logs, monk
     assert figures(logs.error) == 2
 
 
-def test_the_closing_line_has_the_id_of_a_single_request(begin: Begin, logs: Logs) -> None:
+def test_closing_line_has_the_id_of_a_single_request(begin: Begin, logs: Logs) -> None:
     """And none where several have logged what was held back."""
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for text, ids in (
@@ -200,7 +210,7 @@ def test_the_closing_line_has_the_id_of_a_single_request(begin: Begin, logs: Log
     assert " ERROR [-] suppressed=5 Repeated: of two" in "\n".join(logs.error)
 
 
-def test_the_closing_line_goes_where_lines_go(begin: Begin, logs: Logs) -> None:
+def test_closing_line_goes_to_the_handlers_of_its_logger(begin: Begin, logs: Logs) -> None:
     """Up to a logger that does not propagate, and to no handler of a higher level."""
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     alone, seen = RequestLogHandler("alone", stream=False), list[str]()
@@ -219,7 +229,7 @@ def test_the_closing_line_goes_where_lines_go(begin: Begin, logs: Logs) -> None:
     assert (logs.error, seen) == ([], [])
 
 
-def test_what_is_told_later_names_what_it_is_about(begin: Begin, logs: Logs) -> None:
+def test_closing_lines_and_alerts_name_their_server_or_task(begin: Begin, logs: Logs) -> None:
     """Servers, and tasks, hide each other neither in the lines nor in the alerts."""
     begin(WINDOW="3600", BURST="1", ALERT_INTERVAL="3600")
     for name, about in (("db-1", "server"), ("db-2", "server"), ("sweep", "task")):
@@ -232,7 +242,7 @@ def test_what_is_told_later_names_what_it_is_about(begin: Begin, logs: Logs) -> 
         assert f" 2 times ERROR of orders, first in -: %s failed after %.3fs ({name})" in written
 
 
-def test_the_end_of_the_application_tells_what_is_left(begin: Begin, logs: Logs) -> None:
+def test_suppressed_lines_are_reported_when_the_application_ends(begin: Begin, logs: Logs) -> None:
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
 
     async def app(_scope: object, _receive: object, _send: object) -> None:
@@ -246,11 +256,9 @@ def test_the_end_of_the_application_tells_what_is_left(begin: Begin, logs: Logs)
     assert figures(logs.error) == 5
 
 
-def test_what_a_server_repeats_is_not_counted(begin: Begin, logs: Logs) -> None:
+def test_error_that_a_server_repeats_is_not_counted(begin: Begin, logs: Logs, told: list[Alert]) -> None:
     """The service has logged that error, and keeps the server's line out."""
     begin(WINDOW="3600", BURST="1")
-    told: list[Alert] = []
-    hooks["mine"] = told.append
     error = RuntimeError("known")
     mark(error)
     with TaskRecord("the-request", "a-task") as record:
@@ -274,11 +282,9 @@ class Hostile:
         raise RuntimeError("no text")
 
 
-def test_a_logging_call_does_not_raise(begin: Begin) -> None:
+def test_logging_call_does_not_raise(begin: Begin, told: list[Alert]) -> None:
     """Whatever is logged; where there is no message the alert has the kind's text, and a long one is cut."""
     begin(BURST="1", ALERT_INTERVAL="3600")
-    told: list[Alert] = []
-    hooks["mine"] = told.append
     for _ in range(2):
         log.error("of %s", Hostile(), extra={"request_id": Hostile()})
     log.error("x" * 5000)
@@ -287,7 +293,7 @@ def test_a_logging_call_does_not_raise(begin: Begin) -> None:
     assert [alert.message for alert in told] == ["of %s", "x" * 1000, "only %s, and %s", "of %s"]
 
 
-def test_a_line_in_the_midst_of_counting(begin: Begin, logs: Logs) -> None:
+def test_record_written_while_counting_does_not_deadlock(begin: Begin, logs: Logs) -> None:
     """A destructor, which runs anywhere, may log: a thread that holds the locks does not wait for itself."""
     begin(WINDOW="3600", BURST="1")
     (control,) = log_control.in_force
@@ -307,7 +313,7 @@ def test_a_line_in_the_midst_of_counting(begin: Begin, logs: Logs) -> None:
     assert figures(logs.error) == 1
 
 
-def test_what_makes_a_kind() -> None:
+def test_kind_is_logger_level_text_and_place_of_the_error() -> None:
     def kind(message: object, *args: object, level: int = 30, name: str = "a", **more: object) -> object:
         line = logging.LogRecord(name, level, "x.py", 1, message, args, None)
         vars(line).update(more)
@@ -338,7 +344,7 @@ def test_what_makes_a_kind() -> None:
 
 
 @pytest.mark.parametrize("variables", [{"BURST": "0"}, {}])
-def test_what_is_never_thinned(begin: Begin, logs: Logs, variables: dict[str, str]) -> None:
+def test_info_and_a_burst_of_zero_are_not_thinned(begin: Begin, logs: Logs, variables: dict[str, str]) -> None:
     begin(ALERT_LEVEL="OFF", **variables)
     write = log.error if variables else log.info
     for _ in range(50):
@@ -346,14 +352,14 @@ def test_what_is_never_thinned(begin: Begin, logs: Logs, variables: dict[str, st
     assert len([line for line in logs.error if "again" in line]) == 50
 
 
-def test_access_lines_are_never_thinned(begin: Begin, logs: Logs) -> None:
+def test_access_lines_are_not_thinned(begin: Begin, logs: Logs) -> None:
     client = connect(begin(BURST="1"))
     for _ in range(20):
         client.get("/nowhere")
     assert len(logs.access) == 20
 
 
-def test_a_request_is_kept_as_a_whole(begin: Begin, logs: Logs) -> None:
+def test_request_is_sampled_as_a_whole(begin: Begin, logs: Logs) -> None:
     app = begin(SAMPLE="30", BURST="0")
 
     @app.get("/lines/{number}")
@@ -377,7 +383,7 @@ def test_a_request_is_kept_as_a_whole(begin: Begin, logs: Logs) -> None:
         assert len(access) == (one in kept or number % 10 == 0)
 
 
-def test_a_request_with_a_flag_keeps_its_access_line(begin: Begin) -> None:
+def test_failed_or_flagged_request_keeps_its_access_line(begin: Begin) -> None:
     begin(SAMPLE="0")
     (control,) = log_control.in_force
     record = TaskRecord("one-request", "one-task")
@@ -394,7 +400,7 @@ def test_a_request_with_a_flag_keeps_its_access_line(begin: Begin) -> None:
     assert control.keeps(line)
 
 
-def test_a_task_is_kept_with_its_request(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_is_sampled_with_its_request(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the whole ID, also where lines show a part of it; outside of requests everything is kept."""
     monkeypatch.setenv("LOG_ID_LENGTH", "8")
     begin(SAMPLE="50")
@@ -409,7 +415,7 @@ def test_a_task_is_kept_with_its_request(begin: Begin, logs: Logs, monkeypatch: 
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90])
-def test_shares_are_even(percent: int) -> None:
+def test_samples_have_the_share_that_is_set(percent: int) -> None:
     """Also of short IDs that are alike; within five standard deviations of what chance gives."""
     for form in ("{:08d}", "order-{}", "{:x}-4711-4711"):
         kept = sum(percentile(form.format(number)) < percent for number in range(20_000))
@@ -417,7 +423,7 @@ def test_shares_are_even(percent: int) -> None:
         assert abs(kept - expected) < 5 * deviation
 
 
-def test_all_of_them_and_none(begin: Begin, logs: Logs) -> None:
+def test_sample_of_all_and_of_none(begin: Begin, logs: Logs) -> None:
     client = connect(begin(SAMPLE="0"))
     client.get("/api/demo")
     assert not logs.access
@@ -427,17 +433,15 @@ def test_all_of_them_and_none(begin: Begin, logs: Logs) -> None:
     assert len(logs.access) == 1
 
 
-def test_an_alert_stands_for_each_error(begin: Begin, logs: Logs) -> None:
+def test_each_error_is_in_one_alert(begin: Begin, logs: Logs, told: list[Alert]) -> None:
     """For those too that are not written, once each, whatever number of handlers they meet."""
-    begin(ALERT_INTERVAL="0.3", BURST="2", WINDOW="3600")
-    told: list[Alert] = []
-    hooks["mine"] = told.append
+    begin(ALERT_INTERVAL="3600", BURST="2", WINDOW="3600")
     own = RequestLogHandler("own")
     with TaskRecord("the-request", "a-task"):
         for number in range(50):
             own.error("order %d failed, password=%s", number, "hunter2")
         own.warning("no alert")
-    wait_for(lambda: sum(alert.times for alert in told) >= 50)
+    end()
     assert [alert.times for alert in told] == [1, 49]
     assert {alert.request_id for alert in told} == {"the-request"}
     first = told[0]._asdict()
@@ -446,25 +450,14 @@ def test_an_alert_stands_for_each_error(begin: Begin, logs: Logs) -> None:
     assert len([line for line in logs.error if "49 times ERROR of own, first in the-request: order" in line]) == 1
 
 
-def test_the_end_tells_of_alerts_that_are_held_back(begin: Begin, logs: Logs) -> None:
-    begin(ALERT_INTERVAL="3600")
-    told: list[Alert] = []
-    hooks["mine"] = told.append
-    for _ in range(5):
-        log.error("an error")
-    end()
-    assert [alert.times for alert in told] == [1, 4]
-    assert len([line for line in logs.error if "4 times ERROR of orders" in line]) == 1
-
-
-def test_alerts_need_neither_a_hook_nor_a_line_that_is_held_back(begin: Begin, logs: Logs) -> None:
+def test_alerts_need_neither_a_hook_nor_a_suppressed_line(begin: Begin, logs: Logs) -> None:
     begin(ALERT_INTERVAL="0.2", BURST="0")
     for _ in range(5):
         log.error("an error")
     wait_for(lambda: any("4 times ERROR of orders" in line for line in logs.error))
 
 
-def test_one_error_is_one_line(begin: Begin, logs: Logs) -> None:
+def test_single_error_is_one_line_and_starts_no_thread(begin: Begin, logs: Logs) -> None:
     threads = threading.active_count()
     begin()
     log.error("once")
@@ -474,7 +467,7 @@ def test_one_error_is_one_line(begin: Begin, logs: Logs) -> None:
     assert len([line for line in logs.error if "once" in line]) == 1
 
 
-def test_a_hook_that_fails_harms_nobody(begin: Begin, logs: Logs) -> None:
+def test_failing_hook_harms_no_other(begin: Begin, logs: Logs) -> None:
     """It is told once in a while, and what it logs raises no alert."""
     begin(ALERT_INTERVAL="3600")
     told: list[str] = []
@@ -495,7 +488,7 @@ def test_a_hook_that_fails_harms_nobody(begin: Begin, logs: Logs) -> None:
     assert all("fails: ValueError('an error')" in line for line in lost)
 
 
-def test_too_many_alerts_are_dropped(begin: Begin, logs: Logs) -> None:
+def test_alerts_beyond_the_limit_are_lost_and_counted(begin: Begin, logs: Logs) -> None:
     """Nobody who logs waits for a hook that hangs, and the end does so for a while, once."""
     begin(BURST="0")
     going_on, taken = threading.Event(), list[Alert]()
@@ -519,7 +512,7 @@ def test_too_many_alerts_are_dropped(begin: Begin, logs: Logs) -> None:
     assert (len(taken), lost) == (1, 299)  # what is told to be lost is not delivered after all
 
 
-def test_lost_alerts_are_told_without_another_one(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_of_lost_alerts_raises_no_alert(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time, and such a line is neither held back nor an alert itself, in whichever thread it is written."""
     monkeypatch.setattr(alerts, "SILENCE", 0.2)
     begin(ALERT_INTERVAL="0.5", ALERT_LEVEL="WARNING", WINDOW="3600", BURST="1")
@@ -536,7 +529,7 @@ def test_lost_alerts_are_told_without_another_one(begin: Begin, logs: Logs, monk
     assert told == ["a", "b", "c"]
 
 
-def test_what_no_thread_delivers_is_lost(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_are_lost_where_no_thread_can_start(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """As late in the end of a process, where none can start."""
 
     def refuse(_thread: threading.Thread) -> None:
@@ -584,7 +577,7 @@ class NoError(ValueError):
         raise RuntimeError("no text")
 
 
-def test_nothing_of_a_caller_s_decides_or_raises() -> None:
+def test_odd_errors_and_ids_do_not_raise() -> None:
     try:
         raise NoError  # noqa: TRY301
     except NoError as error:
@@ -624,8 +617,7 @@ class Receiver:
 
 
 @pytest.mark.parametrize("status", [204, 500])
-def test_an_address(begin: Begin, logs: Logs, status: int) -> None:
-    """Gets JSON; its path, in which a secret may be, is in no line."""
+def test_address_gets_json_and_its_path_is_not_logged(begin: Begin, logs: Logs, status: int) -> None:
     with Receiver(status) as receiver:
         begin(ALERT_URL=receiver.url)
         with TaskRecord("the-request", "a-task"):
@@ -640,42 +632,68 @@ def test_an_address(begin: Begin, logs: Logs, status: int) -> None:
     assert ("1 alerts are lost; url: OSError('answer 500')" in written) is (status == 500)
 
 
-def test_off_is_off(begin: Begin) -> None:
+def test_address_where_nobody_listens_loses_alerts(begin: Begin, logs: Logs) -> None:
+    with Receiver(204) as gone:
+        pass
+    begin(ALERT_URL=gone.url)
+    log.error("order failed")
+    end()
+    (lost,) = [line for line in logs.error if "alerts are lost" in line]
+    assert " 1 alerts are lost; url: ConnectError(" in lost
+    assert not [line for line in logs.error if "secret-path" in line or "127.0.0.1" in line]
+
+
+def test_level_off_raises_no_alert(begin: Begin, told: list[Alert]) -> None:
     begin(ALERT_LEVEL="OFF")
-    told: list[Alert] = []
-    hooks["mine"] = told.append
     log.critical("an error")
     end()
     assert told == []
 
 
-@pytest.mark.parametrize("value", ["0", "inf", "nan", "86401"])
-def test_an_interval_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOG_CONTROL_ALERT_INTERVAL", value)
-    with pytest.raises(SystemExit, match=f"LOG_CONTROL_ALERT_INTERVAL is '{value}': Input should be"):
-        read_settings(SETTINGS)
-
-
-def test_short_intervals_keep_no_processor_busy(begin: Begin) -> None:
+def test_short_intervals_do_not_spin(begin: Begin) -> None:
     begin(ALERT_INTERVAL="0.000001", WINDOW="0.000001")
     (control,) = log_control.in_force
     assert control.alerts.pause >= 0.05
 
 
-@pytest.mark.parametrize("value", ["nonsense", "ftp://host/x", "http://", "https://host:port/hunter2"])
-def test_an_address_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOG_CONTROL_ALERT_URL", value)
-    with pytest.raises(SystemExit, match="LOG_CONTROL_ALERT_URL is not what it should be") as refused:
+INVALID = {
+    "INTERVAL": ["0", "inf", "nan", "86401"],
+    "URL": ["nonsense", "ftp://host/x", "http://", "https://host:port/hunter2"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in INVALID.items() for value in values])
+def test_invalid_setting_is_reported_without_secrets(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"LOG_CONTROL_ALERT_{name}", value)
+    why = "is not what it should be" if name == "URL" else f"is '{value}': Input should be"
+    with pytest.raises(SystemExit, match=f"LOG_CONTROL_ALERT_{name} {why}") as refused:
         read_settings(SETTINGS)
     assert "hunter2" not in str(refused.value)
+    monkeypatch.delenv(f"LOG_CONTROL_ALERT_{name}")
     assert "hunter2" not in repr(SETTINGS(alert_url="https://host/hunter2"))
 
 
-FORKS = """
-import logging, os, threading
-from app.main import app
-from app.integrations.log_control import in_force
+# What forks is a process of its own, since this one has threads; without the application it starts at once.
+BEGIN = """
+import logging, multiprocessing, os, threading
+from app.common.log_handler import configure_logging
+from app.integrations.log_control import in_force, observe
+from app.settings import get_settings
 
+configure_logging(get_settings())
+observe()
+"""
+
+
+def run_script(script: str) -> str:
+    """Run a script in which the first of a kind is written and the others are reported at the end; return its log."""
+    env = {**os.environ, "LOG_PATH": "", "LOG_CONTROL_WINDOW": "3600", "LOG_CONTROL_BURST": "1", "PYTHONWARNINGS": ""}
+    command = [sys.executable, "-c", BEGIN + script]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=60, check=True)
+    return done.stderr
+
+
+FORKS = """
 log, control = logging.getLogger("orders"), in_force[0]
 control.alerts.lost = 7
 for _ in range(3):
@@ -699,20 +717,14 @@ os.wait()
 """
 
 
-def test_a_child_counts_for_itself() -> None:
+def test_forked_child_counts_for_itself() -> None:
     """What its parent holds back is told by the parent, at its end; locks that were held in the fork harm nobody."""
-    env = {**os.environ, "LOG_PATH": "", "LOG_CONTROL_WINDOW": "3600", "LOG_CONTROL_BURST": "1", "PYTHONWARNINGS": ""}
-    done = subprocess.run(  # what forks is a process of its own, since this one has threads
-        [sys.executable, "-c", FORKS], cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert [int(found[1]) for line in done.stderr.splitlines() if (found := FIGURE.search(line))] == [4, 2]
-    assert done.stderr.count("7 alerts are lost") == 1
+    written = run_script(FORKS)
+    assert [int(found) for found in FIGURE.findall(written)] == [4, 2]
+    assert written.count("7 alerts are lost") == 1
 
 
 PROCESSES = """
-import logging, multiprocessing
-from app.main import app
-
 def fail():
     for _ in range(5):
         logging.getLogger("orders").error("again")
@@ -726,21 +738,11 @@ if __name__ == "__main__":
 """
 
 
-def test_a_process_of_multiprocessing_tells_its_figures() -> None:
-    env = {**os.environ, "LOG_PATH": "", "LOG_CONTROL_WINDOW": "3600", "LOG_CONTROL_BURST": "1", "PYTHONWARNINGS": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESSES],
-        cwd=PROJECT_ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert [int(found[1]) for line in done.stderr.splitlines() if (found := FIGURE.search(line))] == [4, 4, 4]
+def test_process_of_multiprocessing_reports_its_numbers() -> None:
+    assert [int(found) for found in FIGURE.findall(run_script(PROCESSES))] == [4, 4, 4]
 
 
-def test_nothing_is_left(begin: Begin) -> None:
+def test_second_application_replaces_the_first(begin: Begin) -> None:
     begin(SAMPLE="5", ALERT_URL="http://127.0.0.1:1/")
     os.environ.pop("LOG_CONTROL_ALERT_URL")
     begin(SAMPLE="7")

@@ -1,18 +1,17 @@
-"""MCP in this process, and one server in a process of its own: IDs, lines, messages, and what nobody may break."""
+"""MCP in this process, and a server in a process of its own: IDs, records, messages, and failures of others."""
 
 import asyncio
 import json
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from math import nan
-from pathlib import Path
 from subprocess import PIPE
 from typing import Any, NamedTuple
 
@@ -20,8 +19,9 @@ import httpx2
 import pytest
 from fastmcp import Client, Context
 from fastmcp.client.logging import LogMessage
-from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
+from fastmcp.client.transports import FastMCPTransport, StdioTransport, StreamableHttpTransport
 from fastmcp.exceptions import ToolError
+from fastmcp.tools import ToolResult
 from starlette.testclient import TestClient
 
 from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
@@ -31,7 +31,7 @@ from app.common.outbound import OutboundAsyncClient
 from app.common.request_id import current_request_id
 from app.common.request_record import current_record
 from app.common.task_record import TaskRecord
-from app.integrations.mcp.client import Server, transport_of
+from app.integrations.mcp.client import Server, is_lost, transport_of
 from app.integrations.mcp.messages import MAX_TEXT, MAX_WAITING, Message, Messages, write
 from app.integrations.mcp.tools import MAX_STORED, server, stored
 from app.integrations.mcp.trail import LEVELS, MAX_EXTRA, MAX_MESSAGE
@@ -91,8 +91,9 @@ class Called(NamedTuple):
 
 
 def call(client: TestClient, name: str, *, request_id: str = ID, **arguments: object) -> Called:
-    """Call a tool as a client does that has no session."""
-    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    """Call a tool as a client does that has no session, with another ID in the message, which does not count."""
+    params = {"name": name, "arguments": arguments, "_meta": {REQUEST_ID_KEY: "not-that-of-the-header"}}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     response = client.post("/mcp", json=asked, headers={HEADER: request_id, **ACCEPT})
     assert response.status_code == 200
     events = [
@@ -102,7 +103,7 @@ def call(client: TestClient, name: str, *, request_id: str = ID, **arguments: ob
     return Called(response.headers[HEADER], [one["params"] for one in messages], answer["result"])
 
 
-def test_a_call_is_followed(configure: Configure, logs: Logs) -> None:
+def test_call_has_the_request_id_in_records_messages_and_result(configure: Configure, logs: Logs) -> None:
     with connect(configure()) as client:
         called = call(client, "analyze_data", values=[1, 2, 3])
     assert called.header == called.result["_meta"][REQUEST_ID_KEY] == ID
@@ -122,7 +123,7 @@ def test_a_call_is_followed(configure: Configure, logs: Logs) -> None:
     assert '"POST /mcp HTTP/1.1"' in access
 
 
-def test_of_eight_kinds_of_line_none_is_lost(configure: Configure, logs: Logs, tool: Offer) -> None:
+def test_message_of_each_level_is_logged_and_sent(configure: Configure, logs: Logs, tool: Offer) -> None:
     @tool
     async def every_level(ctx: Context) -> str:
         for level in LEVELS:
@@ -140,7 +141,7 @@ def test_of_eight_kinds_of_line_none_is_lost(configure: Configure, logs: Logs, t
     assert {(line["request_id"], line["file"]) for line in lines} == {(ID, "test_mcp.py")}
 
 
-def test_levels_of_lines_and_of_messages_are_two(configure: Configure, logs: Logs) -> None:
+def test_levels_of_log_and_of_messages_are_independent(configure: Configure, logs: Logs) -> None:
     with connect(configure(LOG_LEVELS="app.mcp=DEBUG", MCP_LOG_LEVEL="error")) as client:
         assert call(client, "analyze_data", values=[1, 2]).messages == []
         (refusal, told) = call(client, "analyze_data", values=[1]).messages
@@ -148,30 +149,34 @@ def test_levels_of_lines_and_of_messages_are_two(configure: Configure, logs: Log
     assert sum("DEBUG" in line and "analysis begins received=" in line for line in logs.error) == 2
 
 
-def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool: Offer) -> None:
+def test_values_that_json_lacks_secrets_and_line_breaks_are_harmless(
+    configure: Configure, logs: Logs, tool: Offer
+) -> None:
     class Broken:
         def __str__(self) -> str:
             raise ValueError("no text")
 
     extra = {"name": "n", "message": "m", "object": Broken(), "nan": nan, "bytes": b"\xff", "request_id": "forged"}
-
-    deep = nested(5000)
+    extra |= {"surrogate": "\ud800", "two\nlines": "\x1b[31m", "exc_info": True, "set": {1}}
+    deep, loop = nested(5000), list[object]()
+    loop.append(loop)
 
     @tool
     async def says(ctx: Context) -> str:
         await ctx.warning("line one\n2026-10-01 forged", extra=extra | {"password": SECRET})
         await ctx.info("much", extra={"text": "x" * MAX_EXTRA})
         await ctx.info(f"secret={SECRET} {'y' * MAX_MESSAGE}", extra={"deep": deep})
+        await ctx.info("round", extra={"loop": loop})
         return "done"
 
     for log_format in ("text", "json"):
         with connect(configure(LOG_FORMAT=log_format)) as client:
-            first, second, third = call(client, "says").messages
+            first, second, third, fourth = call(client, "says").messages
         sent = first["data"]["extra"]
         assert sent["request_id"] == ID
         assert (sent["name"], sent["message"], sent["nan"], sent["password"]) == ("n", "m", None, "***")
         assert second["data"]["extra"].keys() == {"extra_omitted", "request_id"}
-        assert third["data"]["extra"]["request_id"] == ID
+        assert third["data"]["extra"]["request_id"] == fourth["data"]["extra"]["request_id"] == ID
         assert third["data"]["msg"] == f"secret=*** {'y' * MAX_MESSAGE}"[:MAX_MESSAGE]
         assert not any(line.startswith("2026-10-01 forged") or SECRET in line for line in logs.error)
     as_json = json.loads(next(line for line in logs.error if line.startswith("{") and "line one" in line))
@@ -179,7 +184,7 @@ def test_what_a_tool_says_breaks_nothing(configure: Configure, logs: Logs, tool:
     assert as_json["message"] == "line one\n2026-10-01 forged"
 
 
-def test_a_failing_tool_tells_both_sides(configure: Configure, logs: Logs, tool: Offer) -> None:
+def test_failed_tool_is_explained_in_the_log_alone(configure: Configure, logs: Logs, tool: Offer) -> None:
     @tool
     async def fails(ctx: Context) -> str:  # noqa: ARG001
         raise ValueError(f"in the cellar, password={SECRET}")
@@ -199,7 +204,7 @@ def test_a_failing_tool_tells_both_sides(configure: Configure, logs: Logs, tool:
     assert " WARNING [" in next(line for line in logs.error if "tools/call fails failed 0." in line)
 
 
-def test_a_refusal_says_why_and_has_the_id(configure: Configure) -> None:
+def test_rejected_call_has_the_reason_and_the_id(configure: Configure) -> None:
     with connect(configure()) as client:
         refusals = {
             "An analysis needs two numbers at least.": call(client, "analyze_data", values=[1]),
@@ -217,34 +222,30 @@ def test_a_refusal_says_why_and_has_the_id(configure: Configure) -> None:
         assert called.result["_meta"][REQUEST_ID_KEY] == ID
 
 
-@pytest.mark.parametrize("stateless", ["true", "false"])
-def test_json_instead_of_streams_delivers_no_messages(configure: Configure, logs: Logs, stateless: str) -> None:
-    app = configure(MCP_JSON_RESPONSE="true", MCP_STATELESS=stateless, WORKERS="1")
-    with connect(app) as client:
-        if stateless == "false":
-            client.headers["mcp-session-id"] = begin_session(client)
-        called = call(client, "analyze_data", values=[1, 2])
-    assert (called.messages, called.result["_meta"][REQUEST_ID_KEY]) == ([], ID)
-    assert any(ID in line and "analysis complete" in line for line in logs.error)
-
-
 def begin_session(client: TestClient) -> str:
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
     asked = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}
     return str(client.post("/mcp", json=asked, headers=ACCEPT).headers["mcp-session-id"])
 
 
-def test_in_a_session_each_request_has_its_own_id(configure: Configure, logs: Logs) -> None:
-    with connect(configure(MCP_STATELESS="false", WORKERS="1")) as client:
-        client.headers["mcp-session-id"] = begin_session(client)
-        for number in range(3):
-            called = call(client, "analyze_data", request_id=f"{ID}-{number}", values=[1, 2])
-            assert called.messages[0]["data"]["extra"]["request_id"] == f"{ID}-{number}"
-    for number in range(3):
-        assert len([line for line in logs.error if f"[{ID}-{number}]" in line]) == 2
+@pytest.mark.parametrize(("stateless", "as_json"), [("true", "true"), ("false", "true"), ("false", "false")])
+def test_each_request_of_a_session_has_its_own_id_and_json_has_no_messages(
+    configure: Configure, logs: Logs, stateless: str, as_json: str
+) -> None:
+    ids = [f"{ID}-{number}" for number in range(3)]
+    with connect(configure(MCP_STATELESS=stateless, MCP_JSON_RESPONSE=as_json, WORKERS="1")) as client:
+        if stateless == "false":
+            client.headers["mcp-session-id"] = begin_session(client)
+        for one in ids:
+            called = call(client, "analyze_data", request_id=one, values=[1, 2])
+            assert called.result["_meta"][REQUEST_ID_KEY] == one
+            messages = [message["data"]["extra"]["request_id"] for message in called.messages]
+            assert messages == ([] if as_json == "true" else [one])
+    for one in ids:
+        assert len([line for line in logs.error if f"[{one}]" in line]) == 2
 
 
-def test_sessions_need_a_single_worker(configure: Configure, logs: Logs) -> None:
+def test_sessions_need_one_worker(configure: Configure, logs: Logs) -> None:
     with pytest.raises(SystemExit):
         configure(MCP_STATELESS="false", WORKERS="2")
     assert "set WORKERS=1, or leave MCP_STATELESS at true." in logs.error[-1]
@@ -264,7 +265,7 @@ def test_sessions_need_a_single_worker(configure: Configure, logs: Logs) -> None
         (f'{{"a": 5, "{SECRET}": 6}}', "MCP_SERVERS"),
     ],
 )
-def test_a_bad_value_is_told_in_a_sentence(configure: Configure, logs: Logs, value: str, why: str) -> None:
+def test_invalid_servers_are_reported_in_a_sentence(configure: Configure, logs: Logs, value: str, why: str) -> None:
     with pytest.raises(SystemExit):
         configure(MCP_SERVERS=value)
     assert "The integration mcp does not start." in logs.error[-1]
@@ -283,7 +284,7 @@ def test_only_known_hosts_are_served(configure: Configure) -> None:
     assert statuses == [200, 200, 421]
 
 
-def test_without_a_request_the_id_comes_with_the_call(configure: Configure, logs: Logs) -> None:
+def test_id_outside_of_a_request_is_that_of_the_message(configure: Configure, logs: Logs) -> None:
     configure()
     heard: list[LogMessage] = []
 
@@ -305,7 +306,7 @@ def test_without_a_request_the_id_comes_with_the_call(configure: Configure, logs
     assert any(f"[{ID}] [" in line and " task-0001] " in line for line in logs.error)
 
 
-def test_forty_calls_at_once_do_not_mix(configure: Configure, logs: Logs, tool: Offer) -> None:
+def test_concurrent_calls_do_not_mix(configure: Configure, logs: Logs, tool: Offer) -> None:
     @tool
     async def wanders(ctx: Context, number: int) -> str:
         await ctx.info("before", extra={"number": number})
@@ -338,79 +339,77 @@ def test_forty_calls_at_once_do_not_mix(configure: Configure, logs: Logs, tool: 
     assert len({line["current_id"] for line in lines if "current_id" in line}) == 40
 
 
-def test_the_demo_says_what_it_lacks(configure: Configure) -> None:
+def test_demo_names_the_servers_that_are_missing(configure: Configure) -> None:
     with connect(configure(MCP_SERVERS='{"model": "false"}')) as client:
         response = client.post("/api/mcp/demo", json={})
     assert response.status_code == 503
     assert response.json()["cause"].startswith("MCP_SERVERS names no analytics, store:")
 
 
-def test_the_demo_over_a_real_process(configure: Configure, logs: Logs) -> None:
-    servers = dict.fromkeys(("analytics", "model", "store"), OWN_SERVER)
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process be every other server."""
+    monkeypatch.setattr("app.integrations.mcp.client.transport_of", lambda *_: FastMCPTransport(server))
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_demo_logs_what_three_servers_say(configure: Configure, logs: Logs) -> None:
+    servers = dict.fromkeys(("analytics", "model", "store"), "in memory")
     with connect(configure(MCP_SERVERS=json.dumps(servers), LOG_FORMAT="json")) as client:
         done = client.post("/api/mcp/demo", json={"values": [1, 2, 4]}, headers={HEADER: ID})
         refused = client.post("/api/mcp/demo", json={"values": [1]})
     assert UUID4.fullmatch(done.json()["result"])
-    assert (refused.status_code, refused.json()["cause"].partition(" (")[0]) == (
-        502,
-        "An analysis needs two numbers at least.",
-    )
+    assert refused.status_code == 502
+    assert refused.json()["cause"].startswith("An analysis needs two numbers at least. (")
     said = [line for line in map(json.loads, logs.error) if line["request_id"] == ID and "server" in line]
     assert [(line["server"], line["mcp_level"], line["logger"]) for line in said] == [
         (label, "info", f"app.mcp.{label}") for label in servers
     ]
     assert said[0]["used"] == 3
-    own = [line for line in map(json.loads, logs.error) if line["request_id"] == ID]
-    assert len({line["pid"] for line in own}) == 4
 
 
-def test_a_dead_process_is_replaced(configure: Configure, logs: Logs) -> None:
+def test_process_that_died_is_replaced(configure: Configure, logs: Logs) -> None:
+    """One that cannot be reached is not tried again within a second."""
     configure()
     messages = Messages()
 
     async def calls() -> None:
-        one = Server("own", f"sh -c 'exec {OWN_SERVER}'", get_settings(), 20, messages)
-        other = Server("other", "sh -c 'exit 3'", get_settings(), 20, messages)
+        one = Server("own", f"sh -c 'exec {OWN_SERVER}'", get_settings(), 60, messages)
+        other = Server("other", "sh -c 'exit 3'", get_settings(), 60, messages)
         assert (await one.call("analyze_data", {"values": [1, 2]})).data["count"] == 2
-        with pytest.raises(NotReady, match="The MCP server other does not answer"):
-            await other.call("analyze_data")
-        (pid,) = {json_pid(line) for line in logs.error if "analysis complete" in line and "own:" not in line}
-        await asyncio.to_thread(kill, pid)
-        await asyncio.sleep(0.2)  # a call in that moment would fail, as one that is under way does
+        for _ in range(2):
+            with pytest.raises(NotReady, match="The MCP server other does not answer"):
+                await other.call("analyze_data")
+        assert not other._in_flight
+        (said,) = (line for line in logs.error if "analysis complete" in line and "own:" not in line)
+        os.kill(int(said.partition("[pid:")[2].partition("]")[0]), signal.SIGKILL)
+        assert one._ready
+        while not is_lost(one._ready.result()):  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0.01)
         assert (await one.call("analyze_data", {"values": [1, 2]})).data["count"] == 2
-        with pytest.raises(ToolError, match="Unknown tool"):
-            await one.call("nix")
-        await one.close()
-        await other.close()
+        await asyncio.gather(one.close(), other.close())
 
     asyncio.run(calls())
     messages.close(5)
+    assert len([line for line in logs.error if "The MCP server other does not answer (" in line]) == 1
 
 
-SLOW_SERVER = """
-import asyncio
-from fastmcp.tools import ToolResult
-from app.integrations.mcp.tools import server
+@pytest.mark.usefixtures("in_memory")
+def test_failed_call_harms_no_other(configure: Configure, tool: Offer) -> None:
+    @tool
+    async def sleep(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "slept"
 
-@server.tool
-async def sleep(seconds: float) -> str:
-    await asyncio.sleep(seconds)
-    return "slept"
+    @tool
+    async def lie() -> str:
+        return ToolResult(structured_content={"result": 5})  # type: ignore[return-value]
 
-@server.tool(output_schema={"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]})
-async def lie() -> dict:
-    return ToolResult(structured_content={"a": 5})
-
-import app.integrations.mcp.__main__
-"""
-
-
-def test_one_call_s_failure_harms_no_other(configure: Configure) -> None:
     configure()
     messages = Messages()
 
     async def calls() -> None:
-        one = Server("own", f"{sys.executable} -c {shlex.quote(SLOW_SERVER)}", get_settings(), 20, messages)
+        one = Server("own", "in memory", get_settings(), 20, messages)
         await one.call("sleep", {"seconds": 0})
         connection = one._ready
         others = [asyncio.create_task(one.call("sleep", {"seconds": 0.3})) for _ in range(3)]
@@ -420,6 +419,8 @@ def test_one_call_s_failure_harms_no_other(configure: Configure) -> None:
                 await one.call("sleep", {"seconds": hopeless})
         with pytest.raises(ToolError, match="an answer that cannot be understood"):
             await one.call("lie")
+        with pytest.raises(ToolError, match="Unknown tool"):
+            await one.call("nix")
         assert [result.data for result in await asyncio.gather(*others)] == 3 * ["slept"]
         one._seconds = 0.5
         slow = asyncio.create_task(one.call("sleep", {"seconds": 5}))
@@ -436,7 +437,7 @@ def test_one_call_s_failure_harms_no_other(configure: Configure) -> None:
     messages.close(5)
 
 
-def test_what_a_process_is_given(configure: Configure) -> None:
+def test_process_gets_little_of_the_environment(configure: Configure) -> None:
     configure(LOG_LEVEL="DEBUG", MASKED_LOG="pin", LOG_SHIPPER_URL="https://host/secret", MCP_TIMEOUT="5")
     transport = transport_of("python -m 'a b'", get_settings())
     assert isinstance(transport, StdioTransport)
@@ -448,7 +449,7 @@ def test_what_a_process_is_given(configure: Configure) -> None:
     assert (given["LOG_LEVEL"], given["MASKED_LOG"]) == ("DEBUG", "pin")
 
 
-def test_a_server_by_url_gets_the_header(configure: Configure) -> None:
+def test_server_behind_a_url_gets_the_header(configure: Configure) -> None:
     configure(OUTBOUND_HOSTS="other.example")
     transport = transport_of("https://user:pass@host.example:8443/mcp", get_settings())
     assert isinstance(transport, StreamableHttpTransport)
@@ -467,40 +468,35 @@ def test_a_server_by_url_gets_the_header(configure: Configure) -> None:
     asyncio.run(client.aclose())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_over_pipes_it_ends_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def test_server_over_pipes_ends_on_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOG_PATH")
     words = [sys.executable, "-m", "app.integrations.mcp"]
-    with subprocess.Popen(words, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) as process:
-        assert process.stderr
-        said = next(line for line in process.stderr if "Starting MCP server" in line)
-        process.send_signal(number)
-        assert process.wait(10) == 0
-        assert "Traceback" not in said + process.stderr.read()
-
-
-def json_pid(line: str) -> int:
-    """Return the process that wrote a text line."""
-    return int(line.partition("[pid:")[2].partition("]")[0])
-
-
-def kill(pid: int) -> None:
-    """Kill a process, and wait until it does nothing any more."""
-    os.kill(pid, signal.SIGKILL)
-    stat = Path(f"/proc/{pid}/stat")
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
-        time.sleep(0.01)
+    with ExitStack() as stack:
+        running = {
+            number: stack.enter_context(
+                subprocess.Popen(words, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+            )
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        for number, process in running.items():
+            assert process.stderr
+            said = next(line for line in process.stderr if "Starting MCP server" in line)
+            process.send_signal(number)
+            assert process.wait(30) == 0
+            assert "Traceback" not in said + process.stderr.read()
 
 
 @pytest.mark.parametrize("level", [*LEVELS, "rumour"])
-def test_a_message_becomes_a_record(configure: Configure, logs: Logs, level: str) -> None:
+def test_message_becomes_a_record(configure: Configure, logs: Logs, level: str) -> None:
     configure(LOG_FORMAT="json", LOG_LEVEL="DEBUG")
     told: list[tuple[str, dict[str, str]]] = []
     measure_watchers["test"] = lambda name, seconds, labels: told.append(
         (name, {**labels, "ok": str(0 <= seconds < 5)})
     )
     extra = {"name": "n", "args": 1, "server": "forged", "exc_info": True, "msg": "m", "request_id": "forged"}
-    extra |= {"suppressed": 9, "trace_id": "forged", "n": 5}
+    extra |= {"suppressed": 9, "trace_id": "forged", "n": 5, "": "nameless", "two\nlines": "\x1b[31m"}
+    taken = ("message", "pid", "level", "timestamp", "stack_info", "file", "taskName", "logger_name", "mcp_level")
+    extra |= {name: f"its {name}" for name in taken}
     write(Message.read("one", level, None, {"msg": "100 % done %s", "extra": extra}, ID))
     line = json.loads(logs.error[-1])
     assert line["level"] == logging.getLevelName(LEVELS.get(level, logging.WARNING))
@@ -508,6 +504,8 @@ def test_a_message_becomes_a_record(configure: Configure, logs: Logs, level: str
     assert (line["server"], line["server_"], line["mcp_level"], line["logger_name"]) == ("one", "forged", level, "-")
     assert (line["name_"], line["args_"], line["exc_info_"], line["msg_"], line["n"]) == ("n", 1, True, "m", 5)
     assert (line["suppressed_"], line["trace_id_"]) == (9, "forged")
+    for name in taken:
+        assert f"its {name}" in (line.get(name), line.get(f"{name}_")), name
     assert not line.keys() & {"suppressed", "trace_id", "request_id_"}
     assert told == [("mcp_log_message", {"server": "one", "level": level, "ok": "True"})]
 
@@ -527,7 +525,7 @@ def test_a_message_becomes_a_record(configure: Configure, logs: Logs, level: str
         ("a\n2026-10-01 forged", "one: a\\n2026-10-01 forged"),
     ],
 )
-def test_whatever_a_server_says(configure: Configure, logs: Logs, data: object, text: str) -> None:
+def test_message_of_any_kind_becomes_a_text(configure: Configure, logs: Logs, data: object, text: str) -> None:
     configure()
     write(Message.read("one", "info", "theirs", data, ID))
     assert logs.error[-1].endswith(f" INFO [{ID}] {text}")
@@ -552,7 +550,7 @@ class Held(logging.Handler):
         self.seen.append(record.getMessage())
 
 
-def test_a_slow_handler_holds_nobody_up_and_none_is_lost_unseen(configure: Configure) -> None:
+def test_messages_that_wait_are_limited_and_the_rest_is_counted(configure: Configure) -> None:
     configure()
     slow = Held()
     logging.getLogger("app").addHandler(slow)
@@ -569,7 +567,7 @@ def test_a_slow_handler_holds_nobody_up_and_none_is_lost_unseen(configure: Confi
     assert written == [f"one: {number}" for number in range(len(written))]
 
 
-def test_a_server_s_word_on_the_id(configure: Configure) -> None:
+def test_claimed_id_counts_only_while_it_is_called_under_it(configure: Configure) -> None:
     configure()
     heard: list[str] = []
 
@@ -598,7 +596,7 @@ def test_a_server_s_word_on_the_id(configure: Configure) -> None:
     messages.close(1)
 
 
-def test_the_newest_results_are_kept(configure: Configure) -> None:
+def test_newest_results_are_kept(configure: Configure) -> None:
     configure()
     stored.clear()
 
@@ -612,7 +610,7 @@ def test_the_newest_results_are_kept(configure: Configure) -> None:
     stored.clear()
 
 
-def test_nothing_stays_bound(configure: Configure) -> None:
+def test_record_is_not_bound_after_the_call(configure: Configure) -> None:
     configure()
 
     async def call_once() -> None:
