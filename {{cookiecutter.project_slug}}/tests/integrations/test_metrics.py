@@ -30,10 +30,10 @@ from app.integrations import metrics
 from app.integrations.metrics import server
 from app.main import Application, create_app
 from app.settings import PROJECT_ROOT
-from tests.support import HEADER, ID, Logs, connect
+from tests.support import HEADER, Logs, connect
 
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
-Labels = dict[str, str]
+Grown = Callable[..., float]
 
 
 def counted() -> list[Sample]:
@@ -41,21 +41,16 @@ def counted() -> list[Sample]:
     return [sample for family in metrics.Everything().collect() for sample in family.samples]
 
 
-def value(name: str, **labels: str) -> float:
+def total(samples: list[Sample], name: str, labels: dict[str, str]) -> float:
     """Return the sum of what has these labels."""
-    return sum(one.value for one in counted() if one.name == name and labels.items() <= one.labels.items())
+    return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
 
 @pytest.fixture
-def grown(app: Application) -> Iterator[Callable[..., float]]:  # noqa: ARG001 - which counts
+def grown(app: Application) -> Iterator[Grown]:  # noqa: ARG001 - which counts
     """Return by how much a metric has grown since the test began: the metrics are those of the process."""
     before = counted()
-
-    def grown(name: str, **labels: str) -> float:
-        then = sum(one.value for one in before if one.name == name and labels.items() <= one.labels.items())
-        return value(name, **labels) - then
-
-    yield grown
+    yield lambda name, **labels: total(counted(), name, labels) - total(before, name, labels)
     request_watchers.clear()
     measure_watchers.clear()
 
@@ -106,6 +101,7 @@ def add_routes(app: FastAPI) -> None:
         ("GET", "/of/acme/nothing", "/of/{tenant}/{path}", 404),
         ("GET", "/files/a", "/files/{name}", 200),
         ("GET", "/plain/a", "/plain/{name}", 200),
+        ("HEAD", "/plain/a", "/plain/{name}", 200),
         ("POST", "/plain/a", "/plain/{name}", 405),
         ("GET", "/shop/plain/a", "/shop/plain/{name}", 200),
         ("GET", "/shop/files/a/b", "/shop/files/{kind}/{path}", 200),
@@ -115,9 +111,9 @@ def add_routes(app: FastAPI) -> None:
     ],
 )
 def test_each_request_is_counted_once(  # noqa: PLR0917
-    app: Application, client: TestClient, grown: Callable[..., float], method: str, path: str, route: str, status: int
+    app: Application, client: TestClient, grown: Grown, method: str, path: str, route: str, status: int
 ) -> None:
-    """Under its method, the whole template of its path, and its status; and under nothing else."""
+    """Under its method, the whole template of its path, and its status; its body with the bytes that were sent."""
     add_routes(app)
     labels = {"method": method, "route": route, "status": str(status)}
     response = client.request(method, path)
@@ -128,16 +124,7 @@ def test_each_request_is_counted_once(  # noqa: PLR0917
     assert grown("http_response_size_bytes_sum", **labels) == len(response.content)
 
 
-def test_head_has_no_bytes(app: Application, client: TestClient, grown: Callable[..., float]) -> None:
-    app.add_route("/plain", plain, methods=["GET"])  # Starlette adds HEAD
-    client.head("/plain")
-    assert grown("http_requests_total", method="HEAD", route="/plain", status="200") == 1
-    assert grown("http_response_size_bytes_sum", method="HEAD") == 0
-
-
-def test_a_websocket_is_counted_without_its_time(
-    app: Application, client: TestClient, grown: Callable[..., float]
-) -> None:
+def test_a_websocket_is_counted_without_its_time(app: Application, client: TestClient, grown: Grown) -> None:
     """How long it was open is no answer's duration; one that is refused is a request like any other."""
     add_routes(app)
     with client.websocket_connect("/shop/v1/items/1/events"):
@@ -150,8 +137,7 @@ def test_a_websocket_is_counted_without_its_time(
     assert grown("http_requests_total", status="403") == grown("http_request_duration_seconds_count") == 1
 
 
-def test_unknown_methods_and_paths_are_one_series(client: TestClient, grown: Callable[..., float]) -> None:
-    """Whatever methods and paths come: one series."""
+def test_unknown_methods_and_paths_are_one_series(client: TestClient, grown: Grown) -> None:
     client.request("BREW", "/pot/x")
     known = len(counted())
     for number in range(100):
@@ -160,7 +146,7 @@ def test_unknown_methods_and_paths_are_one_series(client: TestClient, grown: Cal
     assert grown("http_requests_total", method="_OTHER", route="_UNMATCHED", status="404") == 101
 
 
-def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Callable[..., float], logs: Logs) -> None:
+def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Grown, logs: Logs) -> None:
     """A good one; one that fails is a request as any other. What is excluded besides stays so."""
     for _ in range(3):
         assert client.get("/metrics").headers[HEADER]
@@ -172,21 +158,19 @@ def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Calla
 
 
 @pytest.mark.parametrize("prefix", ["", "/nested"])
-def test_requests_in_flight_are_counted_once(
-    app: Application, client: TestClient, grown: Callable[..., float], prefix: str
-) -> None:
+def test_requests_in_flight_are_counted_once(app: Application, client: TestClient, grown: Grown, prefix: str) -> None:
     """Seen from within: this one while it is served, none when it has failed; also of a mounted application."""
     inner, seen = create_app(), []
     app.mount("/nested", inner)
 
     @(inner if prefix else app).get("/look")
     def look() -> None:
-        seen.append(value("http_requests_in_flight", type="http"))
+        seen.append(total(counted(), "http_requests_in_flight", {"type": "http"}))
         raise ValueError("looked")
 
     assert client.get(f"{prefix}/look").status_code == 500
     assert seen == [1]
-    assert value("http_requests_in_flight") == 0
+    assert total(counted(), "http_requests_in_flight", {}) == 0
     assert grown("http_requests_total", route=f"{prefix}/look") == grown("http_requests_total") == 1
 
 
@@ -208,35 +192,23 @@ def test_format_is_negotiated(client: TestClient) -> None:
     assert {family.name for family in parse_text(answer.text)} == names > {"http_requests", "log_messages"}
 
 
-def exemplars() -> list[tuple[Labels, Sample]]:
-    return [(one.exemplar.labels, one) for one in counted() if one.exemplar]
-
-
-def test_a_request_is_found_by_its_id(app: Application, client: TestClient) -> None:
-    """The newest of each bucket, within its bounds."""
+@pytest.mark.parametrize(("length", "is_shown"), [(118, True), (119, False)])
+def test_newest_id_of_a_bucket_is_its_exemplar_unless_it_is_too_long(
+    app: Application, client: TestClient, length: int, is_shown: bool
+) -> None:
+    """OpenMetrics has room for 128 characters, those of the name included."""
     add_routes(app)
-    for request_id in ("first-of-all", ID):
-        client.get("/plain/a", headers={HEADER: request_id})
-    found = [(labels, one) for labels, one in exemplars() if one.labels["route"] == "/plain/{name}"]
-    assert {"request_id": ID} in [labels for labels, _ in found]
-    for _, one in found:
+    for request_id in ("first-of-all", newest := "x" * length):
+        assert client.get("/plain/a", headers={HEADER: request_id}).headers[HEADER] == request_id
+    found = [one for one in counted() if one.exemplar and one.labels["route"] == "/plain/{name}"]
+    assert ({"request_id": newest} in [one.exemplar.labels for one in found if one.exemplar]) is is_shown
+    for one in found:
         assert one.name == "http_request_duration_seconds_bucket"
-        assert one.exemplar is not None
+        assert one.exemplar
         assert one.exemplar.value <= float(one.labels["le"])
 
 
-@pytest.mark.parametrize(("length", "is_shown"), [(118, True), (119, False), (128, False)])
-def test_an_id_that_is_too_long_for_an_exemplar(
-    client: TestClient, grown: Callable[..., float], length: int, is_shown: bool
-) -> None:
-    """OpenMetrics has room for 128 characters, those of the name included; the request is counted all the same."""
-    request_id = "x" * length
-    assert client.get("/livez", headers={HEADER: request_id}).headers[HEADER] == request_id
-    assert ({"request_id": request_id} in [labels for labels, _ in exemplars()]) is is_shown
-    assert grown("http_requests_total", route="/livez") == 1
-
-
-def test_each_log_record_is_counted_once(grown: Callable[..., float]) -> None:
+def test_each_log_record_is_counted_once(grown: Grown) -> None:
     """With several handlers, with none, with a logger of its own; what no logger keeps, and copies, are no records."""
     log = logging.getLogger("counted")
     log.handlers = [logging.NullHandler(), logging.NullHandler()]
@@ -253,7 +225,7 @@ def test_each_log_record_is_counted_once(grown: Callable[..., float]) -> None:
     }  # fmt: skip
 
 
-def test_records_and_lines_agree(app: Application, grown: Callable[..., float], logs: Logs) -> None:
+def test_records_and_lines_agree(app: Application, grown: Grown, logs: Logs) -> None:
     """What other lines say already, such as a server's traceback of a request, is no line, and not counted."""
 
     @app.get("/tells")
@@ -276,7 +248,7 @@ def test_records_and_lines_agree(app: Application, grown: Callable[..., float], 
     assert len(logs.access) == 1
 
 
-def test_destructor_that_logs_while_counting_does_not_deadlock(grown: Callable[..., float]) -> None:
+def test_destructor_that_logs_while_counting_does_not_deadlock(grown: Grown) -> None:
     """As asyncio does of an exception that nobody asked for, when memory is given back while a lock is held."""
 
     class Loud:
@@ -428,7 +400,7 @@ def test_queries_name_what_is_there(client: TestClient) -> None:
         assert set(names) <= FUNCTIONS | labels.keys(), query
 
 
-def test_what_an_integration_measures_is_a_histogram(grown: Callable[..., float]) -> None:
+def test_what_an_integration_measures_is_a_histogram(grown: Grown) -> None:
     for seconds in (0.2, 0.7):
         measure("probe", seconds, kind="a")
     measure("probe", 0.1, kind="b")
