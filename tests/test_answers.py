@@ -1,7 +1,6 @@
 """Good answers, impossible ones, hostile ones: what the hooks make of them, and cookiecutter with them."""
 
 import json
-import os
 import re
 import shutil
 import tomllib
@@ -13,17 +12,19 @@ from markdown_it import MarkdownIt
 from hooks import post_gen_project as post
 from hooks import pre_gen_project as pre
 from scripts.combinations import options
-from tests.support.baking import GOOD, TEMPLATE_DIR, TOOLS, bake, bake_by_command, files_below, literal, must, run
+from tests.support.baking import GOOD, TEMPLATE_DIR, bake, bake_by_command, files_below, literal, must
 
 BAD_SLUGS = ["Upper", "under_score", "-dash", "dash-", "two--dashes", "1st", "with space", "dotted.name", "é", "x" * 64]
 TAKEN = ["app", "tests", "gun", "con", "nul", "aux", "com1"]
 PATHS = ["", "../outside", "../../outside/deep", "a/b/c", "..", ".", "/", "back\\slash", "line\n", "-rf", "~", "$(id)"]
+UNPRINTABLE = "\t\n\r\0\x1b\x7f\x85\u2028\u2029\udc80\u202e\u2066"
 BAD = {
     "project_name": ["   ", "x" * 201, "two\nlines", "bell\a", "separator\u2028"],
     "description": ["", "x" * 201, "two\r\nlines"],
-    "full_name": ["", "Ada\tLovelace"],
+    "full_name": ["", *(f"Ada{character}" for character in UNPRINTABLE)],
     "email": ["", "nobody", "a@b@c", "Ada <ada@example.com>", "ada @example.com"],
-    "year": ["", "26", "next year"],
+    "year": ["", "26", "next year", "9" * 10_000],
+    "license": ["", "WTFPL"],
     "project_slug": [*BAD_SLUGS, *TAKEN, *PATHS],
 }
 
@@ -33,37 +34,77 @@ def test_impossible_answer_is_named_in_one_sentence(bad: tuple[str, str]) -> Non
     key, value = bad
     (sentence,) = pre.faults(GOOD | {key: value})
     assert re.match(rf"The (answer to )?{key}\b.+\.$", sentence)
+    assert sentence.isascii()
+    assert sentence.isprintable()
+    assert len(sentence) < 400
 
 
-@pytest.mark.parametrize("slug", PATHS, ids=repr)
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        *((options()[0], value, ": write true or false.") for value in ("yes", "", 1, None, ["on"])),
+        *((key, 2026, ", and no text: write it in quotation marks.") for key in ("year", "full_name", "project_slug")),
+    ],
+)
+def test_answer_of_another_kind_is_a_fault(key: str, value: object, hint: str) -> None:
+    """Files of answers can be edited."""
+    assert f"The answer to {key} is {str(value)!r}{hint}" in pre.faults(GOOD | {key: value})
+
+
+def test_every_missing_answer_is_a_fault() -> None:
+    assert len(pre.faults({})) == len(GOOD) - len(options())
+
+
+def test_known_licenses_are_those_that_have_a_text() -> None:
+    assert set(pre.LICENSES) == {path.stem for path in (TEMPLATE_DIR / "licenses").iterdir()}
+
+
+SLUGS = ["a", "a1", "trail-service", "x" * 63, "a-1-b"]
+EMAILS = ["a@b", "ada.lovelace+x@example.co.uk", "ädä@exämple.com"]
+
+
+@pytest.mark.parametrize(
+    "answer", [*({"project_slug": slug} for slug in SLUGS), *({"email": email} for email in EMAILS)], ids=str
+)
+def test_good_answer_is_accepted(answer: dict[str, str]) -> None:
+    assert pre.faults(GOOD | answer) == []
+
+
+@pytest.mark.parametrize("slug", [*PATHS, "<absolute>"], ids=repr)
 def test_slug_that_is_a_path_leaves_nothing_on_the_disk(
     repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], slug: str
 ) -> None:
     """Cookiecutter makes the folder before it runs a hook."""
+    slug = slug.replace("<absolute>", str(tmp_path / "elsewhere" / "deep"))
     output = tmp_path / "some" / "output"
     output.mkdir(parents=True)
     with pytest.raises(Exception, match="Hook script failed"):
         bake(repository, output, project_slug=literal(slug))
     (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("The ")]
-    assert sentence.startswith(f"The project_slug {slug!a} ")
+    assert sentence.startswith(f"The project_slug {pre.shown(slug)} ")
     assert files_below(tmp_path) <= {"some/cookiecutter.yaml", "some/replay_dir/template.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["some"]
     assert [path.name for path in output.iterdir()] == []
 
 
-def test_absolute_slug_makes_no_folder(repository: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere" / "deep"
-    result = bake_by_command(repository, tmp_path / "output", f"project_slug={elsewhere}")
-    assert result.returncode == 1
-    assert "The project_slug" in result.stderr
-    assert not elsewhere.parent.exists()
-    assert list((tmp_path / "output").iterdir()) == []
+NEEDED = "is the name of a package the service needs"
+REFUSED = {
+    "every answer": (["project_name= ", "project_slug=../No", "description=", "full_name=", "email=no", "year=x"], ""),
+    "a needed package": (["project_slug=anyio"], f"'anyio' {NEEDED}"),
+    "a package of a declined option": (["project_slug=pre-commit", "pre_commit=no"], f"'pre-commit' {NEEDED}"),
+}
+"""Impossible answers, and what is said of them beside a sentence for each."""
 
 
-def test_every_impossible_answer_is_named_at_once(repository: Path, tmp_path: Path) -> None:
-    bad = ["project_name= ", "project_slug=../No", "description=", "full_name=", "email=nobody", "year=soon"]
-    result = bake_by_command(repository, tmp_path / "output", *bad)
+@pytest.mark.parametrize("case", REFUSED)
+def test_impossible_answers_are_named_at_once_and_leave_no_project(repository: Path, tmp_path: Path, case: str) -> None:
+    """Under the name of a package the service could not be locked, or not be given the option later."""
+    answers, words = REFUSED[case]
+    result = bake_by_command(repository, tmp_path / "output", *answers)
     assert result.returncode == 1
-    assert sum(line.startswith("The ") for line in result.stderr.splitlines()) == len(bad)
+    faults = [answer for answer in answers if answer != "pre_commit=no"]
+    assert sum(line.startswith("The ") for line in result.stderr.splitlines()) == len(faults)
+    assert words in result.stderr
     assert list((tmp_path / "output").iterdir()) == []
 
 
@@ -74,30 +115,11 @@ def test_edited_answers_of_a_replay_are_checked(repository: Path, tmp_path: Path
     answers["cookiecutter"] |= {"project_slug": "../outside", "year": 2026, "core_tests": "yes"}
     replay.write_text(json.dumps(answers), "utf-8")
     before = files_below(tmp_path)
-    settings, output = tmp_path / "cookiecutter.yaml", tmp_path / "deep" / "output"
-    command: list[str | Path] = [
-        TOOLS / "cookiecutter",
-        repository,
-        "--config-file",
-        settings,
-        "-o",
-        output,
-        "--replay",
-    ]
-    result = run(command, tmp_path)
+    result = bake_by_command(repository, tmp_path / "output", "--replay")
     assert result.returncode == 1
     for sentence in ("The project_slug ", "The answer to year is ", "The answer to core_tests is "):
         assert f"\n{sentence}" in f"\n{result.stderr}"
     assert files_below(tmp_path) == before
-
-
-@pytest.mark.parametrize("slug", ["anyio", "pre-commit"])
-def test_slug_of_a_needed_package_is_refused(repository: Path, tmp_path: Path, slug: str) -> None:
-    """The service could not be locked, or not be given the option later."""
-    result = bake_by_command(repository, tmp_path / "output", f"project_slug={slug}", "pre_commit=no")
-    assert result.returncode == 1
-    assert f"'{slug}' is the name of a package the service needs" in result.stderr
-    assert list((tmp_path / "output").iterdir()) == []
 
 
 HOSTILE = [
@@ -207,6 +229,7 @@ def test_screen_shows_what_was_made_and_the_next_commands(repository: Path, tmp_
     assert "author:   Ada <you@example.com>" in lines
     assert "licence:  MIT, 2031" in lines
     assert "with:     docker" in lines
+    assert any(line.startswith("updates:  no, as git says: ") for line in lines)
     assert f"without:  {', '.join(sorted(set(options()) - {'docker'}))}" in lines
     next_steps = ["make run", "make test", "docker compose up --wait"]
     assert lines[-4:] == [f"cd {tmp_path / 'output' / 'trail-service'}", *next_steps]
@@ -216,6 +239,6 @@ def test_screen_shows_what_was_made_and_the_next_commands(repository: Path, tmp_
 def test_terminal_that_lacks_a_letter_is_no_failure(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(os.environ, "PYTHONIOENCODING", "ascii")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     result = bake_by_command(repository, tmp_path / "output", "project_name=Ünïcödé 🛰️", "project_slug=plain")
     assert must(result).stdout.count("is ready.") == 1

@@ -68,11 +68,12 @@ def literal(value: str) -> str:
     return '{{ "' + escaped + '" }}'
 
 
-def bake_by_command(repository: Path, output: Path, *answers: str, typed: str | None = None) -> Result:
-    """Bake by the command line, with `key=value` answers, or with the lines that a user types at the prompts."""
+def bake_by_command(repository: Path | str, output: Path, *words: str, typed: str | None = None) -> Result:
+    """Bake by the command line, with options and `key=value` answers, or the lines that a user types at the prompts."""
     settings = settings_beside(output)
     command: list[str | Path] = [TOOLS / "cookiecutter", repository, "--config-file", settings, "-o", output]
-    return run([*command, *([] if typed else ["--no-input"]), *answers], output, typed=typed)
+    asks = typed is not None or "--replay" in words
+    return run([*command, *([] if asks else ["--no-input"]), *words], output, typed=typed)
 
 
 def named(answers: Mapping[str, bool]) -> str:
