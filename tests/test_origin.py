@@ -1,7 +1,7 @@
 """What a new project remembers of its template, and its first commit: the hook's functions, with a small template."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,11 @@ import pytest
 from hooks import post_gen_project as post
 from scripts.snapshot import TEMPLATE
 from tests.support.baking import GOOD
-from tests.support.updating import alone, commit, fork, git, insert, start, state
+from tests.support.updating import commit, fork, git, home, insert, start, state  # noqa: F401
 
 Patch = pytest.MonkeyPatch
 NO_COMMIT = "no, as the template is not a commit of a git repository"
 ADA = {"git_init": True, "full_name": "Ada Answer", "email": "ada@example.com"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home of its own for all tests of this file."""
-    folder = tmp_path_factory.mktemp("home")
-    with alone(folder):
-        yield folder
 
 
 @pytest.fixture
@@ -68,10 +60,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("shown", ["normal", "no"])
-def test_uncommitted_template_is_not_remembered(template: Path, service: Path, change: str, shown: str) -> None:
+def test_uncommitted_template_is_not_remembered(template: Path, service: Path, change: str) -> None:
     """Also where the user's settings hide new files."""
-    git(template, "config", "status.showUntrackedFiles", shown)
+    git(template, "config", "status.showUntrackedFiles", "no")
     CHANGES[change](template)
     assert remember(service, template) == NO_COMMIT
     assert not (service / ".cruft.json").exists()
@@ -138,7 +129,9 @@ def test_password_of_a_remote_is_neither_remembered_nor_shown(template: Path, se
 def test_folder_is_remembered_when_no_remote_has_the_commit(template: Path, service: Path) -> None:
     clone = fork(template, service.parent / "clone", "https://host.example/trail.git")
     unpushed = commit(clone)
-    assert facts(service, clone) == [str(clone), unpushed, None]
+    said = remember(service, clone)
+    assert said == f"uvx cruft update --skip-apply-ask, from {clone} at {unpushed[:12]}"
+    assert [state(service)[fact] for fact in ("template", "commit", "checkout")] == [str(clone), unpushed, None]
 
 
 def test_template_that_cookiecutter_has_cloned_is_remembered_by_its_address(template: Path, service: Path) -> None:
@@ -177,37 +170,31 @@ def settings(tmp_path: Path, monkeypatch: Patch) -> Path:
     return folder / ".gitconfig"
 
 
-@pytest.mark.parametrize("text", ["", "[user]\nuseConfigOnly = true\n", "[user]\nname = Half\n"])
+EVE = {"GIT_AUTHOR_NAME": "Eve", "GIT_AUTHOR_EMAIL": "ada@example.com"}
+ELSA = {"user.name": "Elsa", "user.email": "ada@example.com"}
+AUTHORS: dict[str, tuple[str, dict[str, str], str]] = {
+    "guess": ("", {"EMAIL": "guessed@example.com"}, "Ada Answer"),
+    "no guess": ("[user]\nuseConfigOnly = true\n", {}, "Ada Answer"),
+    "half of the settings": ("[user]\nname = Half\n", {}, "Ada Answer"),
+    "half of the variables": ("", EVE, "Eve"),
+    "variables": ("", EVE | {"GIT_COMMITTER_NAME": "Eve", "GIT_COMMITTER_EMAIL": "ada@example.com"}, "Eve"),
+    "settings in variables": ("", {"GIT_CONFIG_PARAMETERS": " ".join(f"'{k}={v}'" for k, v in ELSA.items())}, "Elsa"),
+}
+"""Settings of git, variables, and who is the author of the first commit."""
+
+
+@pytest.mark.parametrize("case", AUTHORS)
 def test_author_of_the_answers_commits_where_git_knows_no_user(
-    settings: Path, service: Path, monkeypatch: Patch, text: str
+    settings: Path, service: Path, monkeypatch: Patch, case: str
 ) -> None:
-    """Also where git could guess one, and no setting is left behind."""
+    """Also where git could guess one; none is left behind. Containers set variables, which go before the answers."""
+    text, variables, author = AUTHORS[case]
     settings.write_text(text)
-    monkeypatch.setenv("EMAIL", "guessed@example.com")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert post.start_repository(service, ADA) == "yes, with a first commit on main"
-    assert commits(service) == ["Ada Answer <ada@example.com>"]
+    assert commits(service) == [f"{author} <ada@example.com>"]
     assert "Ada" not in (service / ".git" / "config").read_text("utf-8")
-
-
-@pytest.mark.parametrize("roles", [("AUTHOR", "COMMITTER"), ("AUTHOR",)])
-def test_author_of_the_environment_goes_before_the_answers(
-    settings: Path, service: Path, monkeypatch: Patch, roles: tuple[str, ...]
-) -> None:
-    """Containers set variables; the answers are for what these leave open."""
-    assert settings.exists()
-    for role in roles:
-        monkeypatch.setenv(f"GIT_{role}_NAME", "Eve Environment")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "eve@example.com")
-    post.start_repository(service, ADA)
-    assert commits(service) == ["Eve Environment <eve@example.com>"]
-
-
-def test_author_of_settings_in_another_place(settings: Path, service: Path, monkeypatch: Patch) -> None:
-    elsewhere = settings.with_name("elsewhere")
-    elsewhere.write_text("[user]\nname = Elsa Elsewhere\nemail = elsa@example.com\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(elsewhere))
-    post.start_repository(service, ADA)
-    assert commits(service) == ["Elsa Elsewhere <elsa@example.com>"]
 
 
 def test_no_repository_is_made_unasked(service: Path) -> None:
@@ -216,9 +203,9 @@ def test_no_repository_is_made_unasked(service: Path) -> None:
 
 
 def test_repository_is_not_committed_to_again(service: Path) -> None:
-    post.start_repository(service, ADA)
+    start(service)
     assert post.start_repository(service, ADA) == "it is a repository already"
-    assert commits(service) == ["Olive Owner <olive@example.com>"]
+    assert len(commits(service)) == 1
 
 
 def test_project_within_a_repository_is_not_committed(tmp_path: Path, service: Path) -> None:

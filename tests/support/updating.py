@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import cruft
 import pytest
 
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.support.baking import TOOLS, UV, Result, files_below, must, run
+from tests.support.baking import UV, files_below, must, run
 
 STRANGE = ("GIT_", "XDG_", "EMAIL", "PYTHONDONTWRITEBYTECODE")
 SETTINGS = """
@@ -24,22 +22,23 @@ email = olive@example.com
 """
 
 
-@contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Live in another home, with an owner whom git knows, and without settings of this machine.
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Another home, with an owner whom git knows, and no settings of this machine, for all tests of a file.
 
     Compiled Python is kept there: importing its packages is a third of the time of cruft.
     """
+    folder = tmp_path_factory.mktemp("home")
     cache = must(run([UV, "cache", "dir"], ROOT)).stdout.strip()
-    (home / ".gitconfig").write_text(SETTINGS)
+    (folder / ".gitconfig").write_text(SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(STRANGE)]:
             patch.delenv(name)
         variables = {"GIT_CONFIG_NOSYSTEM": "1", "UV_CACHE_DIR": cache}
-        folders = {"HOME": home, "USERPROFILE": home, "PYTHONPYCACHEPREFIX": home / "compiled"}
+        folders = {"HOME": folder, "USERPROFILE": folder, "PYTHONPYCACHEPREFIX": folder / "compiled"}
         for name, value in (folders | variables).items():
             patch.setenv(name, str(value))
-        yield
+        yield folder
 
 
 def git(folder: Path, *words: str) -> str:
@@ -59,29 +58,6 @@ def start(folder: Path) -> Path:
     git(folder, "init", "--quiet")
     commit(folder)
     return folder
-
-
-def cookiecutter(template: Path | str, output: Path, *options: str, no_input: bool = True, **variables: str) -> Result:
-    """Generate by the command line, with the settings of the home that `alone` has made."""
-    command = [TOOLS / "cookiecutter", template, "-o", output, *(["--no-input"] if no_input else []), *options]
-    output.mkdir(exist_ok=True)
-    return run([str(part) for part in command], output, environment_of(output) | variables)
-
-
-def environment_of(folder: Path) -> dict[str, str]:
-    """Give the environment that a shell has in a folder."""
-    return dict(os.environ) | {"PWD": str(folder)}
-
-
-def up_to_date(project: Path) -> bool:
-    """Return what `cruft check` finds."""
-    return bool(cruft.check(project))
-
-
-def difference(project: Path) -> str:
-    """Return what `cruft diff` prints, for a project that it finds unchanged."""
-    result = must(run([TOOLS / "cruft", "diff", "--exit-code"], project))
-    return result.stdout
 
 
 def update(project: Path, **answers: bool | str) -> None:
@@ -107,12 +83,6 @@ def contents(project: Path) -> dict[str, bytes]:
     return {name: (project / name).read_bytes() for name in kept}
 
 
-def said(screen: str, what: str) -> str:
-    """Give what the closing words say behind `what:`."""
-    (line,) = [line for line in screen.splitlines() if line.startswith(f"  {what}:")]
-    return line.partition(":")[2].strip()
-
-
 def insert(path: Path, number: int, line: str) -> None:
     """Insert a line into a file; -1 is behind the last one."""
     lines = path.read_text("utf-8").splitlines(keepends=True)
@@ -127,17 +97,6 @@ def move_on(template: Path) -> str:
     (service / "app" / "services" / "later.py").write_text('"""A later thought of the template."""\n')
     (service / "log_config.json").unlink()
     return commit(template)
-
-
-def local_copy(template: Path, folder: Path) -> Path:
-    """Copy a template with its history, as one that has no remote."""
-    return Path(shutil.copytree(template, folder))
-
-
-def clone_bare(template: Path, folder: Path) -> str:
-    """Clone a template as a server keeps it, and return its address."""
-    git(template.parent, "clone", "--quiet", "--bare", str(template), str(folder))
-    return folder.as_uri()
 
 
 def fork(template: Path, folder: Path, origin: str) -> Path:
