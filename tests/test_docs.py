@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -33,10 +32,13 @@ def links(document: Path) -> list[str]:
     return [target for target in targets if target and not re.match(r"\w+:", target)]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["nothing", "everything"])
-def service(request: pytest.FixtureRequest, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with no option, and one with all of them."""
-    return bake(repository, tmp_path_factory.mktemp("service") / "output", **dict.fromkeys(options(), request.param))
+@pytest.fixture(scope="module", params=["repository", "nothing", "everything"])
+def folder(request: pytest.FixtureRequest, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository, a service with no option, and one with all of them."""
+    if request.param == "repository":
+        return ROOT
+    answers = dict.fromkeys(options(), request.param == "everything")
+    return bake(repository, tmp_path_factory.mktemp("service") / "output", **answers)
 
 
 def missing(document: Path, names: list[str], *folders: Path) -> list[str]:
@@ -49,25 +51,25 @@ def named_paths(document: Path) -> list[str]:
     return [code for code in inline_code(document) if PATH.fullmatch(code) and not MADE.fullmatch(code)]
 
 
-def test_links_and_paths_of_the_repository_exist() -> None:
-    assert [path.name for path in documents(ROOT)] >= ["CHANGELOG.md", "README.md"]
-    for document in documents(ROOT):
+def test_links_and_paths_exist(folder: Path) -> None:
+    places = (ROOT, TEMPLATE_DIR) if folder == ROOT else (folder,)
+    assert len(documents(folder)) > 1
+    for document in documents(folder):
         assert missing(document, links(document)) == [], document.name
-        assert missing(document, named_paths(document), ROOT, TEMPLATE_DIR) == [], document.name
+        assert missing(document, named_paths(document), *places) == [], document.name
 
 
-def test_links_and_paths_of_a_service_exist(service: Path) -> None:
-    assert len(documents(service)) > 1
-    for document in documents(service):
-        assert missing(document, links(document)) == [], document.name
-        assert missing(document, named_paths(document), service) == [], document.name
+def test_readme_is_one_screen_besides_what_options_add(folder: Path, request: pytest.FixtureRequest) -> None:
+    page = BETWEEN.sub("", (folder / "README.md").read_text("utf-8"))
+    more = LINES_OF_OPTION * len(options()) if request.node.callspec.params["folder"] == "everything" else 0
+    assert len(page.splitlines()) <= ONE_SCREEN + more
 
 
-def test_dead_link_is_noticed(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("[a](gone.md) ![b](pictures/gone.svg#x) [c](https://example.org) `app/gone.py` `.cruft.json`\n")
-    assert missing(page, links(page)) == ["gone.md", "pictures/gone.svg"]
-    assert missing(page, named_paths(page), ROOT) == ["app/gone.py"]
+def test_paths_in_the_table_of_files_exist(folder: Path) -> None:
+    table = (folder / "README.md").read_text("utf-8").partition("| path |")[2].partition("\n\n")[0]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(.+?)`", row.split("|")[1])]
+    assert len(named) >= 5
+    assert [name for name in named if not (folder / name).exists()] == []
 
 
 def test_table_of_options_is_the_one_of_features_json() -> None:
@@ -99,26 +101,6 @@ def test_readme_names_the_questions_in_their_order() -> None:
     assert named == [key for key in asked if not key.startswith("_") and key not in options()]
 
 
-def test_readme_is_one_screen_besides_the_rows_of_options() -> None:
-    page = BETWEEN.sub("", (ROOT / "README.md").read_text("utf-8"))
-    assert len(page.splitlines()) <= ONE_SCREEN
-
-
-def test_readme_of_a_service_is_one_screen_besides_the_lines_of_options(
-    service: Path, request: pytest.FixtureRequest
-) -> None:
-    more = LINES_OF_OPTION * len(options()) if request.node.callspec.params["service"] else 0
-    assert len((service / "README.md").read_text("utf-8").splitlines()) <= ONE_SCREEN + more
-
-
-def test_paths_in_the_tables_of_files_exist() -> None:
-    for folder in (ROOT, TEMPLATE_DIR):
-        table = (folder / "README.md").read_text("utf-8").partition("| path |")[2].partition("\n\n")[0]
-        named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(.+?)`", row.split("|")[1])]
-        assert len(named) >= 5
-        assert [name for name in named if not (folder / name).exists()] == []
-
-
 def check_diagram(text: str) -> None:
     """Raise AssertionError for a Mermaid diagram of an unknown kind, or with a quote or bracket that is not closed."""
     kind, _, rest = text.partition(" ")
@@ -136,26 +118,8 @@ def check_diagram(text: str) -> None:
     assert len(re.findall(r"(?m)^\s*subgraph\b", rest)) == len(re.findall(r"(?m)^\s*end$", rest))
 
 
-@pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository", "service"])
-def test_diagrams_are_valid_and_each_readme_has_one(folder: Path) -> None:
+def test_diagrams_are_valid_and_the_readme_has_one(folder: Path) -> None:
     assert len(blocks(folder / "README.md", "mermaid")) == 1
     for document in documents(folder):
         for diagram in blocks(document, "mermaid"):
             check_diagram(diagram)
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda text: text.replace("flowchart", "flowcart"),
-        lambda text: text.replace('"]', "]", 1),
-        lambda text: text.replace("]", ")", 1),
-        lambda text: text.replace("]", "", 1),
-        lambda text: f"{text}subgraph one\n",
-    ],
-)
-def test_broken_diagram_is_noticed(broken: Callable[[str], str]) -> None:
-    (diagram,) = blocks(ROOT / "README.md", "mermaid")
-    check_diagram(diagram)
-    with pytest.raises(AssertionError):
-        check_diagram(broken(diagram))
