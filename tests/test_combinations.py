@@ -1,12 +1,10 @@
 """The combinations that tests and `make drift` generate: few, and every pair of values is among them."""
 
-import json
 from itertools import combinations, product
 
 import pytest
 
-from scripts.combinations import Row, alone, every, options, pairwise
-from tests.support.baking import TEMPLATE_DIR
+from scripts.combinations import alone, every, pairwise
 
 
 def names(number: int) -> list[str]:
@@ -14,17 +12,12 @@ def names(number: int) -> list[str]:
     return [f"option_{position:02}" for position in reversed(range(number))]
 
 
-def ways(rows: list[Row], first: str, second: str) -> set[tuple[bool, bool]]:
-    """Give the pairs of values that two options have in the rows."""
-    return {(row[first], row[second]) for row in rows}
-
-
 @pytest.mark.parametrize("number", range(2, 40))
 def test_any_two_options_meet_in_each_of_the_four_ways(number: int) -> None:
     rows = pairwise(names(number))
     assert all(list(row) == names(number) for row in rows)
     for first, second in combinations(names(number), 2):
-        assert ways(rows, first, second) == set(product((False, True), repeat=2))
+        assert {(row[first], row[second]) for row in rows} == set(product((False, True), repeat=2))
 
 
 @pytest.mark.parametrize(
@@ -36,22 +29,6 @@ def test_rows_are_few_and_begin_with_all_off_and_all_on(number: int, size: int) 
     assert rows[-1 if size == 1 else 1] == dict.fromkeys(names(number), True)
     assert len(rows) == size
     assert all(rows.count(row) == 1 for row in rows)
-
-
-@pytest.mark.parametrize("number", [2, 3, 4])
-def test_no_smaller_set_covers_every_pair(number: int) -> None:
-    off, *between, on = every(names(number))
-    for chosen in combinations(between, len(pairwise(names(number))) - 3):
-        rows = [off, on, *chosen]
-        assert any(len(ways(rows, *two)) < 4 for two in combinations(names(number), 2))
-
-
-def test_rows_are_the_same_each_time_whatever_the_names() -> None:
-    """So a row that fails keeps its number."""
-    assert pairwise(names(7)) == pairwise(names(7))
-    assert [list(row.values()) for row in pairwise(names(7))] == [
-        list(row.values()) for row in pairwise([name.upper() for name in names(7)])
-    ]
 
 
 def test_every_combination_is_there_once() -> None:
@@ -67,9 +44,3 @@ def test_rows_with_each_option_alone_come_after_the_others(number: int) -> None:
     assert with_alone[: len(pairwise(names(number)))] == pairwise(names(number))
     assert [row for row in alone(names(number)) if row not in with_alone] == []
     assert all(with_alone.count(row) == 1 for row in with_alone)
-
-
-def test_options_are_those_of_the_manifest_and_yes_or_no_questions() -> None:
-    questions = json.loads((TEMPLATE_DIR.parent / "cookiecutter.json").read_text("utf-8"))
-    assert options() == list(json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8")))
-    assert [name for name in options() if not isinstance(questions[name], bool)] == []

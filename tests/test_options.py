@@ -7,6 +7,8 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Collection
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,23 @@ import yaml
 from hooks import post_gen_project as post
 from scripts.combinations import Row, every, pairwise
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.support.baking import GOOD, TEMPLATE_DIR, UV, bake, files_below, must, named, run
+from tests.support.baking import GOOD, LEFT_BEHIND, TEMPLATE_DIR, UV, bake, files_below, must, named, run
 
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
 OPTIONS = list(FEATURES)
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
-MARK = re.compile(r"^\s*(?:#|<!--) (>>>|<<<) (.+?)(?: -->)?$", re.MULTILINE)
+MARK = re.compile(r"^\s*(?:#|<!--) (?:>>>|<<<) .+?(?: -->)?$", re.MULTILINE)
 # More than this and each combination of all would take minutes: then each pair of options, and each option alone.
 MOST = 5
 # What the smallest service may be at most, and what an option may add to it, its tests aside.
 MOST_FILES, MOST_LINES = 63, 4455
 MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
-# These are larger, as they mend what their libraries do when a broker hangs or dies, and what they print of secrets;
+# These are larger, as they fix what their libraries do when a broker hangs or dies, and what they print of secrets;
 # FastStream speaks to four brokers besides. Metrics are exact through each end of a process; traces follow W3C's rules
 # to the letter, which OpenTelemetry's own code does not. MCP is two in one: tools for others, and those of
 # others; log_control thins, samples and alerts. What two options share (`app/common/measures.py`) counts for both.
-MOST_LINES_OF = {
-    "celery": 235,
-    "saq": 285,
-    "faststream": 300,
-    "log_control": 390,
-    "mcp": 720,
-    "metrics": 205,
-    "tracing": 380,
-}
+QUEUES = {"celery": 235, "saq": 285, "faststream": 300}
+MOST_LINES_OF = QUEUES | {"log_control": 390, "mcp": 720, "metrics": 205, "tracing": 380}
 MOST_FILES_OF = {"mcp": 9}
 # Of an option that is no part of the application but a way to run it, all documents included.
 MOST_FILES_TO_RUN = 12
@@ -113,6 +108,28 @@ def test_code_is_byte_for_byte_what_is_tested_in_place(made: Path, repository: P
     assert [name for name in names if (made / name).read_bytes() != (template / name).read_bytes()] == []
 
 
+@cache
+def imported_by(name: str) -> set[str]:
+    """Return the files of the template that one of its modules imports by an absolute name."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse((TEMPLATE_DIR / name).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    places = {module.replace(".", "/") for module in modules}
+    files = {f"{place}{end}" for place in places for end in (".py", "/__init__.py")}
+    return {file for file in files if (TEMPLATE_DIR / file).is_file()}
+
+
+def test_no_module_imports_one_that_left_with_another_option(made: Path) -> None:
+    """Modules are those of the template, where mypy finds every import."""
+    files = files_below(made)
+    modules = {name for name in files if name.endswith(".py")}
+    assert len(set().union(*map(imported_by, modules))) > 20
+    assert {name: gone for name in modules if (gone := imported_by(name) - files)} == {}
+
+
 def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path) -> None:
     toml, yml = tomllib.loads, yaml.safe_load
     readers: dict[str, Callable[[str], object]] = {".py": ast.parse, ".json": json.loads, ".toml": toml, ".lock": toml}
@@ -135,18 +152,15 @@ def test_lock_is_what_uv_would_write_without_a_network(made: Path) -> None:
     assert (made / "uv.lock").read_bytes() == before
 
 
-def test_lock_requires_no_package_of_a_declined_option(made: Path, answers: Row) -> None:
-    gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "requirements")
-    packages = tomllib.loads((made / "uv.lock").read_text("utf-8"))["package"]
-    (root,) = [package for package in packages if package["source"] == {"virtual": "."}]
-    groups = [root["dependencies"], *root["dev-dependencies"].values(), *root["metadata"]["requires-dev"].values()]
-    assert not gone & {need["name"] for group in [*groups, root["metadata"]["requires-dist"]] for need in group}
-
-
 def test_ruff_has_no_findings(made: Path) -> None:
     ruff = Path(sys.executable).with_name("ruff")
     must(run([ruff, "format", "--check", "--no-cache"], made))
     must(run([ruff, "check", "--no-cache"], made))
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes and rights."""
+    return one.read_bytes() == other.read_bytes() and one.stat().st_mode == other.stat().st_mode
 
 
 @pytest.mark.parametrize("row", pairwise(OPTIONS), ids=named)
@@ -155,11 +169,6 @@ def test_project_of_these_tests_is_the_one_of_cookiecutter(repository: Path, tmp
     project = bake(repository, tmp_path / "baked", **{**GOOD, **row})
     assert files_below(project) == files_below(expected)
     assert [file for file in files_below(project) if not same(project / file, expected / file)] == []
-
-
-def same(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes and rights."""
-    return one.read_bytes() == other.read_bytes() and one.stat().st_mode == other.stat().st_mode
 
 
 def lines_of_code(files: Collection[Path]) -> int:
@@ -196,23 +205,22 @@ def test_every_option_is_asked_for_described_and_owns_existing_files() -> None:
         assert QUESTIONS["__prompts__"][option] == feature["about"]
 
 
-def test_each_requirement_is_a_line_of_its_own() -> None:
-    """Or the hook would not find it."""
-    lines = (TEMPLATE_DIR / "pyproject.toml").read_text("utf-8").splitlines()
-    for name in {name for feature in FEATURES.values() for name in feature["requirements"]}:
-        assert sum(bool(re.match(rf'    "{re.escape(name)}[\[><=~ ].*",$', line)) for line in lines) == 1, name
+def test_every_question_is_asked_in_words() -> None:
+    asked = {key for key in QUESTIONS if not key.startswith("_")}
+    assert set(QUESTIONS["__prompts__"]) == asked
+    assert set(QUESTIONS["__prompts__"]["license"]) == {"__prompt__", *QUESTIONS["license"]}
 
 
-def test_fences_are_balanced_and_name_options(repository: Path) -> None:
-    """And are in no file that the hook leaves alone."""
-    for name, text in text_files(repository / TEMPLATE).items():
-        open_fences: list[str] = []
-        for kind, names in MARK.findall(text):
-            assert Path(name).suffix not in post.UNFENCED, name
-            assert set(names.split()) <= set(OPTIONS), f"{name}: {names}"
-            if kind == ">>>":
-                open_fences.append(names)
-            else:
-                assert open_fences, f"{name}: {names} was never opened"
-                assert open_fences.pop() == names, name
-        assert open_fences == [], name
+def test_every_file_is_copied_and_not_rendered(repository: Path) -> None:
+    """And no folder is on the list of what is not rendered: it would be replaced as a whole."""
+    patterns = QUESTIONS["_copy_without_render"]
+    names = files_below(repository / TEMPLATE)
+    folders = {parent.as_posix() for name in names for parent in Path(name).parents} - {"."}
+    assert {name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)} == set()
+    assert {name for name in folders if any(fnmatch(name, pattern) for pattern in patterns)} == set()
+
+
+def test_git_ignores_what_tools_leave_behind() -> None:
+    for folder in (ROOT, TEMPLATE_DIR):
+        ignored = (folder / ".gitignore").read_text("utf-8").splitlines()
+        assert {f"{name}/" for name in LEFT_BEHIND} <= set(ignored)
