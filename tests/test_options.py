@@ -146,10 +146,13 @@ def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path
             assert not re.search(r"(?<!\$)\{\{|\{%|\{#|<year>|<holder>", text), name
 
 
-def test_lock_is_what_uv_would_write_without_a_network(made: Path) -> None:
-    before = (made / "uv.lock").read_bytes()
+def test_lock_is_what_uv_would_write_and_has_no_package_that_no_other_needs(made: Path) -> None:
+    """Which uv does not notice."""
+    lock = (made / "uv.lock").read_bytes()
     must(run([UV, "lock", "--offline"], made))
-    assert (made / "uv.lock").read_bytes() == before
+    assert (made / "uv.lock").read_bytes() == lock
+    needed = re.findall(r'\{ name = "([^"]+)"', lock.decode())
+    assert set(post.LOCKED_NAMES.findall(lock.decode())) - set(needed) == {GOOD["project_slug"]}
 
 
 def test_ruff_has_no_findings(made: Path) -> None:
