@@ -70,25 +70,19 @@ def trails(said: str) -> dict[str, list[str]]:
 
 def check_trails(said: str) -> None:
     """Each request has one ID, in all four places; the 404 in three, as nothing of the application ran."""
-    shown = trails(said)
-    assert [heading.split()[1] for heading in shown] == [
-        "/api/demo",
-        "/api/demo",
-        "/api/demo/fail",
-        "/nowhere",
-        "/api/demo/background",
-    ]
-    for heading, lines in shown.items():
+    found = []
+    for heading, lines in trails(said).items():
         request_id = lines[0].split("X-Request-ID: ")[1]
         assert len(request_id) >= 8
-        assert sum(request_id in line for line in lines) == (3 if "/nowhere" in heading else 4), said
-    assert [heading.rsplit(": ", 1)[1] for heading in shown] == ["200", "200", "500", "404", "200"]
+        found.append((heading.split()[1], heading.rsplit(": ", 1)[1], sum(request_id in line for line in lines)))
+    demo = ("/api/demo", "200", 4)
+    others = [("/api/demo/fail", "500", 4), ("/nowhere", "404", 3), ("/api/demo/background", "200", 4)]
+    assert found == [demo, demo, *others], said
     assert "MISSING" not in said
 
 
 @pytest.mark.full
 def test_make_run_shows_each_id_in_four_places_and_ends_with_0_on_ctrl_c(clone: Path, newcomer: dict[str, str]) -> None:
-    """The first command of the README, from nothing to Ctrl-C, after which make itself ends with 0."""
     port = free_port()
     variables = newcomer | {"PORT": str(port), "TERM": "xterm"}
     variables.pop("NO_COLOR", None)
@@ -138,7 +132,6 @@ def test_make_run_without_a_terminal_has_no_colours_and_stops_on_a_signal(
 def test_make_run_on_a_port_in_use_fails_and_shows_no_id_of_the_other_server(
     clone: Path, newcomer: dict[str, str]
 ) -> None:
-    """The server's own sentence, no ID of somebody else's server, and an exit code that is not 0."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -151,28 +144,21 @@ def test_make_run_on_a_port_in_use_fails_and_shows_no_id_of_the_other_server(
 
 
 @pytest.mark.full
-def test_make_run_of_a_service_serves_and_stops_on_ctrl_c(service: Path, newcomer: dict[str, str]) -> None:
-    """The generated project's first command, from nothing as well."""
+@pytest.mark.parametrize("in_terminal", [True, False], ids=["Ctrl-C, no uv on PATH", "SIGTERM to make, uv on PATH"])
+def test_make_run_of_a_service_serves_and_stops(service: Path, newcomer: dict[str, str], in_terminal: bool) -> None:
+    """A make that gets Ctrl-C from the terminal ends by it: 130 to a shell, -2 to Python."""
     port = free_port()
-    with running(["make", "run"], service, newcomer | {"PORT": str(port)}, in_terminal=True) as server:
+    variables = newcomer if in_terminal else environment(HOME=newcomer["HOME"])
+    with running(["make", "run"], service, variables | {"PORT": str(port)}, in_terminal) as server:
         wait_for(lambda: demo_answers(port), "response of the service", seconds=120)
         assert get_demo(port, "hello-from-the-test")["request_id"] == "hello-from-the-test"
-        server.wait_for("[hello-from-the-test] ")
-        server.wait_for(" hello-from-the-test 200 ")
-        server.type(CTRL_C)
-        # A make that gets Ctrl-C from the terminal ends by it: 130 to a shell, -2 to Python.
-        assert server.end() in {0, 2, 130, -signal.SIGINT}
-    assert not listens(port)
-
-
-@pytest.mark.full
-def test_make_run_of_a_service_stops_on_sigterm_to_make(service: Path, newcomer: dict[str, str]) -> None:
-    """As a service manager sends it, and also where uv is on PATH."""
-    port = free_port()
-    with running(["make", "run"], service, environment(PORT=str(port), HOME=newcomer["HOME"])) as server:
-        wait_for(lambda: demo_answers(port), "response of the service", seconds=120)
-        server.process.terminate()
-        assert server.end() in {0, -signal.SIGTERM}
+        for words in ("[hello-from-the-test] ", " hello-from-the-test 200 "):
+            server.wait_for(words)
+        if in_terminal:
+            server.type(CTRL_C)
+        else:
+            server.process.terminate()
+        assert server.end() in ({0, 2, 130, -signal.SIGINT} if in_terminal else {0, -signal.SIGTERM})
     assert not listens(port)
 
 
@@ -184,14 +170,12 @@ def targets(makefile: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository", "service"])
 def test_documents_name_every_command_of_make_and_no_other(folder: Path) -> None:
-    """What the documents say can be made is what the Makefile makes, all of it and nothing else."""
     code = [text for document in documents(folder) for text in [*blocks(document, "sh"), *inline_code(document)]]
     assert set(re.findall(r"\bmake ([a-z-]+)", "\n".join(code))) == targets(folder / "Makefile")
 
 
 @pytest.mark.parametrize("port", ["eighty", "0", "99999"])
 def test_make_run_refuses_an_impossible_port(port: str) -> None:
-    """A PORT that is none is refused with a sentence, before anything is made."""
     result = run([sys.executable, "-m", "scripts.demo", UV], ROOT, environment(PORT=port))
     assert result.returncode == 1
     assert result.stderr == f"PORT is {port!r}: write a number from 1 to 65535.\n"
@@ -199,10 +183,7 @@ def test_make_run_refuses_an_impossible_port(port: str) -> None:
 
 
 def test_makefiles_image_and_lock_have_one_version_of_uv() -> None:
-    """Both Makefiles put in the uv that wrote the lock, and the image is built with it."""
     looks = {"Makefile": r"^UV_VERSION := (\S+)$", "Dockerfile": r"^FROM ghcr\.io/astral-sh/uv:(\S+) AS uv$"}
     files = [ROOT / "Makefile", *(TEMPLATE_DIR / name for name in looks)]
-    found = {
-        version for file in files for version in re.findall(looks[file.name], file.read_text("utf-8"), re.MULTILINE)
-    }
+    found = {one for file in files for one in re.findall(looks[file.name], file.read_text("utf-8"), re.MULTILINE)}
     assert found == {subprocess.run([UV, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]}

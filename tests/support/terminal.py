@@ -47,10 +47,8 @@ class Running:
 
         def is_said() -> bool:
             ended = not self._reader.is_alive()
-            if words not in self.said:
-                assert not ended, f"ended without {words!r}"
-                return False
-            return True
+            assert words in self.said or not ended, f"ended without {words!r}"
+            return words in self.said
 
         try:
             wait_for(is_said, repr(words), seconds)
