@@ -19,14 +19,7 @@ BOTH = pytest.mark.parametrize("folder", [ROOT, TEMPLATE_DIR], ids=["repository"
 WORKFLOWS = [path for folder in (ROOT, TEMPLATE_DIR) for path in sorted(folder.glob(".github/workflows/*.yml"))]
 PINNED = re.compile(r"uses: (?P<action>[\w./-]+)@(?P<commit>[0-9a-f]{40}) # v\d+\.\d+\.\d+")
 MANIFESTS = {"uv": "uv.lock", "docker": "Dockerfile", "docker-compose": "compose.yaml"}
-ZIZMOR = [
-    str(TOOLS / "zizmor"),
-    "--offline",
-    "--no-progress",
-    "--persona=auditor",
-    "--collect=all",
-    "--strict-collection",
-]
+ZIZMOR = ["--offline", "--no-progress", "--persona=auditor", "--collect=all", "--strict-collection"]
 
 
 def loaded(path: Path) -> dict[str, Any]:
@@ -36,13 +29,6 @@ def loaded(path: Path) -> dict[str, Any]:
 
 def named(path: Path) -> str:
     return f"{'service' if TEMPLATE_DIR in path.parents else 'repository'}-{path.stem}"
-
-
-EACH_WORKFLOW = pytest.mark.parametrize("workflow", WORKFLOWS, ids=named)
-
-
-def test_every_workflow_is_tested() -> None:
-    assert [named(path) for path in WORKFLOWS] == ["repository-ci", "repository-drift", "service-ci"]
 
 
 @BOTH
@@ -56,10 +42,10 @@ def test_workflows_and_dependabot_settings_match_their_schemas(folder: Path) -> 
 def test_audit_finds_nothing_but_an_action_that_is_not_pinned(folder: Path, tmp_path: Path) -> None:
     """Which is made here, to see that it would."""
     hooks = folder.glob(".pre-commit-config.yaml")
-    must(run([*ZIZMOR, folder / ".github", *hooks], ROOT))
+    must(run([TOOLS / "zizmor", *ZIZMOR, folder / ".github", *hooks], ROOT))
     pinned = (folder / ".github/workflows/ci.yml").read_text("utf-8")
     (tmp_path / "ci.yml").write_text(re.sub(r"@[0-9a-f]{40} # v", "@v", pinned), "utf-8")
-    found = run([*ZIZMOR, tmp_path / "ci.yml"], ROOT)
+    found = run([TOOLS / "zizmor", *ZIZMOR, tmp_path / "ci.yml"], ROOT)
     assert found.returncode != 0
     assert "unpinned-uses" in found.stdout
 
@@ -72,7 +58,18 @@ def test_each_action_is_pinned_to_one_commit_with_its_version() -> None:
     assert len(commits) == len({action for action, _ in commits})
 
 
-@EACH_WORKFLOW
+def test_jobs_for_failures_alone_run_when_a_needed_job_has_failed() -> None:
+    """Without `always()` they would be skipped."""
+    asked = {named(path): [job.get("if") for job in loaded(path)["jobs"].values()] for path in WORKFLOWS}
+    scheduled = "always() && needs.drift.result != 'success' && github.event_name == 'schedule'"
+    assert asked == {
+        "repository-ci": [None],
+        "repository-drift": [None, scheduled],
+        "service-ci": [None, None, "always()"],
+    }
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=named)
 def test_jobs_may_read_the_code_or_write_an_issue_and_have_a_timeout(workflow: Path) -> None:
     content = loaded(workflow)
     assert content["permissions"] == {}
@@ -89,23 +86,9 @@ def test_jobs_may_read_the_code_or_write_an_issue_and_have_a_timeout(workflow: P
 
 @BOTH
 def test_push_cancels_the_run_for_an_older_state_of_a_pull_request_alone(folder: Path) -> None:
-    group = "${{ github.workflow }}-${{ github.event_name == 'pull_request' && github.ref || github.sha }}"
-    ends = "${{ github.event_name == 'pull_request' }}"
-    wanted = {"group": group, "cancel-in-progress": ends}
-    assert loaded(folder / ".github/workflows/ci.yml")["concurrency"] == wanted
-
-
-def test_jobs_for_failures_run_when_a_needed_job_fails() -> None:
-    """Without `always()` they would be skipped."""
-    asked = {
-        f"{named(path)}-{name}": job["if"]
-        for path in WORKFLOWS
-        for name, job in loaded(path)["jobs"].items()
-        if "if" in job
-    }
-    assert asked == {
-        "service-ci-passed": "always()",
-        "repository-drift-report": ("always() && needs.drift.result != 'success' && github.event_name == 'schedule'"),
+    assert loaded(folder / ".github/workflows/ci.yml")["concurrency"] == {
+        "group": "${{ github.workflow }}-${{ github.event_name == 'pull_request' && github.ref || github.sha }}",
+        "cancel-in-progress": "${{ github.event_name == 'pull_request' }}",
     }
 
 
@@ -122,7 +105,7 @@ def test_dependabot_groups_no_major_version_and_leaves_uv_alone(folder: Path) ->
 @BOTH
 def test_dependabot_waits_a_week_and_looks_after_every_manifest(folder: Path) -> None:
     """It groups what it asks for; a folder without a manifest would fail its run."""
-    looks = []
+    looks = set()
     for entry in loaded(folder / ".github/dependabot.yml")["updates"]:
         assert entry["cooldown"]["default-days"] >= 7
         assert entry["groups"]
@@ -130,7 +113,7 @@ def test_dependabot_waits_a_week_and_looks_after_every_manifest(folder: Path) ->
             kind, place = entry["package-ecosystem"], folder / name.strip("/")
             workflows = place / ".github/workflows" if name == "/" else place
             assert (place / MANIFESTS[kind]).is_file() if kind in MANIFESTS else list(workflows.glob("*.yml"))
-            looks.append((kind, place))
+            looks.add((kind, place))
     for kind, manifest in MANIFESTS.items():
         for place in {folder, TEMPLATE_DIR}:
             assert not (place / manifest).is_file() or (kind, place) in looks, f"Nobody looks after {place / manifest}."
@@ -158,15 +141,15 @@ def test_jobs_of_a_service_run_make_test_on_every_promised_python(service: Path)
     jobs = loaded(service / ".github/workflows/ci.yml")["jobs"]
     assert jobs["test"]["strategy"]["matrix"] == {"python": VERSIONS}
     assert set(jobs["passed"]["needs"]) == set(jobs) - {"passed"}
-    tested, passed = [step for job in jobs.values() for step in job["steps"] if "run" in step]
+    tested, _ = [step for job in jobs.values() for step in job["steps"] if "run" in step]
     assert (tested["run"], tested["env"]) == ("make test", {"UV_PYTHON": "${{ matrix.python }}"})
-    must(run_step(passed, service, {"join(needs.*.result, ' ')": "success success"}))
 
 
-@pytest.mark.parametrize("results", ["failure success", "success cancelled", "skipped success"])
+@pytest.mark.parametrize("results", ["success success", "failure success", "success cancelled", "skipped success"])
 def test_check_for_branch_protection_fails_unless_every_job_succeeded(results: str) -> None:
     (step,) = loaded(TEMPLATE_DIR / ".github/workflows/ci.yml")["jobs"]["passed"]["steps"]
-    assert run_step(step, ROOT, {"join(needs.*.result, ' ')": results}).returncode == 1
+    code = run_step(step, ROOT, {"join(needs.*.result, ' ')": results}).returncode
+    assert code == (results != "success success")
 
 
 def test_job_of_the_repository_puts_every_promised_python_on_path(tmp_path: Path) -> None:
@@ -253,17 +236,8 @@ def clean(guarded: Path) -> Iterator[Path]:
         must(run(["git", *words], guarded))
 
 
-@pytest.mark.full
-def test_hooks_pass_on_a_new_service(clean: Path) -> None:
-    """Also when they are started by hand."""
-    here = environment(PRE_COMMIT_HOME=str(clean.parent / "pre-commit"), UV_OFFLINE="true")
-    result = must(run([UV, "run", "pre-commit", "run", "--all-files"], clean, here))
-    assert result.stdout.count("Passed") == len(loaded(clean / ".pre-commit-config.yaml")["repos"][0]["hooks"]) - 1
-    assert "no leftovers of an update" in result.stdout
-    must(run(["git", "diff", "--exit-code"], clean))
-
-
 BAD = {
+    "app/services/ragged.py": ('"""Ragged."""\n\nONE  =  [ 1 ]\n', ["ruff-format"]),
     "app/services/untyped.py": ('"""Adds."""\n\nTOTAL: int = "1" + "2"\n', ["mypy"]),
     "app/services/unused.py": ('"""Imports."""\n\nNOTHING = unknown\n', ["ruff-check", "mypy"]),
     "app/services/borders.py": (
@@ -282,14 +256,8 @@ def test_bad_commit_is_refused(clean: Path, name: str) -> None:
     text, hooks = BAD[name]
     (clean / name).write_text(text, "utf-8")
     assert failed(commit(clean)) == hooks
-
-
-@pytest.mark.full
-def test_badly_formatted_commit_is_refused_and_fixed(clean: Path) -> None:
-    (clean / "app/services/ragged.py").write_text('"""Ragged."""\n\nONE  =  [ 1 ]\n', "utf-8")
-    assert failed(commit(clean)) == ["ruff-format"]
-    assert (clean / "app/services/ragged.py").read_text("utf-8") == '"""Ragged."""\n\nONE = [1]\n'
-    must(commit(clean))
+    if hooks == ["ruff-format"]:  # which has fixed it
+        must(commit(clean))
 
 
 @pytest.mark.full
