@@ -127,10 +127,3 @@ def test_missing_id_other_status_or_replaced_id_is_a_fault() -> None:
     assert fault_of(another, {200}) == "GET /there (an answer) does not keep the ID that it brings along"
     nothing = Trail(Step("an answer", "/there", logs=False), 200, "", "", "", "", "")
     assert fault_of(nothing, {200, 503}) == "GET /there (an answer) lacks its ID in: header, body, access line"
-
-
-def test_unknown_combination_is_refused() -> None:
-    result = drift("--only", "0")
-    assert result.returncode == 2
-    assert "invalid choice: 0" in result.stderr
-    assert result.stdout == ""
