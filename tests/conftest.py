@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import copy_repository
+from tests.support import baked
 from tests.support.baking import NO_INTERPRETER, bake
 
 HERE = Path(__file__).parent
@@ -25,6 +26,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with every default, to look at and not to change."""
     return bake(repository, tmp_path_factory.mktemp("defaults") / "output")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service as it lies in the template, every option on, with the probe application, in its environment."""
+    return baked.install(baked.bake(tmp_path_factory.mktemp("installed")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

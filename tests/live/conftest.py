@@ -1,20 +1,20 @@
-"""What the live tests share: one baked project, and one running service per log format."""
+"""What the live tests share: the installed service, and one running service per log format."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.baked import bake, install
+from tests.support.baked import bake
 from tests.support.service import Service
 
 from .cases import MAX_BODY
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bake the service as it lies in the template, every option on, with the probe application beside it."""
-    return install(bake(tmp_path_factory.mktemp("project")))
+def project(installed: Path) -> Path:
+    """Return the service as it lies in the template, where other tests want a project as a user gets it."""
+    return installed
 
 
 @pytest.fixture(scope="session")
