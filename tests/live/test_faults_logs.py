@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.client import new_id
-from tests.support.faults import check_lines, serve
+from tests.support.faults import check_lines, count_records, serve
 from tests.support.lines import parse_app
 from tests.support.load import Load
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.full
@@ -51,14 +51,7 @@ def check_serving(service: Service, folder: Path) -> None:
     for request_id in ids:
         assert service.request("GET", "/api/demo", request_id=request_id).status == 200
     check_lines([folder / "access.log"], ids)
-    assert logged([folder / "demo.log"], ids) == Counter(ids)
-
-
-def logged(paths: Iterable[Path], ids: Iterable[str]) -> Counter[str]:
-    """Count the application's records of each of the IDs."""
-    records = [record for path in paths for record in parse_app(path.read_text("utf-8"))[0]]
-    wanted = set(ids)
-    return Counter(record.request_id for record in records if record.request_id in wanted)
+    assert count_records([folder / "demo.log"], ids) == Counter(ids)
 
 
 def test_moved_files_are_opened_again(shared: Service, folder: Path) -> None:
@@ -75,7 +68,7 @@ def test_moved_files_are_opened_again(shared: Service, folder: Path) -> None:
     assert load.failed == []
     check_lines(folder.glob("access.log*"), load.answered)
     assert {path: path.stat().st_size for path in sizes} == sizes
-    assert logged(folder.glob("demo.log*"), load.answered) == Counter(load.answered)
+    assert count_records(folder.glob("demo.log*"), load.answered) == Counter(load.answered)
     assert load.answered[-1] in (folder / "access.log").read_text("utf-8")
 
 
@@ -90,7 +83,7 @@ def test_storm_of_signals_tears_no_line(shared: Service, folder: Path) -> None:
     assert not [
         word for word in ("reentrant", "Logging error", "Traceback") if word in shared.stderr.read_text("utf-8")
     ]
-    assert logged(folder.glob("demo.log*"), load.answered) == Counter(load.answered)
+    assert count_records(folder.glob("demo.log*"), load.answered) == Counter(load.answered)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from select import select
 from typing import TYPE_CHECKING
 
 from scripts.snapshot import ROOT
-from tests.support.lines import parse_access
+from tests.support.lines import parse_access, parse_app
 from tests.support.process import environment_of
 from tests.support.service import Service
 from tests.support.waiting import wait_for
@@ -100,6 +100,13 @@ def check_lines(paths: Iterable[Path], ids: Iterable[str], missing: int = 0) -> 
     counted = count_ids(files)
     doubled = {request_id: counted[request_id] for request_id in wanted if counted[request_id] > 1}
     assert not doubled, doubled
+
+
+def count_records(paths: Iterable[Path], ids: Iterable[str]) -> Counter[str]:
+    """Count the application's records of each of the IDs over several files."""
+    records = [record for path in paths for record in parse_app(path.read_text("utf-8"))[0]]
+    wanted = set(ids)
+    return Counter(record.request_id for record in records if record.request_id in wanted)
 
 
 def check_refusal(service: Service, answer: Answer, status: int, request_id: str | None = None) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from tests.support.lines import AccessLine, AppLine, parse_access, parse_app
 from tests.support.waiting import wait_for
 
-SETTLE = 0.05  # how long a line that must not exist is given to show up
-
 
 class Logs:
     """The logs of one service: its standard output and error, or the files in its log folder."""

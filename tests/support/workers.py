@@ -1,14 +1,13 @@
 """Worker processes beside the service, and the trail of one request through all of them."""
 
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.support.lines import AppLine
-from tests.support.logs import SETTLE, Logs
+from tests.support.logs import Logs
 from tests.support.process import Process
 from tests.support.waiting import wait_for
 
@@ -79,7 +78,8 @@ def wait_for_trail(
     except AssertionError as error:
         error.add_note("\n".join(f"{place.work.name}: {place.output()[-3000:]}" for place in places))
         raise
-    time.sleep(SETTLE)
+    for place in places:
+        place.settle()
     return found()
 
 
