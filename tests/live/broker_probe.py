@@ -10,7 +10,6 @@ import atexit
 import logging
 import os
 import time
-from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
     from fastapi import FastAPI
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if os.environ.get("LACK"):
     import package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
@@ -45,7 +43,6 @@ class SETTINGS(EnvironmentSettings):
 
 
 settings = read_settings(SETTINGS)
-answers: Counter[str] = Counter()
 
 
 def state(name: str) -> Path:
@@ -64,24 +61,6 @@ def install(app: FastAPI, _settings: Settings) -> None:
     async def broker() -> Response[int]:
         log.info("asked for the size")
         return Response(result=settings.size)
-
-    @app.get("/answers")
-    async def seen() -> Response[dict[str, int]]:
-        return Response(result=dict(answers))
-
-
-def wrap(app: ASGIApp, _settings: Settings) -> ASGIApp:
-    """Count the answers by what they answer."""
-
-    async def around(scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                answers[f"{scope['method']} {message['status']}"] += 1
-            await send(message)
-
-        await app(scope, receive, counted)
-
-    return around
 
 
 @asynccontextmanager

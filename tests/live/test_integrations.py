@@ -186,24 +186,6 @@ def test_start_that_cannot_work_ends_with_a_sentence(
         assert "Traceback" not in service.output()
 
 
-def test_wrapped_application_sees_every_response(without_marks: Path, broker: Path) -> None:
-    """Also what no route has answered, and what was refused before; what is not set is reported by /readyz."""
-    preflight = [("Origin", "https://example.org"), ("Access-Control-Request-Method", "GET")]
-    origins = "https://example.org"
-    with serve(without_marks, broker, 1, BROKER_FOLDER="", CORS_ORIGINS=origins, MAX_BODY_BYTES="10") as service:
-        answer = service.request("GET", "/readyz")
-        assert (answer.status, answer.json()["cause"]) == (503, "broker: BROKER_FOLDER is not set.")
-        for status, method, path, headers, body in (
-            (404, "GET", "/nowhere", [], b""),
-            (200, "OPTIONS", "/broker", preflight, b""),
-            (413, "POST", "/broker", [], b"x" * 11),
-            (414, "PUT", "/" + "x" * 9000, [], b""),
-        ):
-            assert service.request(method, path, headers=headers, body=body).status == status
-        seen = service.request("GET", "/answers").json()["result"]
-    assert {"GET 404": 1, "OPTIONS 200": 1, "POST 413": 1, "PUT 414": 1}.items() <= seen.items(), seen
-
-
 def test_lifespan_that_hangs_at_the_end_is_cut_off(integrated: Path, broker: Path) -> None:
     """It is named, and the exit is clean."""
     (broker / "hangs_on").touch()
@@ -240,28 +222,3 @@ def test_worker_may_be_stopped_while_it_starts(without_marks: Path, broker: Path
         assert service.stop() == 0
         assert "does not start" not in service.app_text()
         assert "SIGKILL" not in service.app_text()
-
-
-def test_preparation_that_fails_ends_the_start(integrated: Path, broker: Path) -> None:
-    """An on_starting that fails does so before anything listens."""
-    with serve(integrated, broker, wait=False, FAIL_ON_STARTING="1") as service:
-        assert failure(service) == 3
-        text = service.app_text()
-    assert text.count("The integration marks failed in on_starting") == 1
-    assert "    OSError: no room for marks" in text
-    assert "Listening" not in text
-
-
-def test_function_that_gunicorn_would_never_call_ends_the_start(integrated: Path, broker: Path) -> None:
-    """gun.py says so in a sentence, without a traceback."""
-    hooks = integrated / "app" / "integrations" / "marks" / "server.py"
-    good = hooks.read_text("utf-8")
-    hooks.write_text("def on_start(server):\n    pass\n")
-    try:
-        with serve(integrated, broker, wait=False) as service:
-            assert failure(service) == 1
-            text = service.app_text()
-    finally:
-        hooks.write_text(good)
-    assert text.startswith("app/integrations/marks/server.py has a function on_start, and gunicorn would never call it")
-    assert text.count("\n") == 1

@@ -13,9 +13,6 @@ from tests.support.client import new_id
 from tests.support.faults import new_workers, serve, wait_count, wait_serving
 from tests.support.lines import STAMP, parse_access, parse_app
 from tests.support.load import Load
-from tests.support.servers import uvicorn
-from tests.support.service import Service
-from tests.support.waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,24 +62,6 @@ def check_stamps(stamps: list[str], log_format: str, offset: str) -> None:
         assert abs((datetime.now(time.tzinfo) - time).total_seconds()) < 600
 
 
-def test_settings_of_logging_reach_the_workers(project: Path, tmp_path: Path) -> None:
-    """LOG_LEVEL counts for the application's lines alone; ACCESS_LOG_EXCLUDE leaves out what went well."""
-    env = {"LOG_LEVEL": "WARNING", "ACCESS_LOG_EXCLUDE": "/api/demo, /nothing", "MASKED_QUERY": "pin , x-code"}
-    good, missing, failed, masked = (new_id(name) for name in ("good", "missing", "failed", "masked"))
-    with serve(project, tmp_path, workers=1, settings=env) as service:
-        for target, request_id in (
-            ("/api/demo", good),
-            ("/nothing", missing),
-            ("/api/demo/fail", failed),
-            ("/livez?PIN=1234&my-x-code=5678&token=plain&pin", masked),
-        ):
-            service.request("GET", target, request_id=request_id)
-        assert service.access_line(masked).target == "/livez?PIN=***&my-x-code=***&token=plain&pin"
-        assert service.access_line(missing).status == 404
-        assert [record.level for record in service.app_lines(failed)] == ["ERROR"]
-        assert (service.access_records(good), service.app_records(good)) == ([], [])
-
-
 def test_reload_takes_settings_that_are_good(project: Path, tmp_path: Path) -> None:
     """With a bad value in `.env` the newest settings stay; master and workers log on in the same form."""
     environment = project / ".env"
@@ -118,18 +97,3 @@ def test_reload_takes_settings_that_are_good(project: Path, tmp_path: Path) -> N
     for message in ("Booting worker", "Application startup complete.", "Application shutdown complete."):
         assert text.count(message) == 2 * (1 + len(values)), message
     assert "Shutting down: Master" in text
-
-
-def test_rotation_is_for_a_single_process(project: Path, tmp_path: Path) -> None:
-    """Plain uvicorn may rotate by itself; a second process is refused with a sentence and leaves the first alone."""
-    folder, request_id = tmp_path / "log", new_id("rotated")
-    env, command = {"LOG_ROTATION": "size"}, uvicorn("--log-config", "log_config.json")
-    with Service(project, tmp_path, log_path=folder, env=env, command=command) as service:
-        assert service.request("GET", "/api/demo", request_id=request_id).status == 200
-        assert service.access_line(request_id).status == 200
-        assert request_id in (folder / "demo.log").read_text("utf-8")
-        with Service(project, tmp_path / "second", log_path=folder, env=env, command=command, wait=False) as second:
-            wait_for(lambda: second.process.poll() is not None, "the end of the second process")
-            assert second.process.returncode != 0
-            assert "another process" in second.stderr.read_text("utf-8")
-        assert service.request("GET", "/api/demo").status == 200

@@ -12,8 +12,6 @@ from tests.support.service import Service
 from .cases import CASES, Case
 
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-in_one_form = pytest.mark.parametrize("service", ["text"], indirect=True)
-"""For what the form of the lines cannot change."""
 
 
 def check_answer(answer: Answer, case: Case) -> None:
@@ -93,44 +91,6 @@ def test_records_of_any_logger_carry_the_id_and_are_one_line_each(service: Servi
     assert not any(line.startswith("second line") for line in text.split("\n"))
 
 
-@in_one_form
-def test_shared_response_object_keeps_no_id(service: Service) -> None:
-    """Three requests to the same worker each get their own."""
-    with service.connect() as connection:
-        for number in range(3):
-            request_id = new_id(f"shared{number}")
-            assert connection.request("GET", "/probe/shared", request_id=request_id).one() == request_id
-
-
-@in_one_form
-@pytest.mark.parametrize("sent", [new_id("context"), None], ids=["sent", "made"])
-def test_every_accessor_returns_the_id(service: Service, sent: str | None) -> None:
-    """Accessor, starlette-context, request state and request header."""
-    answer = service.request("GET", "/probe/context", request_id=sent)
-    known = answer.json()["result"]
-    assert known.pop("note") == "written"
-    assert set(known.values()) == {sent or answer.one()}, known
-
-
-@in_one_form
-def test_request_time_counts_from_the_outermost_middleware(service: Service) -> None:
-    """In seconds, with the precision that was asked for."""
-    began = time.monotonic()
-    before, after = service.request("GET", "/probe/time?precision=2").json()["result"]
-    assert 0 <= before < after
-    assert 0.2 <= after <= time.monotonic() - began + 0.01
-    assert round(after, 2) == after
-
-
-@in_one_form
-@pytest.mark.parametrize("excluded", ["unset", "defaults"])
-def test_exclusion_of_fields_spares_the_id(service: Service, excluded: str) -> None:
-    """`exclude_unset` and `exclude_defaults` take the other fields out of a dict's answer."""
-    request_id = new_id("exclude")
-    answer = service.request("GET", f"/probe/exclude/{excluded}", request_id=request_id)
-    assert answer.json() == {"request_id": request_id, "result": "excluded"}
-
-
 def test_failing_background_task_is_logged_once_after_the_access_line(service: Service) -> None:
     """It leaves the answer and its line alone; its traceback has the ID."""
     request_id = new_id("background")
@@ -144,7 +104,7 @@ def test_failing_background_task_is_logged_once_after_the_access_line(service: S
     assert line.timestamp < records[1].timestamp
 
 
-@in_one_form
+@pytest.mark.parametrize("service", ["text"], indirect=True)
 def test_health_checks_leave_no_access_line(service: Service) -> None:
     """They answer with the ID."""
     quiet, loud = new_id("health"), new_id("after-health")

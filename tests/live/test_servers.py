@@ -12,7 +12,6 @@ from websockets.sync.client import connect
 from tests.support.client import ID_HEADER, build_request, new_id
 from tests.support.lines import AppLine
 from tests.support.service import Service
-from tests.support.speed import scaled
 from tests.support.waiting import wait_for
 
 SERVERS = (
@@ -33,28 +32,26 @@ TELLS_EVERY_CLOSE_AS_BROKEN = {"hypercorn", "hypercorn-json"}
 HIDES_A_CLIENT_THAT_LEFT_EARLY = {"gunicorn-asgi", "hypercorn", "hypercorn-json", "granian"}
 CANCELS_WHEN_THE_CLIENT_LEFT = {"gunicorn-asgi"}
 
-
 pytestmark = pytest.mark.full
 
 
-class Served(Service):
-    """A running service that knows the name of its server."""
-
-    name = ""
-
-
 @pytest.fixture(scope="module", params=SERVERS)
-def served(request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Run the application under one of the servers."""
-    if request.param == "uvicorn-yaml":
+def server(request: pytest.FixtureRequest) -> str:
+    """The name of a server."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def served(server: str, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run the application under it."""
+    if server == "uvicorn-yaml":
         config = json.loads((project / "log_config.json").read_text("utf-8"))
         (project / "log_config.yaml").write_text(yaml.safe_dump(config), "utf-8")
-    with Served(project, tmp_path_factory.mktemp(request.param), server=request.param, workers=1) as service:
-        service.name = request.param
+    with Service(project, tmp_path_factory.mktemp(server), server=server, workers=1) as service:
         yield service
 
 
-def test_request_leaves_one_line_in_our_form(served: Served) -> None:
+def test_request_leaves_one_line_in_our_form(served: Service) -> None:
     """With the full duration; no other line anywhere has its target."""
     for path, status, flags, at_least in (
         ("/probe/async?n=1", 200, (), 0.0),
@@ -72,7 +69,7 @@ def test_request_leaves_one_line_in_our_form(served: Served) -> None:
         assert [text for text in served.output().split("\n") if f"mark={request_id}" in text] == [line.raw]
 
 
-def traces_of(served: Served, request_id: str) -> list[AppLine]:
+def traces_of(served: Service, request_id: str) -> list[AppLine]:
     """Wait for a record with a traceback; return all of them that the ID has."""
 
     def look() -> list[AppLine]:
@@ -83,7 +80,7 @@ def traces_of(served: Served, request_id: str) -> list[AppLine]:
     return look()
 
 
-def test_error_leaves_one_traceback_with_the_id(served: Served) -> None:
+def test_error_leaves_one_traceback_with_the_id(served: Service) -> None:
     """Whatever the server logs itself."""
     for path, status, error in (
         ("/probe/fail", 500, "RuntimeError: probe failure"),
@@ -99,18 +96,18 @@ def test_error_leaves_one_traceback_with_the_id(served: Served) -> None:
         assert served.output().count(error) == before + 1
 
 
-def test_websocket_has_the_id_and_one_line_when_it_is_over(served: Served) -> None:
+def test_websocket_has_the_id_and_one_line_when_it_is_over(served: Service, server: str) -> None:
     """The server adds no line of its own."""
     request_id, secret = new_id("server-ws"), new_id("hunter2")
     url = f"ws://127.0.0.1:{served.port}/probe/ws/echo?token={secret}"
     with connect(url, additional_headers={ID_HEADER: request_id}) as websocket:
         assert websocket.response is not None
-        expected = [] if served.name in DROPS_HANDSHAKE_HEADERS else [request_id]
+        expected = [] if server in DROPS_HANDSHAKE_HEADERS else [request_id]
         assert websocket.response.headers.get_all(ID_HEADER) == expected
         websocket.send("hello")
         assert websocket.recv() == f"{request_id} hello"
     line = served.access_line(request_id)
-    flags = ("client_disconnect",) if served.name in TELLS_EVERY_CLOSE_AS_BROKEN else ()
+    flags = ("client_disconnect",) if server in TELLS_EVERY_CLOSE_AS_BROKEN else ()
     assert (line.status, line.method, line.flags) == (101, "GET", flags)
     assert secret not in served.output()
     telling = [text for text in served.output().split("\n") if request_id in text and "in websocket" not in text]
@@ -118,7 +115,7 @@ def test_websocket_has_the_id_and_one_line_when_it_is_over(served: Served) -> No
 
 
 @pytest.mark.parametrize("path", ["/probe/wait?seconds=0.3&tell=true", "/probe/stream?seconds=8&count=160"])
-def test_client_that_leaves_does_not_take_its_line_along(served: Served, path: str) -> None:
+def test_client_that_leaves_does_not_take_its_line_along(served: Service, server: str, path: str) -> None:
     request_id = new_id("server-gone")
     with served.connect() as connection:
         connection.send(build_request("GET", path, request_id=request_id))
@@ -128,22 +125,16 @@ def test_client_that_leaves_does_not_take_its_line_along(served: Served, path: s
             served.app_lines(request_id)
         connection.abort()
     line = served.access_line(request_id, 30)
-    expected = () if "wait" in path and served.name in HIDES_A_CLIENT_THAT_LEFT_EARLY else ("client_disconnect",)
-    if "stream" in path and served.name in CANCELS_WHEN_THE_CLIENT_LEFT:
+    expected = () if "wait" in path and server in HIDES_A_CLIENT_THAT_LEFT_EARLY else ("client_disconnect",)
+    if "stream" in path and server in CANCELS_WHEN_THE_CLIENT_LEFT:
         expected = ("CancelledError",)
     assert line.flags[:1] == expected
     assert not [record for record in served.app_records(request_id) if record.exception]
 
 
-def test_log_records_have_the_id_and_our_form(served: Served) -> None:
+def test_log_records_have_the_id_and_our_form(served: Service) -> None:
     request_id = new_id("form")
     served.request("GET", "/probe/logging", request_id=request_id)
     messages = [record.message for record in served.app_lines(request_id, 4)]
     assert sorted(messages)[:3] == ["by its child", "by library logger", "by plain logger"]
     assert len(messages) == 4
-
-
-def test_gunicorn_stops_with_0_while_a_connection_idles(project: Path, tmp_path: Path) -> None:
-    with Service(project, tmp_path) as service, service.connect() as connection:
-        assert connection.request("GET", "/probe/async").status == 200
-        assert service.stop(timeout=scaled(8)) == 0

@@ -66,21 +66,6 @@ def test_message_is_refused_or_served_once_and_hides_nothing(target: Service, ca
         assert target.access_text().count("/hidden") == before
 
 
-def test_good_request_is_answered_before_the_garbage_after_it(target: Service) -> None:
-    """Even if it takes a while; then the garbage, with 400. Each has its line."""
-    for seconds in ("0", "0.4"):
-        request_id = new_id("good")
-        good = build_request("GET", f"/probe/wait?seconds={seconds}", request_id=request_id, close=False)
-        with target.connect() as connection:
-            connection.send(good + b"GARBAGE\r\n\r\n" + build_request("GET", "/hidden"))
-            first, second = connection.answer(), connection.answer()
-            assert connection.rest() == b""
-        assert (first.status, first.one()) == (200, request_id)
-        assert second.status == 400
-        assert target.access_line(second.one()).status == 400
-        assert target.access_line(request_id).status == 200
-
-
 def test_pipeline_cut_in_the_midst_of_a_head_is_answered_in_order(target: Service) -> None:
     """The requests are many and arrive in few pieces: the limits are for each head."""
     count = 400

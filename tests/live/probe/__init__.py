@@ -36,6 +36,5 @@ app = create_app()
 for module in (answers, sockets, work):
     app.include_router(module.api)
 app.mount("/probe/mounted", sockets.mounted)
-app.mount("/probe/starlette", sockets.other)
 app.mount("/probe/nested", create_app())
 watched = Watched(app)

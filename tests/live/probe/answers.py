@@ -1,19 +1,13 @@
 # mypy: ignore-errors
 """Routes that answer at once, well or badly."""
 
-import asyncio
-from typing import Any
-
 from app.common.log_handler import RequestLogHandler
 from app.common.request_id import current_request_id
-from app.common.request_time import current_request_time
 from app.common.response import Response
-from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
-from starlette_context import context
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import FileResponse
 
 log = RequestLogHandler("probe")
-shared_answer = PlainTextResponse("shared")
 api = APIRouter(prefix="/probe")
 
 
@@ -29,24 +23,6 @@ def read_sync() -> Response[str]:
     """Answer from the thread pool."""
     log.info("in sync")
     return Response(result=current_request_id())
-
-
-def refuse() -> None:
-    """Raise what a dependency raises on purpose."""
-    log.info("in dependency")
-    raise HTTPException(409, "The dependency refused.")
-
-
-async def stumble() -> None:
-    """Raise what a dependency raises by mistake."""
-    raise LookupError("dependency failure")
-
-
-@api.get("/depends/refuse", dependencies=[Depends(refuse)])
-@api.get("/depends/fail", dependencies=[Depends(stumble)])
-async def read_depends() -> Response[str]:
-    """Never get here."""
-    return Response(result="unreachable")
 
 
 @api.get("/teapot")
@@ -90,19 +66,6 @@ async def read_head() -> Response[str]:
     return Response(result="head")
 
 
-@api.get("/shared")
-async def read_shared() -> PlainTextResponse:
-    """Send the same response object to everybody."""
-    return shared_answer
-
-
-@api.get("/exclude/unset", response_model=Response[str], response_model_exclude_unset=True)
-@api.get("/exclude/defaults", response_model=Response[str], response_model_exclude_defaults=True)
-async def read_excluded() -> dict[str, str]:
-    """Leave the envelope to FastAPI."""
-    return {"result": "excluded"}
-
-
 @api.post("/echo")
 async def read_echo(request: Request) -> Response[int]:
     """Read the whole body."""
@@ -114,33 +77,3 @@ async def read_echo(request: Request) -> Response[int]:
 async def read_unread() -> Response[str]:
     """Answer without a look at the body."""
     return Response(result="unread")
-
-
-@api.get("/own-header")
-async def read_own_header() -> JSONResponse:
-    """Set the header that is not ours to set, twice."""
-    answer = JSONResponse({"own": True}, headers={"X-Request-ID": "from-the-endpoint"})
-    answer.headers.append("x-request-id", "and-once-more")
-    return answer
-
-
-@api.get("/context")
-async def read_context(request: Request) -> Response[dict[str, Any]]:
-    """Tell the ID as every accessor knows it."""
-    context["note"] = "written"
-    seen = {
-        "accessor": current_request_id(),
-        "context": context["X-Request-ID"],
-        "state": request.state.request_id,
-        "header": request.headers.get("x-request-id"),
-        "note": context.get("note"),
-    }
-    return Response(result=seen)
-
-
-@api.get("/time")
-async def read_time(precision: int = 3) -> Response[list[float | None]]:
-    """Tell the time of the request so far, before and after a wait."""
-    before = current_request_time(precision)
-    await asyncio.sleep(0.2)
-    return Response(result=[before, current_request_time(precision)])

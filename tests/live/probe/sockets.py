@@ -1,15 +1,12 @@
 # mypy: ignore-errors
-"""Websockets, and applications mounted into the service."""
+"""Websockets, and an application that is mounted into the service."""
 
 import asyncio
 
 from app.common.log_handler import RequestLogHandler
 from app.common.request_id import current_request_id
 from fastapi import APIRouter, FastAPI, WebSocket
-from fastapi.responses import JSONResponse, PlainTextResponse
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.routing import Route
+from fastapi.responses import JSONResponse
 
 log = RequestLogHandler("probe")
 api = APIRouter(prefix="/probe")
@@ -55,22 +52,7 @@ async def talk_fail(websocket: WebSocket, *, accept: bool = True) -> None:
 mounted = FastAPI()
 
 
-@mounted.get("/ok")
-async def mounted_ok() -> dict[str, str]:
-    """Answer from a mounted FastAPI."""
-    log.info("in mounted")
-    return {"id": current_request_id()}
-
-
 @mounted.get("/fail")
 async def mounted_fail() -> dict[str, str]:
     """Raise in a mounted FastAPI."""
     raise RuntimeError("probe mounted failure")
-
-
-async def starlette_ok(request: Request) -> PlainTextResponse:
-    """Answer from a mounted Starlette."""
-    return PlainTextResponse(f"{current_request_id()} {request.method}")
-
-
-other = Starlette(routes=[Route("/ok", starlette_ok)])

@@ -14,7 +14,6 @@ CHUNK = b"x" * 999 + b"\n"
 log = RequestLogHandler("probe")
 plain = logging.getLogger("plain")
 library = logging.getLogger("third.party.library")
-tasks: set[asyncio.Task[None]] = set()
 api = APIRouter(prefix="/probe")
 
 
@@ -69,22 +68,6 @@ async def read_background(background: BackgroundTasks, *, fail: bool = False) ->
     background.add_task(afterwards_in_thread, "in background thread")
     background.add_task(afterwards, 0.5, "in background", fail=fail)
     return Response(result="background")
-
-
-@api.get("/task")
-async def read_task() -> Response[str]:
-    """Start a task that outlives the request."""
-    task = asyncio.create_task(afterwards(0.1, "in task"))
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return Response(result="task")
-
-
-@api.get("/thread")
-async def read_thread() -> Response[str]:
-    """Work in a thread of one's own choice."""
-    await asyncio.to_thread(log.info, "in thread")
-    return Response(result="thread")
 
 
 @api.get("/logging")
