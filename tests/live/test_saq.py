@@ -2,184 +2,85 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP
-from typing import NamedTuple
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
-from tests.support.brokers import BROKERS, Broker
-from tests.support.client import Answer, Json, new_id
+from tests.support.brokers import BROKERS
+from tests.support.client import Answer, new_id
 from tests.support.lines import AppLine, parse_app
 from tests.support.load import Sent, send_all
 from tests.support.service import Service
+from tests.support.speed import scaled
+from tests.support.system import System
 from tests.support.waiting import wait_for
-from tests.support.workers import Worker, show, trail, wait_for_trail
+from tests.support.workers import Worker, show, trail
 
-READY = "Worker starting"
+from .probes import with_probes
+
+pytestmark = pytest.mark.full
+DEMO = "/api/saq/demo"
+READY, AWAY = "Worker starting", "The broker is away"
 SILENT = "The broker of the jobs does not answer."
 SECRET = "hunter2-hunter2"
-ALL_KINDS = ["redis", "postgres"]
-
-PROBE_JOBS = """
-
-import asyncio
-import os
-import time
-
-from saq import CronJob
-
-
-async def flaky(ctx):
-    log.info("attempt %d", ctx["job"].attempts)
-    if ctx["job"].attempts == 1:
-        raise ValueError("not yet")
-
-
-async def slow(ctx, *, seconds):
-    log.info("begun %d", ctx["job"].attempts)
-    await asyncio.sleep(seconds)
-    log.info("ended")
-
-
-def blocking(ctx):
-    log.info("begun")
-    time.sleep(0.2)
-    log.info("ended")
-
-
-async def asking(ctx):
-    log.info("asked for %s", await ctx["worker"].queue.apply("answering", poll_interval=0.05))
-
-
-async def answering(ctx):
-    return 42
-
-
-async def hiding(ctx, *, password):
-    raise RuntimeError("it did not work")
-
-
-async def aborting(ctx):
-    job = await ctx["worker"].queue.enqueue("slow", seconds=30, timeout=60)
-    await asyncio.sleep(1.1)
-    await job.abort("not wanted any more")
-
-
-async def later(ctx, *, owner):
-    log.info("owned by %s", owner)
-
-
-async def tick(ctx):
-    log.info("tick")
-    await ctx["worker"].queue.enqueue("later", owner="cron")
-
-
-WORK = {
-    "functions": (*WORK["functions"], flaky, slow, blocking, asking, answering, hiding, aborting, later),
-    "cron_jobs": [CronJob(tick, cron="* * * * * *")] if os.environ.get("PROBE_CRON") else [],
-}
-"""
-
-PROBE_ROUTES = """
-import json
-
-from fastapi import Request
-
-from app.common.response import Response
-from app.integrations.saq import get_queue
-
-
-def install(app, settings):
-    @app.get("/probe/{function}", status_code=202)
-    async def probe(function: str, request: Request) -> Response[str]:
-        options = {name: json.loads(value) for name, value in request.query_params.items()}
-        job = await get_queue().enqueue(function, **options)
-        return Response(result=job.key)
-"""
-
-
-class System(NamedTuple):
-    """A service, a worker, and the broker between them."""
-
-    broker: Broker
-    service: Service
-    worker: Worker
-
-    @property
-    def places(self) -> tuple[Service, Worker]:
-        """Where lines are written."""
-        return self.service, self.worker
-
-    def ask(self, target: str, method: str = "GET", request_id: str | None = None) -> tuple[str, str]:
-        """Send a request that is accepted, and return its ID and the job's key."""
-        request_id = request_id or new_id("saq")
-        answer = self.service.request(method, target, request_id=request_id)
-        assert answer.status == 202, answer
-        return request_id, str(answer.json()["result"])
-
-    def lines(self, request_id: str, count: int, containing: str = "", timeout: float = 20) -> list[AppLine]:
-        """Wait for lines of a request with these words."""
-        return wait_for_trail(self.places, request_id, count, containing, timeout)
-
-    def one(self, request_id: str, containing: str, timeout: float = 20) -> AppLine:
-        """Wait for the one line of a request with these words."""
-        lines = self.lines(request_id, 1, containing, timeout)
-        assert len(lines) == 1, lines
-        return lines[0]
+WAYS = [("redis", "json"), ("postgres", "text")]
 
 
 @pytest.fixture(scope="module")
 def probed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the service, without what needs other brokers, and with jobs to probe it by."""
-    project = tmp_path_factory.mktemp("saq") / "project"
-    shutil.copytree(connected, project, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    folder = project / "app" / "integrations"
-    for other in ("celery", "faststream"):
-        shutil.rmtree(folder / other, ignore_errors=True)
-    with (folder / "saq" / "jobs.py").open("a") as jobs:
-        jobs.write(PROBE_JOBS)
-    (folder / "saq_probe").mkdir()
-    (folder / "saq_probe" / "__init__.py").write_text(PROBE_ROUTES)
-    return project
+    """The service with jobs to probe it by."""
+    return with_probes(connected, tmp_path_factory.mktemp("saq") / "project", "saq")
 
 
-@pytest.fixture(scope="module", params=ALL_KINDS)
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Run one of the two for all tests that leave it running."""
-    with BROKERS[request.param]() as running:
-        yield running
-
-
-def variables(broker: Broker, **more: str) -> dict[str, str]:
-    """Return what service and worker read from the environment."""
-    return {"SAQ_URL": broker.url, "LOG_FORMAT": "json", **more}
-
-
-def serve(project: Path, work: Path, env: dict[str, str]) -> Service:
-    """Return the service with two workers of gunicorn, not started yet."""
-    return Service(project, work / "service", app="app.main:app", env=env)
-
-
-def worker(project: Path, work: Path, env: dict[str, str], ready: str = READY) -> Worker:
+def worker(project: Path, work: Path, env: dict[str, str]) -> Worker:
     """Return a worker, not started yet."""
-    return Worker(project, work, ["saq", "app.integrations.saq.settings"], env, ready=ready, name="worker")
+    return Worker(project, work, ["saq", "app.integrations.saq.settings"], env, ready=READY, name="worker")
 
 
-@pytest.fixture(scope="module", params=["text", "json"])
-def system(
-    request: pytest.FixtureRequest, broker: Broker, probed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+@pytest.fixture(scope="module", params=WAYS, ids="-".join)
+def started(request: pytest.FixtureRequest, probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Service and worker with one of the brokers, in one of the formats."""
-    work = tmp_path_factory.mktemp("system")
-    env = variables(broker, LOG_FORMAT=request.param, SAQ_QUEUE=request.param)
-    with serve(probed, work, env) as service, worker(probed, work, env) as running:
-        yield System(broker, service, running)
+    kind, log_format = request.param
+    work = tmp_path_factory.mktemp(kind)
+    with BROKERS[kind]() as broker:
+        env = {"SAQ_URL": broker.url, "LOG_FORMAT": log_format, "SAQ_SWEEP": "2"}
+        service = Service(probed, work / "service", app="app.main:app", env=env)
+        with System(broker, service, worker(probed, work, {**env, "PROBE_CRON": "1"})) as system:
+            yield system
+
+
+@pytest.fixture
+def system(started: System) -> System:
+    """The same, with all of its parts running."""
+    return started.revive()
+
+
+on_redis = pytest.mark.parametrize("started", WAYS[:1], indirect=True, ids="-".join, scope="module")
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """A file; the job `slow` goes on while it is there."""
+    (tmp_path / "mark").touch()
+    return tmp_path / "mark"
+
+
+def enqueue(system: System, target: str) -> tuple[str, str]:
+    """Send a request that is accepted, and return its ID and the job's key."""
+    answer = system.service.request("POST", target, request_id=(request_id := new_id("saq")))
+    assert answer.status == 202, answer
+    return request_id, str(answer.json()["result"])
+
+
+def one(system: System, request_id: str, containing: str) -> AppLine:
+    """Wait for the one line of a request with these words."""
+    (line,) = system.lines(request_id, 1, containing)
+    return line
 
 
 def ids(lines: list[AppLine]) -> set[tuple[str | None, str | None]]:
@@ -187,9 +88,9 @@ def ids(lines: list[AppLine]) -> set[tuple[str | None, str | None]]:
     return {(line.current_id, line.parent_id) for line in lines}
 
 
-def test_trail(system: System) -> None:
-    """One request, three jobs: what is said of each job, in both processes, has its ID, its own and its parent's."""
-    request_id, root = system.ask("/api/saq/demo", "POST")
+def test_lines_about_a_job_have_the_ids_of_request_job_and_parent(system: System) -> None:
+    """One request, three jobs: this holds for what both processes write about them."""
+    request_id, root = enqueue(system, DEMO)
     closing = system.lines(request_id, 3, " complete ")
     assert sorted(line.message.rpartition(" complete ")[0] for line in closing) == ["demo", "demo", "demo_in_thread"]
     owned = ids(closing)
@@ -200,51 +101,17 @@ def test_trail(system: System) -> None:
         lines = system.lines(request_id, 3, words)
         assert ids(lines) == owned
         assert {line.message.rpartition(" ")[2] for line in lines} == {own for own, _ in owned}
-    texts = [line.message for line in trail(system.places, request_id) if line.message.startswith("demo")]
-    assert sorted(texts)[:1] == ["demo"]
-    assert "demo in a thread" in texts
+    assert {"demo", "demo in a thread"} <= {line.message for line in trail(system.places, request_id)}
     assert [line.message for line in system.service.app_records(request_id)] == [f"Enqueuing demo {root}"]
     assert system.service.access_line(request_id).status == 202
     assert len(trail(system.places, request_id)) == 15, "a line is missing, or was written twice"
     show({"service": system.service, "worker": system.worker}, request_id)
 
 
-def test_no_mix(system: System) -> None:
-    """A thousand requests over fifty connections, a job for each: every line of a job is under its own request's ID."""
-    jobs = [
-        Sent("POST", f'/probe/later?owner="{one}"', one) for one in (new_id(f"load{number}") for number in range(1000))
-    ]
-    send_all(system.service.port, jobs, connections=50)
-    assert {sent.status for sent in jobs} == {202}
-    keys = {sent.request_id: json_of(sent.body)["result"] for sent in jobs}
-    wait_for(lambda: system.worker.app_text().count("later complete") >= len(jobs), "the end of all jobs")
-    seen: dict[str, list[str]] = {}
-    for place in system.places:
-        for line in parse_app(place.app_text())[0]:
-            if line.request_id in keys:
-                assert (line.current_id, line.parent_id) == (keys[line.request_id], "-"), line
-                seen.setdefault(line.request_id, []).append(line.message)
-    assert len(seen) == len(jobs)
-    for request_id, messages in seen.items():
-        key = keys[request_id]
-        assert messages[-1].startswith("later complete ")
-        assert messages[:-1] == [
-            f"Enqueuing later {key}",
-            f"Processing later {key}",
-            f"owned by {request_id}",
-            f"Finished later {key}",
-        ]
-
-
-def json_of(body: bytes) -> Json:
-    """Return the body of an answer as JSON."""
-    return Answer(0, [], body).json()
-
-
-def test_retry(system: System) -> None:
-    """A second attempt is the same job of the same request; the first one ends with the traceback, and says so."""
-    request_id, key = system.ask("/probe/flaky?retries=2")
-    system.one(request_id, "flaky complete ")
+def test_retried_job_keeps_its_ids(system: System) -> None:
+    """The first attempt ends with the traceback, and says that it is tried again."""
+    request_id, key = enqueue(system, "/probe/flaky?retries=2")
+    one(system, request_id, "flaky complete ")
     lines = trail(system.places, request_id)
     assert ids(lines) == {(key, "-")}
     texts = [line.message for line in lines if line.message.startswith(("attempt", "Error", "Retrying", "flaky"))]
@@ -260,191 +127,80 @@ def test_retry(system: System) -> None:
     assert error.exception.endswith("ValueError: not yet")
 
 
-def test_timeout(system: System) -> None:
-    """A job that is too slow fails with its IDs."""
-    request_id, key = system.ask("/probe/slow?seconds=20&timeout=1")
-    assert system.one(request_id, "slow failed ").level == "WARNING"
+def test_job_that_exceeds_its_timeout_fails_under_its_ids(system: System) -> None:
+    """Its error is the timeout."""
+    request_id, key = enqueue(system, "/probe/slow?seconds=60&timeout=1")
+    assert one(system, request_id, "slow failed ").level == "WARNING"
     lines = trail(system.places, request_id)
     assert ids(lines) == {(key, "-")}
     assert "ended" not in {line.message for line in lines}
-    assert "TimeoutError" in system.one(request_id, "Error processing job slow").exception
+    assert "TimeoutError" in one(system, request_id, "Error processing job slow").exception
 
 
-def test_thread(system: System) -> None:
-    """A function that blocks has the IDs in its thread, and keeps nobody else waiting."""
-    asked = [system.ask("/probe/blocking") for _ in range(4)]
+def test_blocking_function_has_the_ids_in_its_thread(system: System) -> None:
+    """Several at a time each have their own."""
+    asked = [enqueue(system, "/probe/blocking") for _ in range(4)]
     for request_id, key in asked:
-        system.one(request_id, "blocking complete ")
-        assert [(line.current_id, line.parent_id) for line in system.lines(request_id, 1, "ended")] == [(key, "-")]
+        one(system, request_id, "blocking complete ")
+        assert ids(system.lines(request_id, 1, "ended")) == {(key, "-")}
 
 
-def test_apply(system: System) -> None:
-    """A job that waits for the result of another one is its parent."""
-    request_id, key = system.ask("/probe/asking")
-    assert system.one(request_id, "asked for 42").current_id == key
-    answering = system.lines(request_id, 4, "answering")
-    assert {parent for _, parent in ids(answering)} == {key}
-    assert len(ids(answering)) == 1
+def test_job_that_waits_for_a_result_is_the_parent_of_who_gives_it(system: System) -> None:
+    """By `apply`."""
+    request_id, key = enqueue(system, "/probe/asking")
+    assert one(system, request_id, "asked for 42").current_id == key
+    ((_, parent),) = ids(system.lines(request_id, 4, "answering"))
+    assert parent == key
 
 
-def test_scheduled(system: System) -> None:
-    """A job for later has the IDs of the request that asked for it."""
-    request_id, key = system.ask(f'/probe/later?owner="me"&scheduled={int(time.time()) + 1}')
-    assert system.one(request_id, "owned by me").current_id == key
+def test_scheduled_job_has_the_ids_of_its_request(system: System) -> None:
+    """Also a second later."""
+    request_id, key = enqueue(system, f'/probe/later?owner="me"&scheduled={int(time.time()) + 1}')
+    assert one(system, request_id, "owned by me").current_id == key
     assert ids(trail(system.places, request_id)) == {(key, "-")}
 
 
-def test_abort(system: System) -> None:
-    """An aborted job says so, under its own ID and that of the job that had enqueued it."""
-    request_id, key = system.ask("/probe/aborting")
-    line = system.one(request_id, "slow aborted ")
+def test_aborted_job_has_its_own_id_and_that_of_the_job_that_enqueued_it(system: System) -> None:
+    """Its last line says that it was aborted."""
+    request_id, key = enqueue(system, "/probe/aborting")
+    line = one(system, request_id, "slow aborted ")
     assert line.parent_id == key
     assert line.current_id not in (key, "-")
     assert ids([one for one in trail(system.places, request_id) if "slow" in one.message]) == {(line.current_id, key)}
 
 
-def test_arguments_stay_out(system: System) -> None:
-    """What a job was enqueued with is in no line of any process, the traceback is there."""
-    request_id, _ = system.ask(f'/probe/hiding?password="{SECRET}"')
-    system.one(request_id, "hiding failed ")
-    assert "RuntimeError: it did not work" in system.one(request_id, "Error processing job hiding ").exception
-    assert SECRET not in system.worker.output()
-    assert SECRET not in system.service.app_text()
+def test_arguments_of_a_job_are_in_no_line(system: System) -> None:
+    """The traceback is there."""
+    request_id, _ = enqueue(system, f'/probe/hiding?password="{SECRET}"')
+    one(system, request_id, "hiding failed ")
+    assert "RuntimeError: it did not work" in one(system, request_id, "Error processing job hiding ").exception
+    assert SECRET not in system.worker.output() + system.service.app_text()
 
 
-def test_cron(broker: Broker, probed: Path, tmp_path: Path) -> None:
-    """Each occurrence has an ID of its own, which its jobs have as well."""
-    env = variables(broker, SAQ_QUEUE="cron", PROBE_CRON="1")
-    with worker(probed, tmp_path, env) as running:
-        wait_for(lambda: running.app_text().count("owned by cron") >= 2, "two occurrences")
-        lines = [line for line in parse_app(running.app_text())[0] if line.current_id]
-    ticks = [line for line in lines if line.message == "tick"]
-    assert {(line.current_id, line.parent_id) for line in ticks} == {("cron:tick", "-")}
-    assert len({line.request_id for line in ticks}) == len(ticks) >= 2
-    for tick in ticks[:2]:
-        messages = {line.message: line.parent_id for line in lines if line.request_id == tick.request_id}
-        assert messages["owned by cron"] == "cron:tick"
-        assert messages["Enqueuing tick cron:tick"] == "-"
+def test_each_occurrence_of_cron_has_an_origin_of_its_own(system: System) -> None:
+    """Its jobs have it as well."""
+
+    def occurrences() -> list[list[AppLine]]:
+        lines = [line for line in parse_app(system.worker.app_text())[0] if line.current_id]
+        owned = [line.request_id for line in lines if line.message == "owned by cron"]
+        return [[line for line in lines if line.request_id == request_id] for request_id in owned]
+
+    wait_for(lambda: len(occurrences()) >= 2, "two occurrences")
+    for lines in occurrences():
+        (tick,) = [line for line in lines if line.message == "tick"]
+        assert (tick.current_id, tick.parent_id) == ("cron:tick", "-")
+        parents = {line.message: line.parent_id for line in lines}
+        assert (parents["owned by cron"], parents["Enqueuing tick cron:tick"]) == ("cron:tick", "-")
 
 
-def test_killed_worker(broker: Broker, probed: Path, tmp_path: Path) -> None:
-    """A job whose worker was killed is found, and done again by the next one, under the same IDs."""
-    env = variables(broker, SAQ_QUEUE="killed", SAQ_SWEEP="1")
-    with serve(probed, tmp_path, env) as service, worker(probed, tmp_path, env) as running:
-        system = System(broker, service, running)
-        request_id, key = system.ask("/probe/slow?seconds=1&timeout=2&retries=2")
-        system.one(request_id, "begun 1")
-        running.process.send_signal(SIGKILL)
-        running.process.wait(10)
-        running.start()
-        assert system.one(request_id, "slow complete ", 30).current_id == key
-        lines = trail(system.places, request_id)
-        assert ids(lines) == {(key, "-")}
-        texts = [line.message for line in lines if line.message.startswith(("begun", "ended", "Retrying"))]
-        assert texts == ["begun 1", f"Retrying slow {key}", "begun 2", "ended"]
-
-
-def seconds_of_cpu(pid: int) -> float:
-    """Return how long a process has computed."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def refused(service: Service) -> None:
-    """See that the service says that the broker is gone, soon, with the ID, and that it is alive."""
-    request_id = new_id("gone")
-    began = time.monotonic()
-    answer = service.request("POST", "/api/saq/demo", request_id=request_id)
-    assert time.monotonic() - began < 4
-    body = answer.json()
-    assert (answer.status, answer.one(), body["request_id"], body["cause"]) == (503, request_id, request_id, SILENT)
-    answer = service.request("GET", "/readyz")
-    assert (answer.status, answer.json()["cause"]) == (503, f"saq: {SILENT}")
-    assert service.request("GET", "/livez").status == 200
-
-
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_broker_away(kind: str, probed: Path, tmp_path: Path) -> None:
-    """A broker that is down at the start and in the middle costs no process, no accepted job and no CPU time."""
-    with ExitStack() as stack:
-        broker = stack.enter_context(BROKERS[kind]())
-        broker.stop(SIGINT)
-        env = variables(broker)
-        service = stack.enter_context(serve(probed, tmp_path, env))
-        running = stack.enter_context(worker(probed, tmp_path, env, ready="The broker is away"))
-        system = System(broker, service, running)
-        for _ in range(3):  # both workers of gunicorn
-            refused(service)
-        broker.start()
-        healed(system)
-        # It goes while a job runs, which ends in the meantime.
-        busy, key = system.ask("/probe/slow?seconds=1.5&timeout=60")
-        system.one(busy, "begun 1")
-        broker.stop(SIGINT)
-        system.one(busy, "ended")
-        computed = seconds_of_cpu(running.process.pid)
-        refused(service)
-        time.sleep(2)
-        assert seconds_of_cpu(running.process.pid) - computed < 0.5
-        broker.start()
-        healed(system)
-        system.one(busy, "slow complete ")
-        assert ids(trail(system.places, busy)) == {(key, "-")}
-        assert len(system.lines(busy, 1, "begun")) == 1
-        # What was accepted is kept, whatever ends.
-        assert running.stop() == 0
-        asked = [system.ask('/probe/later?owner="me"') for _ in range(20)]
-        broker.stop(SIGINT)
-        broker.start()
-        running.ready = READY
-        running.start()
-        for request_id, key in asked:
-            assert system.one(request_id, "owned by me").current_id == key
-        text = running.app_text()
-        assert "Sweeping" not in text, "what waited was taken for lost as soon as it was taken"
-        assert text.count("The broker is away") == text.count("The broker is back") == 2
-        assert "Traceback" not in text
-        assert service.stop() == 0
-
-
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_worker_ends_without_its_broker(kind: str, probed: Path, tmp_path: Path) -> None:
-    """It ends soon, with 0 and without a traceback: in the midst of a job, and when it never had a broker."""
-    with BROKERS[kind]() as broker:
-        elsewhere(probed, broker, "asyncio.run(get_queue().enqueue('slow', seconds=60, timeout=90, retries=3))")
-        with worker(probed, tmp_path, variables(broker)) as running:
-            wait_for(lambda: "begun 1" in running.app_text(), "the job")
-            broker.stop(SIGINT)
-            wait_for(lambda: "The broker is away" in running.app_text(), "a worker that knows")
-            assert running.stop(timeout=10) == 0
-            wait_for(lambda: "slow cancelled" in running.app_text(), "the job's end")
-            running.ready = "The broker is away"
-            running.start()
-            wait_for(lambda: running.app_text().count("Worker starting") == 2, "a worker")
-            time.sleep(0.5)  # it says so before it has set up its signals
-            assert running.stop(timeout=10) == 0
-            assert "Traceback" not in running.output()
-            assert "destroyed" not in running.output()
-
-
-def elsewhere(project: Path, broker: Broker, code: str) -> list[str]:
-    """Run code that no loop of the service runs, and return the words that it prints."""
-    code = f"import asyncio, threading\nfrom app.integrations.saq import get_queue\n{code}"
-    words = [str(project / ".venv/bin/python"), "-X", "dev", "-c", code]
-    done = subprocess.run(
-        words, cwd=project, env=variables(broker), capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout.split()
-
-
-def test_from_elsewhere(broker: Broker, probed: Path) -> None:
-    """A task of another library enqueues as often as it likes, each time in a loop of its own, and leaves nothing open.
+def test_process_outside_of_service_and_worker_enqueues_and_leaves_nothing_open(system: System) -> None:
+    """A task of another library enqueues as often as it likes, each time in a loop of its own.
 
     PostgreSQL takes a hundred connections, and its pool must not be opening one when the loop ends.
     """
     code = """
-import os
+import asyncio, os, threading
+from app.integrations.saq import get_queue
 
 def work(count):
     for _ in range(count):
@@ -459,41 +215,155 @@ for step in (threading.Thread.start, threading.Thread.join):
         step(thread)
 print(asyncio.run(get_queue().count("queued")), len(os.listdir("/proc/self/fd")) - known)
 """
-    count, left = map(int, elsewhere(probed, broker, code))
+    project = system.service.project
+    done = subprocess.run(
+        [project / ".venv/bin/python", "-X", "dev", "-c", code],
+        cwd=project, env={"SAQ_URL": system.broker.url, "SAQ_QUEUE": "elsewhere", "LOG_FORMAT": "json"},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done
+    count, left = map(int, done.stdout.split())
     assert count == 62
     assert left <= 4
 
 
-def test_silent_broker(probed: Path, tmp_path: Path) -> None:
-    """A broker that takes the question and never answers it keeps nobody waiting for long."""
-    with BROKERS["redis"]() as broker, serve(probed, tmp_path, variables(broker)) as service:
-        assert service.request("POST", "/api/saq/demo").status == 202
-        assert broker.process is not None
-        broker.process.send_signal(SIGSTOP)
+@on_redis
+def test_broker_that_hangs_keeps_no_request_waiting(system: System) -> None:
+    """It takes the question, and never answers it; the service goes on when it does."""
+    system.broker.tell(SIGSTOP)
+    try:
         began = time.monotonic()
-        answer = service.request("POST", "/api/saq/demo")
+        answer = system.service.request("POST", DEMO)
         assert (answer.status, answer.json()["cause"]) == (503, SILENT)
-        assert time.monotonic() - began < 5
-        assert service.request("GET", "/readyz").status == 503
-        broker.process.send_signal(SIGCONT)
-        wait_for(lambda: service.request("POST", "/api/saq/demo").status == 202, "a broker that answers")
+        assert time.monotonic() - began < scaled(5)
+        assert system.service.request("GET", "/readyz").status == 503
+    finally:
+        system.broker.tell(SIGCONT)
+    check_healed(system)
 
 
-def healed(system: System) -> None:
-    """Wait until both workers of gunicorn reach the broker again, and see that jobs are done."""
+def seconds_of_cpu(pid: int) -> float:
+    """Return how long a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def check_healed(system: System) -> None:
+    """Both workers of gunicorn reach the broker again, and jobs are done."""
     system.service.wait_ready()
-    request_id, _ = system.ask("/api/saq/demo", "POST")
+    request_id, _ = enqueue(system, DEMO)
     system.lines(request_id, 3, " complete ")
 
 
-def test_settings_that_cannot_work(probed: Path, tmp_path: Path) -> None:
-    """Another kind of broker ends the start of either process with a sentence, which does not tell the password."""
+def test_job_ends_and_is_done_once_though_its_broker_is_away(system: System, mark: Path) -> None:
+    """Meanwhile requests are refused, the worker computes nothing, and both say once that the broker is away."""
+    before = len(system.worker.app_text())
+    request_id, key = enqueue(system, f'/probe/slow?mark="{mark}"&timeout=60')
+    one(system, request_id, "begun 1")
+    system.broker.stop(SIGINT)
+    mark.unlink()
+    one(system, request_id, "ended")
+    computed, began = seconds_of_cpu(system.worker.process.pid), time.monotonic()
+    system.check_refused(DEMO, SILENT, "saq")
+    time.sleep(2)  # the promise is about computing in a span of time
+    spent, span = seconds_of_cpu(system.worker.process.pid) - computed, time.monotonic() - began
+    assert spent < span / 4
+    system.broker.start()
+    check_healed(system)
+    one(system, request_id, "slow complete ")
+    assert ids(trail(system.places, request_id)) == {(key, "-")}
+    assert len(system.lines(request_id, 1, "begun")) == 1
+    text = system.worker.app_text()[before:]
+    assert text.count(AWAY) == text.count("The broker is back") == 1, text
+    assert "Traceback" not in text
+
+
+def test_jobs_outlive_a_killed_worker_and_a_stopped_broker(system: System, mark: Path) -> None:
+    """The next worker does under the same IDs what the killed one was at, and what waited; of that nothing is lost."""
+    killed, key = enqueue(system, f'/probe/slow?mark="{mark}"&timeout=3&retries=2')
+    one(system, killed, "begun 1")
+    system.worker.process.send_signal(SIGKILL)
+    system.worker.process.wait(10)
+    mark.unlink()
+    waiting = [enqueue(system, '/probe/later?owner="me"') for _ in range(20)]
+    system.broker.stop(SIGINT)
+    system.broker.start()
+    system.service.wait_ready()
+    system.worker.start()
+    for request_id, own in waiting:
+        assert one(system, request_id, "owned by me").current_id == own
+    assert one(system, killed, "slow complete ").current_id == key
+    lines = trail(system.places, killed)
+    assert ids(lines) == {(key, "-")}
+    texts = [line.message for line in lines if line.message.startswith(("begun", "ended", "Retrying"))]
+    assert texts == ["begun 1", f"Retrying slow {key}", "begun 2", "ended"]
+    swept = [line.request_id for line in parse_app(system.worker.app_text())[0] if line.message.startswith("Sweeping")]
+    assert set(swept) <= {killed}, "what waited was taken for lost as soon as it was taken"
+
+
+def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
+    """A thousand requests over fifty connections, a job for each: every line of a job is under its own request's ID."""
+    jobs = [Sent("POST", f'/probe/later?owner="{owner}"', owner) for owner in (new_id("load") for _ in range(1000))]
+    send_all(system.service.port, jobs, connections=50)
+    assert {sent.status for sent in jobs} == {202}
+    keys = {sent.request_id: Answer(0, [], sent.body).json()["result"] for sent in jobs}
+    seen: dict[str, list[str]] = {}
+
+    def all_ended() -> bool:
+        seen.clear()
+        for line in (line for place in system.places for line in parse_app(place.app_text())[0]):
+            if line.request_id in keys:
+                assert (line.current_id, line.parent_id) == (keys[line.request_id], "-"), line
+                seen.setdefault(line.request_id, []).append(line.message)
+        return sum(messages[-1].startswith("later complete ") for messages in seen.values()) == len(jobs)
+
+    wait_for(all_ended, "the end of all jobs", interval=0.5)
+    for request_id, messages in seen.items():
+        steps = [f"{words} later {keys[request_id]}" for words in ("Enqueuing", "Processing", "Finished")]
+        assert messages[:-1] == [*steps[:2], f"owned by {request_id}", steps[2]]
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Tell whether a process has a handler for SIGTERM; SAQ says that it starts before it has one."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> SIGTERM - 1 & 1)
+
+
+def check_ends(worker: Worker) -> None:
+    """It ends with 0, in time."""
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < scaled(10)
+
+
+def test_worker_ends_without_its_broker(system: System) -> None:
+    """It ends soon, with 0 and without a traceback: in the midst of a job, and when it never had a broker."""
+    request_id, _ = enqueue(system, "/probe/slow?seconds=60&timeout=90&retries=3")
+    one(system, request_id, "begun 1")
+    before = len(system.worker.output())
+    system.broker.stop(SIGINT)
+    wait_for(lambda: AWAY in system.worker.output()[before:], "a worker that misses its broker")
+    check_ends(system.worker)
+    one(system, request_id, "slow cancelled")
+    system.worker.start()
+    wait_for(lambda: handles_sigterm(system.worker.process.pid), "a worker that can be told to end")
+    check_ends(system.worker)
+    text = system.worker.output()[before:]
+    assert "Traceback" not in text
+    assert "destroyed" not in text
+
+
+def test_wrong_setting_ends_worker_and_service_with_a_sentence_without_the_password(
+    probed: Path, tmp_path: Path
+) -> None:
+    """It names the variable; the URL is that of another kind of broker."""
     env = {"SAQ_URL": f"amqp://user:{SECRET}@127.0.0.1/"}
-    running = worker(probed, tmp_path, env, ready="")
+    running = worker(probed, tmp_path, env)
+    running.ready = ""
     service = Service(probed, tmp_path / "service", app="app.main:app", env=env, workers=1, wait=False)
     with running, service:
-        assert running.process.wait(20) == 1
-        assert service.process.wait(20) == 3
+        assert running.process.wait(60) == 1
+        assert service.process.wait(60) == 3
         for place in (running, service):
             assert "The environment variable SAQ_URL is not what it should be" in place.output()
             assert SECRET not in place.output()
