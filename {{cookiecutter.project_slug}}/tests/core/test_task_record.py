@@ -23,6 +23,12 @@ from tests.support import HEADER, ID, UUID4, Logs, connect
 log = logging.getLogger("work")
 
 
+def injected(task_id: str = "", **carrier: str) -> dict[str, str]:
+    """Return what travels with a message that is sent now."""
+    inject(carrier, task_id)
+    return carrier
+
+
 def test_record_is_the_context_of_ids_and_times() -> None:
     with TaskRecord(ID, "task-1", "task-0"):
         assert current_request_id() == context["X-Request-ID"] == ID
@@ -45,10 +51,9 @@ def test_outer_record_returns_after_an_inner_one() -> None:
         assert current_request_id() == ID
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-def test_every_line_has_three_ids(log_format: str, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def lines_of_a_task(log_format: str, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is logged before, in (three lines) and after a task."""
     monkeypatch.setenv("LOG_FORMAT", log_format)
-    get_settings.cache_clear()
     configure_logging(get_settings())
     log.info("before")
     with TaskRecord(ID, "task-1", "task-0") as record:
@@ -56,20 +61,25 @@ def test_every_line_has_three_ids(log_format: str, logs: Logs, monkeypatch: pyte
         logging.getLogger("library").warning("so do others")
         record.tell("count", "done")
     log.info("after")
-    before, within, others, last, after = logs.error
-    if log_format == "text":
-        assert before.endswith("INFO [-] before")
-        assert within.endswith(f"INFO [{ID}] [task-1 task-0] in it")
-        assert others.endswith(f"WARNING [{ID}] [task-1 task-0] so do others")
-        assert f"INFO [{ID}] [task-1 task-0] count done 0." in last
-        assert after.endswith("INFO [-] after")
-        return
-    for line in (within, others, last):
-        content = json.loads(line)
+    return logs.error
+
+
+def test_every_text_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, within, others, last, after = lines_of_a_task("text", logs, monkeypatch)
+    assert before.endswith("INFO [-] before")
+    assert within.endswith(f"INFO [{ID}] [task-1 task-0] in it")
+    assert others.endswith(f"WARNING [{ID}] [task-1 task-0] so do others")
+    assert f"INFO [{ID}] [task-1 task-0] count done 0." in last
+    assert after.endswith("INFO [-] after")
+
+
+def test_every_json_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, *within, _ = map(json.loads, lines_of_a_task("json", logs, monkeypatch))
+    assert "current_id" not in before
+    for content in within:
         assert (content["request_id"], content["current_id"], content["parent_id"]) == (ID, "task-1", "task-0")
         assert "ids_suffix" not in content
-    assert "current_id" not in json.loads(before)
-    content = json.loads(last)
+    content = within[-1]
     assert (content["task"], content["state"], content["logger"]) == ("count", "done", "app.task")
     assert 0 < content["duration"] < 30
 
@@ -102,13 +112,6 @@ def test_every_id_is_cut_alike(log_format: str, logs: Logs, configure: Callable[
     assert "parent-12" not in text
 
 
-@pytest.mark.parametrize("value", ["-1", "x"])
-def test_invalid_log_id_length_stops_the_start(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOG_ID_LENGTH", value)
-    with pytest.raises(SystemExit, match="LOG_ID_LENGTH"):
-        get_settings()
-
-
 def test_a_format_of_ones_own_may_name_them() -> None:
     text = TextFormatter("%(request_id)s|%(current_id)s|%(parent_id)s|%(message)s")
     record = logging.makeLogRecord({"msg": "x"})
@@ -119,19 +122,13 @@ def test_a_format_of_ones_own_may_name_them() -> None:
 
 
 def test_outside_of_everything_an_id_is_made() -> None:
-    carrier: dict[str, str] = {}
-    inject(carrier)
+    carrier = injected()
     assert UUID4.fullmatch(carrier.pop("x-request-id"))
     assert carrier == {}
 
 
 def test_a_request_is_no_parent(app: Application) -> None:
-    @app.get("/send")
-    async def send() -> dict[str, str]:
-        carrier: dict[str, str] = {}
-        inject(carrier)
-        return carrier
-
+    app.add_api_route("/send", lambda: injected(""))
     carrier = connect(app).get("/send", headers={HEADER: ID}).json()
     assert carrier["x-request-id"] == ID
     assert "x-parent-id" not in carrier
@@ -151,26 +148,16 @@ def test_a_watcher_that_fails_leaves_no_record_behind() -> None:
 
 def test_a_task_is_the_parent_of_what_it_sends_but_not_of_itself() -> None:
     with TaskRecord(ID, "task-1", "task-0"):
-        child: dict[str, str] = {}
-        inject(child)
-        assert child == {"x-request-id": ID, "x-parent-id": "task-1"}
-        again = {"x-request-id": ID, "x-parent-id": "task-0"}
-        inject(again, "task-1")
-        assert again == {"x-request-id": ID, "x-parent-id": "task-0"}
-        replaced: dict[str, str] = {}
-        inject(replaced, "task-1")
-        assert replaced == {"x-request-id": ID, "x-parent-id": "task-0"}
+        assert injected() == {"x-request-id": ID, "x-parent-id": "task-1"}
+        assert injected("task-1") == {"x-request-id": ID, "x-parent-id": "task-0"}
+        assert injected(**{"x-parent-id": "by-hand"}) == {"x-request-id": ID, "x-parent-id": "by-hand"}
     with TaskRecord(ID, "task-1"):
-        first: dict[str, str] = {}
-        inject(first, "task-1")
-        assert first == {"x-request-id": ID}
+        assert injected("task-1") == {"x-request-id": ID}
 
 
-def test_inject_keeps_an_existing_id() -> None:
-    for key in ("x-request-id", "X-Request-ID"):
-        carrier = {key: "by-hand-1"}
-        inject(carrier)
-        assert carrier == {key: "by-hand-1"}
+@pytest.mark.parametrize("key", ["x-request-id", "X-Request-ID"])
+def test_inject_keeps_an_existing_id(key: str) -> None:
+    assert injected(**{key: "by-hand-1"}) == {key: "by-hand-1"}
 
 
 @pytest.mark.parametrize(
@@ -222,9 +209,7 @@ def test_tasks_at_a_time_do_not_mix() -> None:
     async def work(number: int) -> None:
         with TaskRecord(f"request-{number}", f"task-{number}"):
             await asyncio.sleep(0)
-            carrier: dict[str, str] = {}
-            inject(carrier)
-            assert carrier == {"x-request-id": f"request-{number}", "x-parent-id": f"task-{number}"}
+            assert injected() == {"x-request-id": f"request-{number}", "x-parent-id": f"task-{number}"}
             assert await asyncio.to_thread(current_request_id) == f"request-{number}"
 
     async def all_of_them() -> None:
