@@ -7,7 +7,6 @@ from fastapi import HTTPException
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-from app.common.errors import phrase_of
 from app.common.exceptions import ServiceError
 from app.main import Application
 from tests.support import HEADER, ID, connect
@@ -131,8 +130,3 @@ def test_a_service_error_says_its_cause_as_a_string() -> None:
 def test_a_service_error_has_the_status_of_a_failure(status: int) -> None:
     with pytest.raises(ValueError, match="from 400 to 599"):
         ServiceError("It cannot be done.", status=status)
-
-
-@pytest.mark.parametrize(("status", "phrase"), [(200, "OK."), (418, "I'm a Teapot."), (499, "Error 499.")])
-def test_phrase_of_a_status(status: int, phrase: str) -> None:
-    assert phrase_of(status) == phrase
