@@ -19,17 +19,7 @@ from tests.core.support import http_scope
 
 def test_outside_of_a_request_there_is_no_time() -> None:
     assert current_request_time() is None
-
-
-def test_the_time_grows_while_the_request_runs(app: Application, client: TestClient) -> None:
-    @app.get("/times")
-    async def times() -> list[float | None]:
-        first = current_request_time(6)
-        await asyncio.sleep(0.02)
-        return [first, current_request_time(6)]
-
-    first, second = client.get("/times").json()
-    assert 0 < first < second - 0.015 < 30
+    assert asyncio.run(RequestTimePlugin().process_request(HTTPConnection(http_scope()))) is None
 
 
 @pytest.mark.parametrize(("precision", "expected"), [(3, 1.235), (1, 1.2), (6, 1.234568)])
@@ -63,7 +53,7 @@ def test_the_context_has_the_start_and_at_the_end_the_time(app: Application, cli
     assert (known, first) == (False, (True, final[0]))
     assert second == first
     assert running is not None
-    assert running < final[0]
+    assert 0 < running < final[0] - 0.005
 
 
 def test_the_time_of_a_stream_ends_with_its_last_byte(app: Application, client: TestClient) -> None:
@@ -84,7 +74,3 @@ def test_the_time_of_a_stream_ends_with_its_last_byte(app: Application, client: 
     assert record is not None
     assert record.ttfb is not None
     assert record.ttfb + 0.05 < record.duration < 30
-
-
-def test_the_plugin_is_harmless_outside_of_a_request() -> None:
-    assert asyncio.run(RequestTimePlugin().process_request(HTTPConnection(http_scope()))) is None
