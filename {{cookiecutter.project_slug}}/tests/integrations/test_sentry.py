@@ -30,7 +30,6 @@ from app.common.task_record import TaskRecord, extract, inject, task_watchers
 from app.integrations.sentry import SETTINGS, clean, observe, wrap
 from app.main import Application
 from app.settings import get_settings, project_metadata, read_settings
-from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 
 DSN = "http://public-key@127.0.0.1:9/1"
@@ -192,7 +191,8 @@ def test_error_that_a_server_logs_again_is_no_second_event(begin: Begin) -> None
 
     async def serve() -> None:
         try:
-            await drive(app, http_scope("/fails"))
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://inner") as client:
+                await client.get("/fails")
         except RuntimeError as error:
             logging.getLogger("uvicorn.error").exception("Exception in ASGI application\n", exc_info=error)
             text = "".join(traceback.format_exception(error))

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, get_current_span
 from opentelemetry.util._once import Once
 from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.common.outbound import OutboundAsyncClient, OutboundClient
 from app.common.refusal import REFUSAL_KEY, Refusal
@@ -28,7 +29,6 @@ from app.integrations.tracing import SETTINGS, export
 from app.integrations.tracing.trace_context import remote_context
 from app.main import Application
 from app.settings import get_settings, project_metadata, read_settings
-from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 
 TRACE, CALLER = "12345678901234567890123456789012", "1234567890123456"
@@ -310,7 +310,10 @@ def test_one_duration_in_span_and_access_line(
 
 
 def test_refused_request_has_a_span(service: Application, memory: Memory) -> None:
-    asyncio.run(drive(service, {**http_scope("/long"), REFUSAL_KEY: Refusal(414, "Too long.")}))
+    async def refused(scope: Scope, receive: Receive, send: Send) -> None:
+        await service({**scope, REFUSAL_KEY: Refusal(414, "Too long.")}, receive, send)
+
+    connect(refused).get("/long")
     span = span_of(memory)
     assert (span.name, (span.attributes or {})["http.response.status_code"]) == ("GET", 414)
 
