@@ -384,8 +384,9 @@ def test_process_that_died_is_replaced(configure: Configure, logs: Logs) -> None
         (said,) = (line for line in logs.error if "analysis complete" in line and "own:" not in line)
         os.kill(int(said.partition("[pid:")[2].partition("]")[0]), signal.SIGKILL)
         assert one._ready
-        while not is_lost(one._ready.result()):  # noqa: ASYNC110 - it sets no event
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while not is_lost(one._ready.result()):  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0.01)
         assert (await one.call("analyze_data", {"values": [1, 2]})).data["count"] == 2
         await asyncio.gather(one.close(), other.close())
 
@@ -472,12 +473,11 @@ def test_server_over_pipes_ends_on_a_signal(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("LOG_PATH")
     words = [sys.executable, "-m", "app.integrations.mcp"]
     with ExitStack() as stack:
-        running = {
-            number: stack.enter_context(
-                subprocess.Popen(words, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
-            )
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        running = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            process = subprocess.Popen(words, cwd=PROJECT_ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+            running[number] = stack.enter_context(process)
+            stack.callback(process.kill)
         for number, process in running.items():
             assert process.stderr
             said = next(line for line in process.stderr if "Starting MCP server" in line)
@@ -486,7 +486,11 @@ def test_server_over_pipes_ends_on_a_signal(monkeypatch: pytest.MonkeyPatch) -> 
             assert "Traceback" not in said + process.stderr.read()
 
 
-@pytest.mark.parametrize("level", [*LEVELS, "rumour"])
+RECORDED = dict.fromkeys(("critical", "alert", "emergency"), "CRITICAL") | {"notice": "INFO", "rumour": "WARNING"}
+RECORDED |= {level: level.upper() for level in ("debug", "info", "warning", "error")}
+
+
+@pytest.mark.parametrize("level", RECORDED)
 def test_message_becomes_a_record(configure: Configure, logs: Logs, level: str) -> None:
     configure(LOG_FORMAT="json", LOG_LEVEL="DEBUG")
     told: list[tuple[str, dict[str, str]]] = []
@@ -499,7 +503,7 @@ def test_message_becomes_a_record(configure: Configure, logs: Logs, level: str) 
     extra |= {name: f"its {name}" for name in taken}
     write(Message.read("one", level, None, {"msg": "100 % done %s", "extra": extra}, ID))
     line = json.loads(logs.error[-1])
-    assert line["level"] == logging.getLevelName(LEVELS.get(level, logging.WARNING))
+    assert line["level"] == RECORDED[level]
     assert (line["message"], line["request_id"], line["logger"]) == ("one: 100 % done %s", ID, "app.mcp.one")
     assert (line["server"], line["server_"], line["mcp_level"], line["logger_name"]) == ("one", "forged", level, "-")
     assert (line["name_"], line["args_"], line["exc_info_"], line["msg_"], line["n"]) == ("n", 1, True, "m", 5)
