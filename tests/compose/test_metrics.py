@@ -1,23 +1,27 @@
 """`docker compose --profile metrics up`: Prometheus asks every replica, and no one else can."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
 
 from scripts.combinations import options
-from tests.support.baking import bake, must
+from tests.support.baking import TEMPLATE_DIR, bake, must
+from tests.support.client import new_id
 from tests.support.engine import fetch_images
+from tests.support.load import Load
 from tests.support.ports import free_port
-from tests.support.stack import Stack, docker, image_of, owned_image, say
+from tests.support.stack import Stack, docker, image_of, owned_image
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.full
 
+DEPLOY = TEMPLATE_DIR / "deploy/prometheus"
 REPLICAS, REQUESTS = 2, 60
 
 
@@ -36,26 +40,46 @@ def stack(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     docker("image", "rm", "--force", image_of(project))
 
 
-def ask(stack: Stack, query: str) -> list[dict[str, Any]]:
-    """Return what Prometheus answers to a query."""
-    port = stack.variables["PROMETHEUS_PORT"]
-    with urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={quote(query)}", timeout=10) as answer:
-        found: list[dict[str, Any]] = json.loads(answer.read())["data"]["result"]
-    return found
+def ask(stack: Stack, what: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
+    """Return what Prometheus answers."""
+    url = f"http://127.0.0.1:{stack.variables['PROMETHEUS_PORT']}/api/v1/{what}?{urlencode(parameters)}"
+    with urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read())["data"]
+
+
+def values(stack: Stack, query: str) -> list[float]:
+    """Return the values of a query's result."""
+    return [float(one["value"][1]) for one in ask(stack, "query", query=query)["result"]]
 
 
 def test_prometheus_asks_each_replica(stack: Stack) -> None:
     """All are up, and together they have counted as many requests as nginx has let in."""
-    wait_for(lambda: [one["value"][1] for one in ask(stack, "up")] == ["1"] * REPLICAS, "two replicas that are up")
+    wait_for(lambda: values(stack, "up") == [1] * REPLICAS, "two replicas that are up")
     for _ in range(REQUESTS):
         assert stack.request("GET", "/api/demo").status == 200
-    counted = 'sum(http_requests_total{route="/api/demo",method="GET",status="200"})'
-    wait_for(lambda: [one["value"][1] for one in ask(stack, counted)] == [f"{REQUESTS}"], "the count of each request")
-    shares = {
-        one["metric"]["instance"]: one["value"][1] for one in ask(stack, 'http_requests_total{route="/api/demo"}')
-    }
-    say(f"of {REQUESTS} requests: {shares}")
-    assert len(shares) == REPLICAS
+    counted = 'http_requests_total{route="/api/demo",method="GET",status="200"}'
+    wait_for(lambda: values(stack, f"sum({counted})") == [REQUESTS], "the count of each request")
+    assert len(values(stack, counted)) == REPLICAS
+
+
+def test_dashboard_rules_and_ids_of_requests_have_results(stack: Stack) -> None:
+    board = json.loads((DEPLOY / "dashboard.json").read_text("utf-8"))
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    recorded = re.findall(r"record: (\S+)", (DEPLOY / "alerts.yml").read_text("utf-8"))
+    assert queries
+    assert recorded
+    with Load(stack.port, rate=20, mix=[("GET", "/api/demo/wait?seconds=0.01"), ("GET", "/api/demo/fail")]):
+        for query in [*queries, *recorded]:
+            text = query.replace("$__rate_interval", "20s").replace("$job", "api")
+            wait_for(lambda: min(values(stack, text), default=-1) >= 0, f"a result of {text}")  # noqa: B023
+    request_id, bucket = new_id("exemplar"), "http_request_duration_seconds_bucket"
+    assert stack.request("GET", "/api/demo/wait?seconds=0.3", request_id=request_id).status == 200
+
+    def ids() -> set[str]:
+        found = ask(stack, "query_exemplars", query=bucket, start="0", end="9999999999")
+        return {one["labels"]["request_id"] for series in found for one in series["exemplars"]}
+
+    wait_for(lambda: request_id in ids(), "the ID of a request")
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/x/../metrics", "/%6Detrics", "/metrics?a=b"])
@@ -68,13 +92,10 @@ def test_metrics_are_not_served_through_nginx(stack: Stack, path: str) -> None:
 
 
 def test_prometheus_is_hardened_and_listens_on_loopback(stack: Stack) -> None:
-    """It is healthy, and has the restrictions of the others; without its profile it is not there."""
-    rows = [json.loads(row) for row in must(stack.compose("ps", "--format", "json")).stdout.splitlines()]
-    assert {row["Service"]: row["Health"] for row in rows} == dict.fromkeys(("nginx", "api", "prometheus"), "healthy")
-    services = json.loads(must(stack.compose("config", "--format", "json")).stdout)["services"]
-    service = services["prometheus"]
+    """It has the restrictions of the others; without its profile it is not there."""
+    assert stack.healthy() == {"nginx": 1, "api": REPLICAS, "prometheus": 1}
+    service = json.loads(must(stack.compose("config", "--format", "json")).stdout)["services"]["prometheus"]
     assert (service["read_only"], service["cap_drop"], service["pids_limit"]) == (True, ["ALL"], 128)
     assert [port["host_ip"] for port in service["ports"]] == ["127.0.0.1"]
-    stack.variables["COMPOSE_PROFILES"] = ""
-    assert set(must(stack.compose("config", "--services")).stdout.split()) == {"nginx", "api"}
-    stack.variables["COMPOSE_PROFILES"] = "metrics"
+    without = Stack(stack.project, "without", COMPOSE_PROFILES="")
+    assert set(must(without.compose("config", "--services")).stdout.split()) == {"nginx", "api"}
