@@ -1,13 +1,11 @@
 """An integration for the live tests: endpoints and tasks that call, log, bind values, wait and fail.
 
-It is copied into the baked project as `app/integrations/observers_probe/__init__.py`. `/probe/test` is what the W3C's
-own suite for trace context asks for.
+It is copied into the baked project as `app/integrations/observers_probe/__init__.py`.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 import structlog
 from app.common.outbound import outbound_async_client
@@ -24,13 +22,12 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/probe")
 
 
-@router.post("/test")
-async def call(calls: list[dict[str, Any]]) -> str:
-    """Send each of the calls, one after the other: `url`, and `arguments` as its body."""
-    async with outbound_async_client(get_settings()) as client:
-        for one in calls:
-            await client.post(one["url"], json=one["arguments"])
-    return "called"
+@router.get("/call")
+async def call(url: str = "") -> None:
+    """Send a request, if there is an address for it."""
+    if url:
+        async with outbound_async_client(get_settings()) as client:
+            await client.get(url)
 
 
 @router.get("/stream")
@@ -79,18 +76,15 @@ async def observed(number: int) -> None:
 
 @celery.app.task  # type: ignore[untyped-decorator]
 def fail_in_celery(password: str) -> None:
-    """Fail in a worker of Celery."""
     log.info("about to fail with %d characters", len(password))
     raise RuntimeError("on purpose")
 
 
 async def fail_in_saq(_: object, *, password: str) -> None:
-    """Fail in a worker of SAQ."""
     fail_in_celery(password)
 
 
 async def fail_in_faststream(password: str) -> None:
-    """Fail in a worker of FastStream."""
     fail_in_celery(password)
 
 
@@ -102,7 +96,6 @@ if faststream.IS_WORKER:
 
 @router.post("/send/{queue}")
 async def send(queue: str, password: str) -> None:
-    """Send a task that fails."""
     match queue:
         case "celery":
             await asyncio.to_thread(fail_in_celery.delay, password)
@@ -113,7 +106,6 @@ async def send(queue: str, password: str) -> None:
 
 
 def install(service: FastAPI, _settings: Settings) -> None:
-    """Add the endpoints."""
     service.include_router(router)
 
 

@@ -1,12 +1,8 @@
-"""Tracing, Sentry, metrics and structlog in one service: what each of them reports of requests and of tasks.
-
-`TRACE_CONTEXT_SUITE` may name the folder `test` of the repository w3c/trace-context; then its own suite runs as well.
-"""
+"""Tracing, Sentry, metrics and structlog in one service: what each of them reports of requests and of tasks."""
 
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +15,12 @@ from uuid import uuid4
 import pytest
 
 from tests.support.away import hangs, is_not_there
-from tests.support.baking import TEMPLATE_DIR, UV
+from tests.support.baked import bake_with
+from tests.support.baking import TEMPLATE_DIR
 from tests.support.brokers import Nats, Redis
 from tests.support.client import build_request, new_id
 from tests.support.collectors import Sentry, Span, TraceCollector, exemplar_of
 from tests.support.lines import parse_access, parse_app
-from tests.support.ports import free_port
 from tests.support.service import Service
 from tests.support.speed import scaled
 from tests.support.waiting import wait_for
@@ -33,25 +29,21 @@ from tests.support.workers import Worker, trail
 pytestmark = pytest.mark.full
 
 CALLER = "1234567890123456"
-JSON = [("Content-Type", "application/json")]
 SECRET = "hunter2"
 
 
 @pytest.fixture(scope="module")
-def observed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the service with its observers and its queues, and add the probe."""
-    project = tmp_path_factory.mktemp("observed") / "project"
-    left_out = shutil.ignore_patterns("__pycache__", "mcp", "log_control")
-    shutil.copytree(connected, project, symlinks=True, ignore=left_out)
-    probe = project / "app/integrations/observers_probe"
+def observed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = ("celery", "saq", "faststream", "metrics", "sentry", "structlog", "tracing")
+    copy = bake_with(project, tmp_path_factory.mktemp("observed") / "project", *names)
+    probe = copy / "app/integrations/observers_probe"
     probe.mkdir()
     shutil.copy(Path(__file__).with_name("observers_probe.py"), probe / "__init__.py")
-    return project
+    return copy
 
 
 @pytest.fixture(scope="module")
 def traces(observed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TraceCollector]:
-    """A collector of traces for all tests of this module."""
     with TraceCollector(observed, tmp_path_factory.mktemp("collector")) as running:
         yield running
 
@@ -123,16 +115,15 @@ def test_request_has_one_id_in_every_report(service: Service, traces: TraceColle
 def test_request_and_its_outgoing_request_are_one_trace(service: Service, traces: TraceCollector) -> None:
     """Each log record and access line has the IDs of its span."""
     trace = uuid4().hex  # of its own: a span of another test's would do for one of these
-    request_id, there = new_id("two"), f"http://127.0.0.1:{service.port}/probe/test"
-    headers = [*JSON, ("traceparent", f"00-{trace}-{CALLER}-01")]
-    body = json.dumps([{"url": there, "arguments": []}]).encode()
-    assert service.request("POST", "/probe/test", headers, body, request_id=request_id).status == 200
+    request_id, there = new_id("two"), f"http://127.0.0.1:{service.port}/probe/call"
+    headers = [("traceparent", f"00-{trace}-{CALLER}-01")]
+    assert service.request("GET", f"/probe/call?url={there}", headers, request_id=request_id).status == 200
     spans = {(one["kind"], one["parent_id"]): one for one in traces.wait(3, request_id)}
     outer = spans["server", CALLER]
     call = spans["client", outer["span_id"]]
     inner = spans["server", call["span_id"]]
     assert {one["trace_id"] for one in (outer, call, inner)} == {trace}
-    assert [one["name"] for one in (outer, call, inner)] == ["POST /probe/test", "POST", "POST /probe/test"]
+    assert [one["name"] for one in (outer, call, inner)] == ["GET /probe/call", "GET", "GET /probe/call"]
     assert outer["attributes"]["request_id"] == inner["attributes"]["request_id"] == request_id
     assert call["attributes"]["url.full"] == there
     assert (outer["resource"]["service.name"], outer["resource"]["key"]) == ("service", "k")
@@ -156,15 +147,14 @@ def test_log_records_look_as_documented() -> None:
 
 def test_pipelined_requests_share_neither_trace_nor_bound_values(service: Service) -> None:
     """Each log record of a request, the access line too, has its own value and trace, its caller's where it has one."""
-    connections, count = 8, 25
-    ids = {number: new_id(f"bound{number}") for number in range(1, connections * count + 1)}
-    for first in range(1, connections + 1):
-        mine = range(first, len(ids) + 1, connections)
+    count = 50
+    ids = {n: new_id(f"bound{n}") for n in range(1, 4 * count + 1)}
+    for first in range(1, len(ids), count):
+        mine = range(first, first + count)
         with service.connect() as connection:
             for n in mine:
                 headers = [("traceparent", f"00-{n:032x}-{CALLER}-01")] if n % 3 else []
-                path = f"/probe/bound/{n}"
-                connection.send(build_request("GET", path, headers, request_id=ids[n], close=False))
+                connection.send(build_request("GET", f"/probe/bound/{n}", headers, request_id=ids[n], close=False))
             assert [connection.answer().json()["result"] for _ in mine] == [*mine]
 
     def records() -> dict[int, list[dict[str, Any]]]:
@@ -173,12 +163,14 @@ def test_pipelined_requests_share_neither_trace_nor_bound_values(service: Servic
         return {n: [one for one in own if one["request_id"] == ids[n]] for n in ids}
 
     wait_for(lambda: min(map(len, records().values())) == 3, "three records of each request")
-    found = records()
-    assert {n: [one.get("number") for one in own] for n, own in found.items()} == {n: [n] * 3 for n in ids}
-    assert {one["found"] for own in found.values() for one in own if "found" in one} == {0}
-    traces = {n: {one["trace_id"] for one in own} for n, own in found.items()}
-    assert {n: own for n, own in traces.items() if n % 3} == {n: {f"{n:032x}"} for n in ids if n % 3}
-    assert len(set().union(*traces.values())) == len(ids)
+    seen = set()
+    for n, own in records().items():
+        assert [one.get("number") for one in own] == [n] * 3
+        assert {one.get("found", 0) for one in own} == {0}
+        (trace,) = {one["trace_id"] for one in own}
+        assert trace == f"{n:032x}" or not n % 3
+        seen.add(trace)
+    assert len(seen) == len(ids)
 
 
 def test_client_that_disconnects_is_no_error(service: Service, traces: TraceCollector) -> None:
@@ -189,22 +181,8 @@ def test_client_that_disconnects_is_no_error(service: Service, traces: TraceColl
         assert connection.socket.recv(12) == b"HTTP/1.1 200"
     line = service.access_line(request_id)
     assert "client_disconnect" in line.flags
-    wait_for(lambda: any(one["span_id"] == line.span_id for one in traces.spans()), "the request's span")
-    (span,) = [one for one in traces.spans() if one["span_id"] == line.span_id]
+    span = next(one for one in traces.wait(2, request_id) if one["span_id"] == line.span_id)
     assert (span["name"], span["is_error"]) == ("GET /probe/stream", False)
-
-
-if "TRACE_CONTEXT_SUITE" in os.environ:
-
-    def test_w3c_suite_passes(service: Service) -> None:
-        """Its own tests, at their strictest, against the running service."""
-        command = [str(UV), "run", "--no-project", "--with", "aiohttp", "test.py"]
-        words = [*command, f"http://127.0.0.1:{service.port}/probe/test"]
-        env = {**os.environ, "SPEC_LEVEL": "2", "STRICT_LEVEL": "2", "HARNESS_PORT": str(free_port())}
-        suite = os.environ["TRACE_CONTEXT_SUITE"]
-        run = subprocess.run(words, cwd=suite, env=env, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        assert run.stderr.rstrip().endswith("OK"), run.stderr
 
 
 # The end of a process, and receivers that do not answer
@@ -218,16 +196,16 @@ def test_each_worker_reports_its_failures_and_sends_the_last_ones_when_it_ends(
     more = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "GRACEFUL_TIMEOUT": "4"}
     with Service(observed, tmp_path, app="app.main:app", env=env | more) as service:
 
+        def fail(request_id: str) -> None:
+            service.request("GET", f"/probe/observed/7?token={SECRET}&id={request_id}", request_id=request_id)
+
         def workers_that_failed() -> set[int]:
             ids.extend(some := [new_id("event") for _ in range(20)])
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(lambda one: service.request("GET", f"/probe/observed/7?token={SECRET}&id={one}",
-                                                          request_id=one), some))  # fmt: skip
+                list(pool.map(fail, some))
             return {line.pid for line in parse_app(service.app_text())[0] if line.request_id in ids}
 
         wait_for(lambda: len(workers_that_failed()) == 2, "failures of both workers")
-        wait_for(lambda: len(service.access()) == len(ids), "the access line of each request")
-        durations = {line.request_id: line.duration for line in service.access()}
         for request_id in ids:
             (transaction,) = sentry.wait("transaction", request_id)
             (event,) = sentry.of("event", request_id)
@@ -235,17 +213,17 @@ def test_each_worker_reports_its_failures_and_sends_the_last_ones_when_it_ends(
             assert event["transaction"] == transaction["transaction"] == "app.integrations.observers_probe.observed"
             assert event["contexts"]["trace"]["trace_id"] == transaction["contexts"]["trace"]["trace_id"]
             duration = transaction["timestamp"] - transaction["start_timestamp"]
-            assert duration == pytest.approx(durations[request_id], abs=0.001)
+            assert duration == pytest.approx(service.access_line(request_id).duration, abs=0.001)
         last, cancelled = new_id("last"), new_id("cancelled")
         with service.connect() as connection, sentry.slow():
             connection.send(build_request("GET", "/probe/slow", request_id=cancelled))
             service.app_lines(cancelled)
-            service.request("GET", "/probe/observed/7", request_id=last)
+            fail(last)
             assert traces.spans(last) == []
             assert service.stop() == 0
-    events = {one: sentry.of("event", one) for one in (*ids, last)}
-    assert {len(of_one) for of_one in events.values()} == {1}
-    assert len({event["contexts"]["trace"]["trace_id"] for (event,) in events.values()}) == len(events)
+    events = [sentry.of("event", one) for one in (*ids, last)]
+    assert {len(of_one) for of_one in events} == {1}
+    assert len({event["contexts"]["trace"]["trace_id"] for (event,) in events}) == len(events)
     assert [one["kind"] for one in traces.spans(last)] == ["server"]
     (span,) = traces.spans(cancelled)
     assert (span["attributes"]["error.type"], span["is_error"]) == ("CancelledError", True)
@@ -284,7 +262,7 @@ def told(service: Service) -> list[str]:
 # Tasks
 
 CELERY = ["celery", "-A", "app.integrations.celery", "worker", "-I", "app.integrations.observers_probe"]
-WORKERS: dict[str, tuple[list[str], str]] = {
+WORKERS = {
     "celery-prefork": ([*CELERY, "--without-mingle", "-c", "2"], " ready."),
     "celery-threads": ([*CELERY, "--without-mingle", "-c", "2", "-P", "threads"], " ready."),
     "celery-solo": ([*CELERY, "--without-mingle", "-P", "solo"], " ready."),
@@ -292,45 +270,40 @@ WORKERS: dict[str, tuple[list[str], str]] = {
     "faststream": (["faststream", "run", "app.integrations.faststream.worker:worker"], "answers"),
 }
 """The command of each kind of worker, and the text of its log that says that it works."""
-FAILING = {
-    "celery": "app.integrations.observers_probe.fail_in_celery",
-    "saq": "fail_in_saq",
-    "faststream": "FailInFaststream",
-}
+FAILING = {"celery": "app.integrations.observers_probe.fail_in_celery", "saq": "fail_in_saq",
+           "faststream": "FailInFaststream"}  # fmt: skip
 DEBUG = "consumer process app.integrations.celery.tasks.debug"
-DEMOS: dict[str, list[str]] = {
+DEMOS = {
     "celery": [DEBUG, *[f"  {DEBUG}", f"    {DEBUG}", f"      {DEBUG}", f"      {DEBUG}", f"    {DEBUG}"] * 2],
     "saq": ["consumer process demo", "  consumer process demo", "  consumer process demo_in_thread"],
     "faststream": ["consumer process Work", "  consumer process Conclude"],
 }
 
 
-@pytest.fixture
-def make_worker(observed: Path, env: dict[str, str], tmp_path: Path) -> Callable[[str], Worker]:
-    """Return a function that makes a worker of a kind, which does not send its spans before it ends."""
-
-    def make(kind: str) -> Worker:
-        command, ready = WORKERS[kind]
-        return Worker(observed, tmp_path, command, env | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}, ready=ready, name=kind)
-
-    return make
-
-
 @pytest.mark.parametrize("kind", WORKERS)
-def test_worker_reports_its_tasks_in_the_trace_of_their_request(
-    kind: str, make_worker: Callable[[str], Worker], service: Service, traces: TraceCollector, sentry: Sentry
+def test_worker_reports_its_tasks_in_the_trace_of_their_request(  # noqa: PLR0917
+    kind: str,
+    observed: Path,
+    env: dict[str, str],
+    service: Service,
+    traces: TraceCollector,
+    sentry: Sentry,
+    tmp_path: Path,
 ) -> None:
     """Failures are one event each; what is not sent yet when the worker ends is sent then."""
-    queue = kind.partition("-")[0]
-    with make_worker(kind) as worker:
-        demo, last = new_id(kind), new_id("last")
+    queue, (command, ready) = kind.partition("-")[0], WORKERS[kind]
+    demo, last = new_id(kind), new_id("last")
+    late = env | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with Worker(observed, tmp_path, command, late, ready=ready, name=kind) as worker:
         assert service.request("POST", f"/api/{queue}/demo", request_id=demo).status in (200, 202)
         wait_for(lambda: len(endings(worker, demo)) == len(DEMOS[queue]), "the end of each task of the demo")
         assert_one_event_for_each_failure(service, sentry, queue)
         with sentry.slow():
             send_failing(service, queue, last)
             wait_for(lambda: any(line.level == "ERROR" for line in worker.app_records(last)), "the last failure")
-            assert end(worker) in (0, -15)
+            for child in worker.workers() if queue == "saq" else []:
+                os.kill(child, SIGTERM)  # its first process leaves the others to themselves
+            assert worker.stop(timeout=60) in (0, -15)
             assert len(sentry.wait("event", last)) == 1  # SAQ's first process does not wait for the others
         spans = traces.wait(len(DEMOS[queue]) + 1, demo)
         assert tree(spans) == [f"server POST /api/{queue}/demo", *[f"  {line}" for line in DEMOS[queue]]]
@@ -348,7 +321,6 @@ def endings(worker: Worker, request_id: str) -> set[tuple[str | None, str | None
 
 
 def send_failing(service: Service, queue: str, request_id: str) -> None:
-    """Send a task that fails, with a secret."""
     answer = service.request("POST", f"/probe/send/{queue}?password={SECRET}", request_id=request_id)
     assert answer.status == 200, answer
 
@@ -369,13 +341,6 @@ def assert_one_event_for_each_failure(service: Service, sentry: Sentry, queue: s
         (trace,) = {one["contexts"]["trace"]["trace_id"] for one in (event, *transactions)}
         found.add(trace)
     assert len(found) == len(ids)
-
-
-def end(worker: Worker) -> int:
-    """Tell a worker to end, and its processes too, where it leaves them to themselves."""
-    for child in worker.workers() if "saq" in str(worker.work) else []:
-        os.kill(child, SIGTERM)
-    return worker.stop(timeout=60)
 
 
 def tree(spans: list[Span], parent: str = "", depth: int = 0) -> list[str]:

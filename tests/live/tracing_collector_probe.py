@@ -36,10 +36,7 @@ def plain(span: Any, resource: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN40
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as a collector does."""
-
     def do_POST(self) -> None:
-        """Take spans."""
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
@@ -50,7 +47,6 @@ class Handler(BaseHTTPRequestHandler):
                     sys.stdout.write(json.dumps(plain(span, resource)) + "\n")
         sys.stdout.flush()
         self.send_response(200)
-        self.send_header("content-length", "0")
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

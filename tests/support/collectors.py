@@ -4,12 +4,11 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
-from types import TracebackType
+from threading import Thread
 from typing import Any, NamedTuple, Self
 
 from scripts.snapshot import ROOT
@@ -26,7 +25,6 @@ class Sentry:
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
-        self._lock = Lock()
         self._delay = 0.0
         sentry = self
 
@@ -44,12 +42,7 @@ class Sentry:
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-
-    @property
-    def dsn(self) -> str:
-        """Where it is."""
-        return f"http://public-key@127.0.0.1:{self._server.server_port}/1"
+        self.dsn = f"http://public-key@127.0.0.1:{self._server.server_port}/1"
 
     def take(self, envelope: bytes) -> None:
         """Read an envelope: a line of its own, then for each item a line about it and its content."""
@@ -58,23 +51,18 @@ class Sentry:
             head, _, rest = rest.partition(b"\n")
             about = json.loads(head)
             content, rest = rest[: about["length"]], rest[about["length"] :].lstrip(b"\n")
-            with self._lock:
-                self.items.append((about["type"], json.loads(content)))
+            self.items.append((about["type"], json.loads(content)))
 
-    def of(self, kind: str, request_id: str = "") -> list[Any]:
-        """Return what has come of a kind, and of a request."""
-        with self._lock:
-            found = [content for its_kind, content in self.items if its_kind == kind]
-        return [one for one in found if not request_id or one.get("tags", {}).get("request_id") == request_id]
+    def of(self, kind: str, request_id: str) -> list[Any]:
+        found = [content for its_kind, content in list(self.items) if its_kind == kind]
+        return [one for one in found if one.get("tags", {}).get("request_id") == request_id]
 
     def wait(self, kind: str, request_id: str, count: int = 1) -> list[Any]:
-        """Return what has come of a kind and of a request as soon as there are so many."""
         wait_for(lambda: len(self.of(kind, request_id)) >= count, f"{count} {kind}(s) of {request_id} in Sentry")
         return self.of(kind, request_id)
 
     @contextmanager
     def slow(self) -> Iterator[None]:
-        """Take a while for each envelope."""
         self._delay = 0.3
         yield
         self._delay = 0.0
@@ -83,9 +71,7 @@ class Sentry:
         Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._server.shutdown()
         self._server.server_close()
 
@@ -94,24 +80,19 @@ class TraceCollector(Worker):
     """Takes spans over HTTP, in a process with a project's Python, which can read them."""
 
     def __init__(self, project: Path, work: Path) -> None:
-        self.port = free_port()
-        words = ["python", str(ROOT / "tests/live/tracing_collector_probe.py"), str(self.port)]
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        words = ["python", str(ROOT / "tests/live/tracing_collector_probe.py"), str(port)]
         super().__init__(project, work, words, {}, ready="listening", name="collector")
 
-    @property
-    def url(self) -> str:
-        """Where spans are sent to."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def spans(self, request_id: str = "") -> list[Span]:
-        """Return all spans, or those of the trace to which a request belongs."""
+    def spans(self, request_id: str) -> list[Span]:
+        """Return those of the trace to which a request belongs."""
         found: list[Span] = [json.loads(line) for line in self.stdout.read_text("utf-8").splitlines(keepends=True)
                              if line.endswith("\n")]  # fmt: skip
         traces = {one["trace_id"] for one in found if one["attributes"].get("request_id") == request_id}
-        return [one for one in found if not request_id or one["trace_id"] in traces]
+        return [one for one in found if one["trace_id"] in traces]
 
     def wait(self, count: int, request_id: str) -> list[Span]:
-        """Return the spans of a request's trace as soon as there are so many."""
         wait_for(lambda: len(self.spans(request_id)) >= count, f"{count} spans of {request_id}")
         return self.spans(request_id)
 
@@ -122,26 +103,23 @@ OPENMETRICS = [("Accept", "application/openmetrics-text;version=1.0.0,text/plain
 
 
 class Sample(NamedTuple):
-    """A line of a scrape."""
-
     name: str
     labels: dict[str, str]
     value: float
     exemplar: dict[str, str]
 
 
-def samples(service: Service, headers: list[tuple[str, str]] | None = None) -> list[Sample]:
+def read_sample(line: str) -> Sample:
+    match = SAMPLE.fullmatch(line)
+    assert match, line
+    return Sample(match[1], dict(LABEL.findall(match[2] or "")), float(match[3]), dict(LABEL.findall(match[4] or "")))
+
+
+def samples(service: Service, headers: Sequence[tuple[str, str]] = ()) -> list[Sample]:
     """Scrape once; no line is anything else than a sample or a comment."""
-    answer = service.request("GET", "/metrics", headers or [])
+    answer = service.request("GET", "/metrics", headers)
     assert answer.status == 200, answer
-    lines = [line for line in answer.body.decode().splitlines() if not line.startswith("#")]
-    found = [SAMPLE.fullmatch(line) for line in lines]
-    assert all(found)
-    return [
-        Sample(match[1], dict(LABEL.findall(match[2] or "")), float(match[3]), dict(LABEL.findall(match[4] or "")))
-        for match in found
-        if match
-    ]
+    return [read_sample(line) for line in answer.body.decode().splitlines() if not line.startswith("#")]
 
 
 def exemplar_of(service: Service, request_id: str) -> Sample | None:
