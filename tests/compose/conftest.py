@@ -48,7 +48,6 @@ def edges(stack: Stack, images: list[str]) -> Iterator[list[Edge]]:
 
 @pytest.fixture(scope="session")
 def edge(edges: list[Edge]) -> Edge:
-    """The first of them."""
     return edges[0]
 
 

@@ -5,10 +5,10 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pytest
@@ -27,12 +27,12 @@ FOLLOWS_NAMES = (1, 27, 3)
 MADE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}").fullmatch
 PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,fc00::/7"
 SECURITY = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, QUERY"
 _numbers = count()
 
 
 @cache
 def version_of(image: str) -> tuple[int, ...]:
-    """Give the version of the nginx in an image."""
     said = must(docker("run", "--rm", "--network", "none", "--entrypoint", "nginx", image, "-v")).stderr
     return tuple(int(part) for part in said.strip().rpartition("/")[2].split()[0].split("."))
 
@@ -72,9 +72,7 @@ class Edge:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             error.add_note(self.output()[-5000:].decode("latin-1"))
         self.remove()
@@ -85,18 +83,15 @@ class Edge:
 
     def _answers(self) -> bool:
         """Whether it serves and, where a service is behind it, has learned that one's address, which takes a moment."""
-        try:
+        with suppress(EOFError, OSError):
             answer = self.ask(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        except (EOFError, OSError):
-            return False
-        return answer.status == (200 if self.network else 502)
+            return answer.status == (200 if self.network else 502)
+        return False
 
     def remove(self) -> None:
-        """End the container at once."""
         docker("rm", "--force", "--volumes", self.name)
 
     def connect(self) -> Connection:
-        """Open a connection to it."""
         return Connection(self.port)
 
     def ask(self, data: bytes) -> Answer:
@@ -148,6 +143,7 @@ def check_own_answer(answer: Answer, status: int, *, header: str = "X-Request-ID
     for name, value in SECURITY.items():
         assert answer.one(name) == value
     assert answer.all("Retry-After") == (["1"] if status in {429, 502, 503, 504} else [])
+    assert answer.all("Allow") == ([ALLOWED] if status == 405 else [])
     if not head:
         content = answer.json()
         cause = content.pop("cause")

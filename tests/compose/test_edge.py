@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -82,12 +82,10 @@ def test_own_answer_has_envelope_id_security_headers_and_one_line(lonely: Edge, 
     assert lonely.output(errors=True) == b""
 
 
-def test_own_answers_to_unknown_methods_and_versions(lonely: Edge) -> None:
-    """The first names the allowed methods, the second has no head."""
-    assert lonely.ask(b"PROPFIND / HTTP/1.1\r\nHost: a\r\n\r\n").one("Allow").startswith("GET, HEAD, POST")
+def test_request_without_a_version_gets_the_envelope_without_a_head(lonely: Edge) -> None:
     with lonely.connect() as connection:
         connection.send(b"GET /a\r\n")
-        assert b'"code":400' in connection.rest()
+        assert connection.rest().startswith(b'{"code":400')
 
 
 def test_slow_clients_get_no_answer_and_block_no_others(composed: Path, images: list[str], tmp_path: Path) -> None:
@@ -113,7 +111,6 @@ def test_slow_clients_get_no_answer_and_block_no_others(composed: Path, images: 
 
 
 def get(target: str, *, request_id: str = "", **headers: str) -> bytes:
-    """Write a GET request that closes."""
     pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
     return build_request("GET", target, pairs, request_id=request_id or None)
 
@@ -182,18 +179,15 @@ def test_body_without_room_on_the_disk_is_500(stack: Stack, images: list[str]) -
         assert edge.ask(get("/api/demo")).status == 200
 
 
-def smuggle(edge: Edge, case: Smuggled) -> tuple[Smuggled, bytes]:
+def smuggle(edge: Edge, case: Smuggled) -> bytes:
     """Send the bytes of a case, and give the first part of what comes back, and all that follows soon."""
-    with edge.connect() as connection:
+    data = b""
+    with edge.connect() as connection, suppress(TimeoutError, ConnectionResetError):
         connection.send(case.data)
-        data = b""
-        try:
-            while part := connection.socket.recv(65536):
-                data += part
-                connection.socket.settimeout(0.5)
-        except (TimeoutError, ConnectionResetError):
-            pass
-        return case, data
+        while part := connection.socket.recv(65536):
+            data += part
+            connection.socket.settimeout(0.5)
+    return data
 
 
 # nginx reads these as one message and the next; it hands each on by itself, with its own length, ID and line.
@@ -202,10 +196,9 @@ LENIENT = {"chunk size b'5 5'", "bare LF in head", "chunk ended by LF", "data en
 
 
 def test_service_gets_no_request_that_nginx_does_not_know(edge: Edge, stack: Stack) -> None:
-    """Such as one hidden in a message that two readers understand differently."""
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda case: smuggle(edge, case), ONE_MESSAGE))
-    for case, data in answers:
+    for case, data in zip(ONE_MESSAGE, answers, strict=True):
         count = data.count(b"HTTP/1.1 ")
         assert count == 1 or (count == 2 and case.name in LENIENT) or b'"code":400' in data, (case, data)
         assert b"HTTP/1.1 5" not in data or data[9:12] in {b"501", b"505"}, (case, data)
@@ -265,7 +258,6 @@ def test_large_bodies_arrive(edge: Edge) -> None:
 
 
 def echoed(answer: Answer) -> dict[str, list[str]]:
-    """Give what has arrived at the service, by name."""
     found: dict[str, list[str]] = {}
     for name, value in answer.json()["result"]:
         found.setdefault(name, []).append(value)
@@ -280,8 +272,7 @@ def test_forwarded_headers_of_a_client_do_not_count(edge: Edge) -> None:
     """Its Host does, with the port."""
     answer = edge.ask(get("/probe/echo", Host="a.example:81", **CLAIMS))
     found = echoed(answer)
-    assert "9.9.9.9" not in repr(found)
-    assert "evil" not in repr(found)
+    assert not re.search("9\\.9\\.9\\.9|evil", repr(found))
     assert found["host"] == found["x-forwarded-host"] == ["a.example:81"]
     assert found["x-forwarded-for"] == found["x-real-ip"] == found[":client"]
     assert found["x-forwarded-proto"] == found[":scheme"] == ["http"]
@@ -304,11 +295,8 @@ def test_forwarded_headers_of_a_trusted_proxy_count(proxied: Edge) -> None:
 
 
 def test_host_comes_from_the_target_or_the_default(edge: Edge) -> None:
-    """HTTP/1.0 without a Host, and a target with a host, which wins."""
-    old = edge.ask(b"GET /probe/echo HTTP/1.0\r\n\r\n")
-    assert echoed(old)["host"] == ["localhost"]
-    found = echoed(edge.ask(get("http://b.example/probe/echo", Host="b.example")))
-    assert found["host"] == ["b.example"]
+    assert echoed(edge.ask(b"GET /probe/echo HTTP/1.0\r\n\r\n"))["host"] == ["localhost"]
+    assert echoed(edge.ask(get("http://b.example/probe/echo", Host="b.example")))["host"] == ["b.example"]
 
 
 def test_hop_by_hop_headers_are_removed(edge: Edge) -> None:
@@ -383,7 +371,7 @@ def test_request_that_kills_its_worker_is_sent_twice_at_most(edge: Edge, stack: 
 
 def test_headers_of_the_service_have_precedence(edge: Edge) -> None:
     """Also long ones; but it cannot have nginx read something else."""
-    answer = edge.ask(get("/probe/headers?size=12000"))
+    answer = edge.ask(get("/probe/headers"))
     assert (answer.status, answer.body) == (503, b"as it was sent")
     assert len(answer.one("X-Long")) == 12000
     names = ("X-Frame-Options", "Referrer-Policy", "Retry-After", "X-Content-Type-Options")
@@ -412,7 +400,6 @@ WAITING = (("GET", "/api/no%2fthing//x?a=%41", b"", 404), ("POST", "/probe/uploa
 
 @contextmanager
 def stopped(stack: Stack) -> Iterator[None]:
-    """Stop the service, and start it again."""
     must(stack.compose("stop", "--timeout", "5", "api"))
     try:
         yield

@@ -18,7 +18,6 @@ logger = RequestLogHandler("probe")
 
 
 async def slow(seconds: float = 1.0) -> Response[float]:
-    """Answer after a while."""
     logger.info("slow begins")
     await asyncio.sleep(seconds)
     return Response(result=seconds)
@@ -46,25 +45,23 @@ async def upload(request: Request) -> Response[int]:
     return Response(result=sum([len(chunk) async for chunk in request.stream()]))
 
 
-async def stream(seconds: float = 0.5, parts: int = 4) -> StreamingResponse:
+async def stream(seconds: float) -> StreamingResponse:
     """Send a part at a time, and ask the proxy to hand each on at once."""
 
     async def pieces() -> AsyncIterator[str]:
-        for number in range(parts):
-            yield f"data: {number} {current_request_id()}\n\n"
-            await asyncio.sleep(seconds)
+        yield "data: 0\n\n"
+        await asyncio.sleep(seconds)
 
     return StreamingResponse(pieces(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def large(size: int = 100_000) -> PlainTextResponse:
-    """Send a text of many bytes."""
-    return PlainTextResponse("x" * size)
+async def large() -> PlainTextResponse:
+    return PlainTextResponse("x" * 100_000)
 
 
-async def headers(size: int = 5000) -> PlainTextResponse:
+async def headers() -> PlainTextResponse:
     """Send a long header, and headers that nginx would send or obey."""
-    ours = {"X-Long": "x" * size, "X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "origin", "Retry-After": "7"}
+    ours = {"X-Long": "x" * 12_000, "X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "origin", "Retry-After": "7"}
     hidden = {"X-Accel-Redirect": "/livez", "X-Content-Type-Options": "nosniff"}
     return PlainTextResponse("as it was sent", status_code=503, headers=ours | hidden)
 
@@ -84,7 +81,6 @@ async def socket(websocket: WebSocket) -> None:
 
 
 def install(app: FastAPI, settings: Settings) -> None:  # noqa: ARG001 - the contract of integrations
-    """Add the endpoints below /probe."""
     app.get("/probe/slow")(slow)
     app.post("/probe/slow")(slow)
     app.get("/probe/hang")(hang)
