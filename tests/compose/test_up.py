@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Answer, build_request, new_id
+from tests.support.client import build_request, new_id
 from tests.support.lines import TEXT_ACCESS, TEXT_APP
-from tests.support.stack import Line, Stack, docker, say, write_override
+from tests.support.stack import Line, Stack, docker, write_override
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.full
 
-# Method, target, status, and whether an application line belongs to it.
+# Method, target, status, and the number of application lines.
 OUTCOMES = [
-    ("GET", "/api/demo", 200, True),
-    ("HEAD", "/api/demo", 405, False),
-    ("GET", "/nowhere", 404, False),
-    ("GET", "/api/demo/wait?seconds=long", 422, False),
-    ("GET", "/api/demo/fail", 500, True),
+    ("GET", "/api/demo", 200, 1),
+    ("HEAD", "/api/demo", 405, 0),
+    ("GET", "/nowhere", 404, 0),
+    ("GET", "/api/demo/wait?seconds=long", 422, 0),
+    ("GET", "/api/demo/fail", 500, 1),
 ]
 # nginx counts whole milliseconds, by a clock that it reads from time to time.
 COARSE = 0.002
@@ -35,38 +35,24 @@ def other(composed: Path) -> Iterator[Stack]:
         yield running
 
 
-def origin(line: Line) -> str:
-    """Tell who has written a line."""
-    return "nginx" if line.get("logger") == "nginx" else "access" if "ttfb" in line else "app"
-
-
-def lines_by_origin(stack: Stack, count: int, *request_ids: str) -> list[dict[str, Line]]:
-    """Wait until all these requests together have so many lines, and give those of each, by origin."""
-    wanted = set(request_ids)
-
-    def look() -> list[Line]:
-        lines = [line for line in stack.lines() if line.get("request_id") in wanted]
-        return lines if len(lines) >= count else []
-
-    lines = wait_for(look, f"{count} lines")
+def wait_for_line_of_each(stack: Stack, count: int, request_id: str) -> dict[str, Line]:
+    """Wait for so many lines of a request, and give them by who has written them."""
+    lines = stack.wait_for_lines(request_id, count)
     assert len(lines) == count, lines
-    return [{origin(line): line for line in lines if line["request_id"] == one} for one in request_ids]
+    return {line.get("logger", "access") if "status" in line else "app": line for line in lines}
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "made"])
 def test_one_id_is_in_every_place(stack: Stack, *, own: bool) -> None:
     """In header and body of the response, in nginx's line, the access line and the application's."""
-    answers: list[Answer] = []
-    for method, target, status, _ in OUTCOMES:
+    for method, target, status, of_app in OUTCOMES:
         request_id = new_id("up") if own else None
-        answers.append(answer := stack.request(method, target, request_id=request_id))
+        answer = stack.request(method, target, request_id=request_id)
         assert answer.status == status
         assert request_id in (None, answer.one())
         assert method == "HEAD" or answer.json()["request_id"] == answer.one()
-    count = sum(2 + has_line for *_, has_line in OUTCOMES)
-    found = lines_by_origin(stack, count, *(answer.one() for answer in answers))
-    for (_, target, status, has_line), lines in zip(OUTCOMES, found, strict=True):
-        assert lines.keys() == {"nginx", "access", *(["app"] if has_line else [])}
+        lines = wait_for_line_of_each(stack, 2 + of_app, answer.one())
+        assert lines.keys() == {"nginx", "access", *["app"] * of_app}
         for name in ("nginx", "access"):
             assert (lines[name]["status"], lines[name]["path"]) == (status, target.partition("?")[0])
 
@@ -77,22 +63,18 @@ def test_one_id_is_in_every_place(stack: Stack, *, own: bool) -> None:
 )
 def test_times_contain_each_other(stack: Stack, target: str, least: float, lines_each: int) -> None:
     """What the client measures is at least what nginx says, and that is at least what the service says."""
-    ids = [new_id("time") for _ in range(5)]
-    outer: list[float] = []
-    for request_id in ids:
+    outer, middle, inner = [], [], []
+    for request_id in [new_id("time") for _ in range(5)]:
         began = time.perf_counter()
         stack.request("GET", target, request_id=request_id)
         outer.append(time.perf_counter() - began)
-    lines = lines_by_origin(stack, lines_each * len(ids), *ids)
-    times = [
-        (seconds, one["nginx"]["duration"], one["access"]["duration"])
-        for seconds, one in zip(outer, lines, strict=True)
-    ]
-    say(f"{target}: client, nginx, service: {times}")
-    assert min(inner for _, _, inner in times) >= least - COARSE  # uvloop rounds what is to be slept to milliseconds
+        lines = wait_for_line_of_each(stack, lines_each, request_id)
+        middle.append(lines["nginx"]["duration"])
+        inner.append(lines["access"]["duration"])
+    assert min(inner) >= least - COARSE  # uvloop rounds what is to be slept to milliseconds
     # The service hands its last byte over before it reads the clock: on a busy machine, single values may be off.
-    assert statistics.median(outer - middle for outer, middle, _ in times) >= -COARSE
-    assert statistics.median(middle - inner for _, middle, inner in times) >= -COARSE
+    for longer, shorter in ((outer, middle), (middle, inner)):
+        assert statistics.median(a - b for a, b in zip(longer, shorter, strict=True)) >= -COARSE
 
 
 def test_only_failed_health_checks_are_logged(stack: Stack) -> None:
@@ -103,10 +85,7 @@ def test_only_failed_health_checks_are_logged(stack: Stack) -> None:
         assert (answer.status, answer.one()) == (200, request_id)
     assert stack.request("POST", "/livez", request_id=bad).status == 405
     stack.wait_for_lines(bad, 2)
-    paths = [
-        line["path"] for line in stack.lines() if line.get("path") in {"/livez", "/readyz"} and line["status"] < 400
-    ]
-    assert paths == []
+    assert not [line for line in stack.lines() if line.get("path") in {"/livez", "/readyz"} and line["status"] < 400]
 
 
 def test_only_nginx_is_published(stack: Stack) -> None:
@@ -116,33 +95,22 @@ def test_only_nginx_is_published(stack: Stack) -> None:
     assert ports == {"nginx": ["8080/tcp", "->", f"127.0.0.1:{stack.port}"], "api": []}
 
 
-def test_text_lines_of_all_three_have_the_id(other: Stack) -> None:
+def test_text_lines_of_all_three_have_the_id_of_another_header(other: Stack) -> None:
+    """X-Request-ID is not read any more, and a made ID comes in the chosen header too."""
     request_id = new_id("text")
     answer = other.request("GET", "/api/demo", [("X-Correlation-ID", request_id)])
     assert answer.one("X-Correlation-ID") == answer.json()["request_id"] == request_id
     wait_for(lambda: sum(request_id in line for line in other.logs()) >= 3, "three lines")
-    lines = [line for line in other.logs() if request_id in line]
-    assert sorted(map(kind, lines)) == ["access", "app", "nginx"], lines
-
-
-def kind(line: str) -> str:
-    """Tell which of the three kinds of text lines this is."""
-    if TEXT_APP.fullmatch(line):
-        return "app"
-    proxied = re.search(r" nginx upstream=\S+ [\d.]+s$", line)
-    bare = line.removesuffix(proxied[0]) if proxied else line
-    assert TEXT_ACCESS.fullmatch(bare), line
-    return "nginx" if proxied else "access"
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_other_header_replaces_the_usual_one(other: Stack, method: str) -> None:
-    """X-Request-ID is not read any more, and a made ID comes in the chosen header too."""
-    answer = other.request(method, "/api/demo/refuse", request_id=new_id("unused"))
-    assert answer.all("X-Request-ID") == []
-    made = answer.one("X-Correlation-ID")
-    assert not made.startswith("unused")
-    wait_for(lambda: sum(made in line for line in other.logs()) >= 2, "two lines")
+    lines = [re.sub(r" nginx upstream=\S+ [\d.]+s$", " nginx", line) for line in other.logs() if request_id in line]
+    of_app = [line for line in lines if TEXT_APP.fullmatch(line)]
+    access = [line for line in lines if TEXT_ACCESS.fullmatch(line)]
+    assert (len(lines), len(of_app), sorted(line.endswith(" nginx") for line in access)) == (3, 1, [False, True])
+    for method in ("GET", "HEAD"):
+        answer = other.request(method, "/api/demo/refuse", request_id=new_id("unused"))
+        made = answer.one("X-Correlation-ID")
+        assert answer.all("X-Request-ID") == []
+        assert not made.startswith("unused")
+        wait_for(lambda: sum(made in line for line in other.logs()) >= 2, "two lines")  # noqa: B023
 
 
 def test_largest_body_is_one_setting(other: Stack) -> None:
