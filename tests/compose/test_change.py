@@ -12,7 +12,7 @@ from tests.support.baking import must, run
 from tests.support.client import ID_HEADER, new_id
 from tests.support.load import Load
 from tests.support.speed import scaled
-from tests.support.stack import Stack, docker, image_of, say, write_override
+from tests.support.stack import Stack, docker, image_of, write_override
 from tests.support.waiting import wait_for
 
 from .collector import Collector
@@ -26,23 +26,20 @@ MIXED = (("GET", "/api/demo"), ("POST", "/probe/slow?seconds=0.2"), ("GET", "/pr
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    """Keeps the lines, also those of containers that are removed."""
-    with Collector() as running:
+    with Collector.running() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def changing(composed: Path, collector: Collector) -> Iterator[Stack]:
     """Two replicas with an image of their own name."""
-    files = write_override(composed, nginx=collector.logging(), api=collector.logging())
+    files = write_override(composed, nginx=collector.logging, api=collector.logging)
     image = f"trail-changing-{os.getpid()}"
     must(docker("tag", image_of(composed), image))
-    try:
-        variables = {"COMPOSE_FILE": files, "IMAGE": image, "API_REPLICAS": str(REPLICAS), "WORKERS": "1"}
-        with Stack(composed, "changing", **variables) as running:
-            yield running
-    finally:
-        docker("image", "rm", "--force", image)
+    variables = {"COMPOSE_FILE": files, "IMAGE": image, "API_REPLICAS": str(REPLICAS), "WORKERS": "1"}
+    with Stack(composed, "changing", **variables) as running:
+        yield running
+    docker("image", "rm", "--force", image)
 
 
 @pytest.fixture
@@ -58,9 +55,8 @@ def load_on(stack: Stack, mix: Sequence[tuple[str, str]] = MIXED) -> Load:
     return Load(stack.port, rate=100, mix=mix, clients=400)
 
 
-def assert_nothing_lost(load: Load, collector: Collector, what: str) -> None:
+def assert_nothing_lost(load: Load, collector: Collector) -> None:
     """Each request was served under its ID, and has one line of nginx and one access line, with 200."""
-    say(load.summary(what))
     assert load.failed == []
     assert load.dropped == 0
     request_ids = {sent.request_id for sent in load.sent}
@@ -77,18 +73,18 @@ def make_new_image(stack: Stack) -> str:
 
 
 def images(stack: Stack) -> list[str]:
-    """Give the IDs of the images that the replicas run."""
     return must(docker("inspect", "--format", "{{.Image}}", *stack.containers("api"))).stdout.split()
 
 
 def workers(stack: Stack) -> set[str]:
     """Give the process IDs of all workers, which are children of other processes of their container."""
-    found = set()
-    for container in stack.containers("api"):
-        rows = [row.split() for row in must(docker("top", container, "-eo", "pid,ppid")).stdout.splitlines()[1:]]
-        pids = {pid for pid, _ in rows}
-        found |= {pid for pid, parent in rows if parent in pids}
-    return found
+    rows = [
+        row.split()
+        for container in stack.containers("api")
+        for row in must(docker("top", container, "-eo", "pid,ppid")).stdout.splitlines()[1:]
+    ]
+    pids = {pid for pid, _ in rows}
+    return {pid for pid, parent in rows if parent in pids}
 
 
 def test_sighup_of_all_replicas_loses_nothing(pair: Stack, collector: Collector) -> None:
@@ -97,7 +93,7 @@ def test_sighup_of_all_replicas_loses_nothing(pair: Stack, collector: Collector)
         must(pair.compose("kill", "--signal", "HUP", "api"))
         wait_for(lambda: len(workers(pair) - old) == len(old) and not workers(pair) & old, "new workers")
         load.more(100)
-    assert_nothing_lost(load, collector, "SIGHUP")
+    assert_nothing_lost(load, collector)
 
 
 def test_scaled_replicas_get_equal_shares_and_lose_nothing(pair: Stack, collector: Collector) -> None:
@@ -113,7 +109,7 @@ def test_scaled_replicas_get_equal_shares_and_lose_nothing(pair: Stack, collecto
         must(pair.up("--scale", "api=1"))
         assert len(pair.containers("api")) == 1
         load.more(100)
-    assert_nothing_lost(load, collector, "scaled to three and to one")
+    assert_nothing_lost(load, collector)
 
 
 def test_new_image_for_all_replicas_at_once_loses_nothing(pair: Stack, collector: Collector) -> None:
@@ -121,7 +117,7 @@ def test_new_image_for_all_replicas_at_once_loses_nothing(pair: Stack, collector
     image, proxy = make_new_image(pair), pair.containers("nginx")
     with load_on(pair) as load:
         must(pair.up())
-    assert_nothing_lost(load, collector, "new image at once")
+    assert_nothing_lost(load, collector)
     assert images(pair) == [image] * REPLICAS
     assert pair.containers("nginx") == proxy
     assert max(sent.took for sent in load.sent) > 0.9  # or no request had to wait
@@ -134,7 +130,7 @@ def test_new_image_one_by_one_lets_no_request_wait(pair: Stack, collector: Colle
     image = make_new_image(pair)
     with load_on(pair) as load:
         must(run(["sh", "-euc", command], pair.project, pair.variables))
-    assert_nothing_lost(load, collector, "new image one by one")
+    assert_nothing_lost(load, collector)
     assert images(pair) == [image] * REPLICAS
     assert max(sent.took for sent in load.sent) < scaled(3)
 
@@ -148,17 +144,15 @@ def test_killed_replica_loses_only_what_must_not_be_sent_again(pair: Stack, coll
         must(docker("kill", "--signal", "KILL", pair.containers("api")[0]))
         dead = time.monotonic()
         load.more(200)
-    say(load.summary("SIGKILL of one of two"))
     for sent in load.failed:
         assert (sent.method, sent.status, sent.values(ID_HEADER)) == ("POST", 502, [sent.request_id]), sent
     lost = {sent.request_id for sent in load.failed}
     begun = (sent for sent in load.sent if sent.began < dead and sent.ended > killed and sent.method == "POST")
     assert set() < lost < {sent.request_id for sent in begun}
     served = {sent.request_id for sent in load.sent} - lost
-    lines = collector.wait_for(served, "api")
+    lines, at_nginx = collector.wait_for(served, "api"), collector.wait_for(served | lost, "nginx")
     assert all(lines[request_id] == [200] for request_id in served)
     assert not lost & lines.keys()
-    at_nginx = collector.wait_for(served | lost, "nginx")
     assert all(at_nginx[request_id] == [502] for request_id in lost)
 
 
@@ -171,8 +165,6 @@ def test_stop_lets_requests_end(pair: Stack, collector: Collector) -> None:
         wait_for(lambda: sum(not sent.ended for sent in load.sent) > 100, "many requests in flight")
         stopping = time.monotonic()
         must(pair.compose("stop"))
-        say(f"stopped in {time.monotonic() - stopping:.1f} s")
-    say(load.summary("stop"))
     assert len([sent for sent in load.sent if sent.began < stopping < sent.ended]) > 50
     assert [sent for sent in load.sent if sent.began < stopping and not sent.answered] == []
     # The engine's own proxy accepts connections that nginx does not, and closes them without a byte.

@@ -37,5 +37,4 @@ def fetch_images(project: Path) -> None:
 
 
 def image_exists(name: str) -> bool:
-    """Tell whether the engine has an image."""
     return run(["docker", "image", "inspect", name], ROOT).returncode == 0

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import statistics
 import threading
 import time
 from collections import deque
@@ -182,16 +181,6 @@ class Load:
     def failed(self) -> list[Sent]:
         """Return the requests that have ended without being served."""
         return [sent for sent in self.sent if sent.ended and not sent.answered]
-
-    def summary(self, what: str) -> str:
-        """Say in a line how many there were, how many failed, and how long they took at most and mostly."""
-        took = sorted(sent.took for sent in self.sent)
-        most = statistics.quantiles(took, n=100)
-        seconds = self.sent[-1].ended - self.sent[0].began
-        return (
-            f"{what}: {len(took)} requests in {seconds:.1f} s, {len(self.failed)} failed; "
-            f"median {most[49]:.3f} s, p99 {most[98]:.3f} s, at most {took[-1]:.3f} s"
-        )
 
 
 def requests_to(targets: Sequence[str], count: int, *, without_id: int = 5) -> list[Sent]:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from scripts.snapshot import ROOT
@@ -46,15 +45,12 @@ class Stack:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             error.add_note(self.compose("logs", "--no-color", "--tail", "200").stdout[-20000:])
         self.down()
 
     def compose(self, *words: str, seconds: float = 300) -> Result:
-        """Run `docker compose` with these words in the project's folder."""
         return run(["docker", "compose", *words], self.project, self.variables, seconds=seconds)
 
     def up(self, *words: str) -> Result:
@@ -62,7 +58,6 @@ class Stack:
         return self.compose("up", "--detach", "--wait", *words)
 
     def down(self) -> Result:
-        """End it, and remove what it leaves."""
         return self.compose("down", "--volumes", "--timeout", "5")
 
     def exec(self, service: str, *command: str, index: int = 1) -> str:
@@ -70,11 +65,9 @@ class Stack:
         return must(self.compose("exec", "-T", "--index", str(index), service, *command)).stdout
 
     def containers(self, service: str) -> list[str]:
-        """Give the IDs of a service's running containers."""
         return must(self.compose("ps", "--quiet", service)).stdout.split()
 
     def healthy(self) -> Counter[str]:
-        """Count the healthy containers of each service."""
         rows = map(json.loads, must(self.compose("ps", "--format", "json")).stdout.splitlines())
         return Counter(row["Service"] for row in rows if row["Health"] == "healthy")
 
@@ -101,7 +94,6 @@ class Stack:
         return wait_for(look, f"{count} lines of {request_id}", seconds=seconds)
 
     def connect(self, timeout: float = 15.0) -> Connection:
-        """Open a connection to nginx."""
         return Connection(self.port, timeout=timeout)
 
     def request(
@@ -114,14 +106,12 @@ class Stack:
         request_id: str | None = None,
         timeout: float = 15.0,
     ) -> Answer:
-        """Send one request to nginx on a connection of its own, and read the answer."""
         with self.connect(timeout) as connection:
             connection.send(build_request(method, target, headers, body, request_id=request_id))
             return connection.answer(method)
 
 
 def docker(*words: str, typed: str | None = None, seconds: float = 120) -> Result:
-    """Run `docker` with these words, and with this text on its standard input."""
     return run(["docker", *words], ROOT, dict(os.environ), typed, seconds=seconds)
 
 
@@ -135,11 +125,6 @@ def write_override(project: Path, **services: Line) -> str:
     name = f"override-{next(_numbers)}.yaml"
     (project / name).write_text(json.dumps({"services": merged}))  # JSON is YAML
     return f"compose.yaml:{name}"
-
-
-def say(figure: object) -> None:
-    """Print a figure that was measured; pytest shows it with `-s` or `-rP`."""
-    print(figure)  # noqa: T201
 
 
 def image_of(project: Path) -> str:
