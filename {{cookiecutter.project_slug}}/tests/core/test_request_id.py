@@ -83,8 +83,9 @@ def test_request_id_trust_decides_whose_ids_are_accepted(
     trust: str, peer: str, taken: bool, configure: Callable[..., Application]
 ) -> None:
     app = configure(REQUEST_ID_TRUST=trust, FORWARDED_ALLOW_IPS="127.0.0.1, 10.0.0.0/8")
-    response = connect(app, peer).get("/api/demo", headers={HEADER: ID})
-    assert (response.headers[HEADER] == ID) is taken
+    for more in ({}, {"X-Forwarded-For": "192.0.2.1"}):
+        response = connect(app, peer).get("/api/demo", headers={HEADER: ID, **more})
+        assert (response.headers[HEADER] == ID) is taken
 
 
 def test_the_peer_is_trusted_and_not_whom_it_speaks_for(configure: Callable[..., Application]) -> None:
