@@ -17,6 +17,7 @@ from tests.support.baking import (
     VERSIONS,
     bake,
     environment,
+    files_below,
     interpreter,
     literal,
     must,
@@ -68,12 +69,14 @@ def test_lowest_python_is_the_promised_one(fresh: Path) -> None:
 
 
 def make_test(project: Path, version: str) -> None:
-    """Run `make test` with a Python version; skip the test where the machine lacks it."""
+    """Run `make test` with a Python version, which changes no file; skip the test where the machine lacks it."""
     if (python := interpreter(version)) is None:
         pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
+    before = {name: (project / name).read_bytes() for name in files_below(project)}
     result = must(run(["make", "test"], project, environment(UV_PYTHON=str(python)), seconds=MAKE_TEST_SECONDS))
     assert (project / ".venv" / "bin" / f"python{version}").exists()
     assert " passed" in result.stdout
+    assert {name: (project / name).read_bytes() for name in before} == before
 
 
 @pytest.mark.parametrize(
