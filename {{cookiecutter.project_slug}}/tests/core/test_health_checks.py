@@ -1,4 +1,4 @@
-"""Checks that do what they should not: none ends the worker, none holds its stop, and each is told for what it is."""
+"""Checks that do what they should not: none ends the worker, none delays its stop, and each is named with its fault."""
 
 import asyncio
 import time
@@ -9,9 +9,10 @@ import pytest
 from app.common.exceptions import ServiceError
 from app.common.log_handler import configure_logging
 from app.services import health
-from app.services.health import Check
-from app.settings import EnvironmentSettings, get_settings, read_settings
+from app.settings import get_settings
 from tests.support import Logs
+
+FAILED = "Its check failed; the log says how."
 
 
 @pytest.fixture(autouse=True)
@@ -20,54 +21,73 @@ def logging(monkeypatch: pytest.MonkeyPatch) -> None:
     configure_logging(get_settings())
 
 
-def ask(check: Check) -> list[str]:
-    return asyncio.run(health.ask({"alpha": check}))
-
-
-def test_service_error_of_a_check_is_reported_as_it_is(logs: Logs) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ServiceError("The cache is full.", status=507), "The cache is full."),
+        (SystemExit("SIZE is missing.\nRATE is bad."), "SIZE is missing. RATE is bad."),
+        (SystemExit(), FAILED),
+        (SystemExit(0), FAILED),
+        (SystemExit(3), FAILED),
+        (OSError("broker://user:secret@host"), FAILED),
+        (asyncio.CancelledError(), "Its check was cancelled, and not by us."),
+    ],
+    ids=repr,
+)
+def test_check_that_fails_is_named_with_its_reason(error: BaseException, told: str, logs: Logs) -> None:
     async def check() -> None:
-        raise ServiceError("The cache is full.", status=507)
+        raise error
 
-    assert ask(check) == ["alpha: The cache is full."]
-    assert [line.partition("WARNING ")[2] for line in logs.error] == ["[-] Not ready: alpha: The cache is full."]
-
-
-def test_a_setting_that_is_missing_is_told_and_ends_nothing(logs: Logs) -> None:
-    class AlphaSettings(EnvironmentSettings):
-        alpha_size: int
-        alpha_rate: int
-
-    async def check() -> None:
-        read_settings(AlphaSettings)
-
-    sentences = [f"The environment variable ALPHA_{name} is missing." for name in ("SIZE", "RATE")]
-    assert ask(check) == [f"alpha: {' '.join(sentences)}"]
-    assert len(logs.error) == 1
+    assert asyncio.run(health.ask({"alpha": check})) == [f"alpha: {told}"]
+    *failure, summary = [line.partition("[-] ")[2] for line in logs.error if " [-] " in line]
+    assert summary == f"Not ready: alpha: {told}"
+    assert failure == ["The readiness check of alpha failed"] * (told == FAILED)
+    assert sum("Traceback" in line for line in logs.error) == (told == FAILED)
+    assert logs.error.count("    OSError: broker://user:***@host") == isinstance(error, OSError)
 
 
-@pytest.mark.parametrize("code", [None, 0, 3])
-def test_an_exit_without_a_sentence_has_failed(code: int | None, logs: Logs) -> None:
-    async def check() -> None:
-        raise SystemExit(code)
+def test_checks_that_hang_are_cut_off_and_named(logs: Logs) -> None:
+    cut_off = asyncio.Event()
 
-    assert ask(check) == ["alpha: Its check failed; the log says how."]
-    assert sum("Traceback" in line for line in logs.error) == 1
+    async def hangs() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            cut_off.set()
 
-
-def test_check_cancelled_elsewhere_is_reported_as_such() -> None:
-    async def check() -> None:
-        raise asyncio.CancelledError
-
-    assert ask(check) == ["alpha: Its check was cancelled, and not by us."]
-
-
-def test_check_that_ignores_cancellation_is_left_behind(logs: Logs) -> None:
-    async def check() -> None:
+    async def ignores_cancellation() -> None:
         for _ in range(30):
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.1)
 
+    async def passes() -> None:
+        pass
+
     began = time.monotonic()
-    assert ask(check) == ["alpha: It did not answer within 0.1 seconds."]  # and asyncio.run() ends
-    assert time.monotonic() - began < 2.5  # where it is waited for, 3
+    told = asyncio.run(health.ask({"alpha": hangs, "beta": passes, "gamma": ignores_cancellation}))
+    assert told == [f"{name}: It did not answer within 0.1 seconds." for name in ("alpha", "gamma")]
+    assert time.monotonic() - began < 2.5  # where the last is waited for, 3
+    assert cut_off.is_set()
     assert len(logs.error) == 1
+
+
+def test_checks_run_side_by_side() -> None:
+    async def go() -> list[str]:
+        both = asyncio.Barrier(2)
+        return await health.ask(dict.fromkeys(("alpha", "beta"), both.wait))  # type: ignore[arg-type]
+
+    assert asyncio.run(go()) == []
+
+
+def test_check_does_not_outlive_its_request() -> None:
+    async def go() -> set[asyncio.Task[object]]:
+        asked = asyncio.create_task(health.ask({"alpha": asyncio.Event().wait}))  # type: ignore[dict-item]
+        await asyncio.sleep(0)  # it creates the task of the check
+        await asyncio.sleep(0)  # the check waits
+        asked.cancel()
+        with suppress(asyncio.CancelledError):
+            await asked
+        await asyncio.sleep(0)  # the check hears of it
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(go()) == set()

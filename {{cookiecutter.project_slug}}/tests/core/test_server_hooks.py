@@ -2,9 +2,12 @@
 
 import logging
 import os
+import re
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,47 +22,72 @@ from app.common import workers
 from app.common.exceptions import AlreadyLoggedError
 from app.common.log_handler import configure_logging
 from app.common.workers import RequestUvicornWorker
-from app.integrations.server_hooks import HOOKS, MUST_WORK, Hook, with_hooks_of_integrations
-from app.settings import get_settings
+from app.integrations.server_hooks import HOOKS, Hook, with_hooks_of_integrations
+from app.settings import PROJECT_ROOT, get_settings
 from tests.support import Logs
 
 Hooks = Mapping[str, Hook]
+Load = Callable[..., Hooks]
+WHERE = "app/integrations/alpha/server.py"
 
 
 @pytest.fixture(autouse=True)
-def configured(logs: Logs) -> None:  # noqa: ARG001 - it says where the logs are
+def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Return a function that loads the hooks: those given by name, and those of integrations with this server.py."""
     configure_logging(get_settings())
-
-
-@pytest.fixture
-def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Hooks]:
-    """Return a function that loads the hooks of one integration, alpha, whose server.py is this."""
-    folder = tmp_path / "integrations" / "alpha"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    monkeypatch.setattr(package, "__path__", [str(folder.parent)])
+    monkeypatch.setattr(package, "__path__", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "server_hooks_of_alpha", raising=False)
 
-    def load(code: str) -> Hooks:
-        (folder / "server.py").write_text(code)
-        return with_hooks_of_integrations()
+    def load(alpha: str, beta: str = "", **own: Hook) -> Hooks:
+        for name, code in {"alpha": alpha, "beta": beta, "gamma": ""}.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "__init__.py").write_text("1 / 0  # gunicorn's master must not import it")
+            if code:
+                (tmp_path / name / "server.py").write_text(code)
+        return with_hooks_of_integrations(**own)
 
     return load
+
+
+def call(hooks: Hooks, name: str) -> object:
+    """Call a hook as gunicorn does and return the exit status with which it ends."""
+    try:
+        hooks[name](*[None] * HOOKS[name])
+    except SystemExit as end:
+        return end.code
+    return "it returns"
 
 
 # What a server.py may hold
 
 
-def test_hooks_whose_failure_ends_the_server() -> None:
-    assert set(MUST_WORK) == {"on_starting", "when_ready", "post_fork", "post_worker_init"}
+def test_hooks_follow_those_of_gun_py_in_the_order_of_names(hooks: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "def when_ready(server): print(__name__, server)"
+    hooks(code, code, when_ready=partial(print, "gun"))["when_ready"]("master")
+    assert capsys.readouterr().out == "gun master\nserver_hooks_of_alpha master\nserver_hooks_of_beta master\n"
 
 
-def test_hooks_module_may_define_dataclasses(hooks: Callable[[str], Hooks], capsys: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Size:\n    of: int\n"
-    )
-    hooks(f"{code}\ndef on_exit(server): print(Size(7))")["on_exit"](None)
-    assert capsys.readouterr().out == "Size(of=7)\n"
+def test_gun_py_hands_every_hook_to_gunicorn(
+    hooks: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = {name: ", ".join("abc"[:count]) for name, count in HOOKS.items()}
+    hooks("\n".join(f"def {name}({arguments}): print('{name}', {arguments})" for name, arguments in listed.items()))
+    config = runpy.run_path(str(PROJECT_ROOT / "gun.py"))
+    worker = SimpleNamespace(handle_exit=print)
+    monkeypatch.setenv("LISTEN_FDS", "1")  # so that the port need not be free
+    monkeypatch.setattr(signal, "signal", print)
+    for name, count in HOOKS.items():
+        taken = Config()
+        taken.set(name, config[name])
+        getattr(taken, name)(*[worker] * count) if name != "on_starting" else config[name](None)
+    called = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert called.pop(called.index("post_fork") - 1) == str(signal.SIGTERM)
+    assert called == list(HOOKS)
+
+
+def test_without_integrations_the_hooks_are_those_of_gun_py() -> None:
+    made = runpy.run_path(str(PROJECT_ROOT / "gun.py"))
+    assert set(made) & HOOKS.keys() == {"on_starting", "when_ready", "on_reload", "post_fork"}
 
 
 @pytest.mark.parametrize(
@@ -69,13 +97,15 @@ def test_hooks_module_may_define_dataclasses(hooks: Callable[[str], Hooks], caps
         "def child_exit(server, *more): print(1 + len(more))",
         "def child_exit(server, worker, more=None): print(2)",
         "child_exit = lambda server, worker: print(2)",
+        "from shutil import rmtree\ndef _helper(): return 2\ndef child_exit(*_): print(_helper())",
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: 'int'\ndef child_exit(*_): print(A(2).n)",
     ],
 )
-def test_hook_with_a_fitting_signature_is_called(
-    code: str, hooks: Callable[[str], Hooks], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hook_with_a_fitting_signature_is_called(code: str, hooks: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    made = hooks(code)
+    assert set(made) == {"child_exit"}
     config = Config()
-    config.set("child_exit", hooks(code)["child_exit"])
+    config.set("child_exit", made["child_exit"])
     config.child_exit(None, None)
     assert capsys.readouterr().out == "2\n"
 
@@ -83,83 +113,86 @@ def test_hook_with_a_fitting_signature_is_called(
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("async def child_exit(server, worker): pass", "child_exit is an `async def`, and gunicorn would not await it"),
-        ("child_exit = None", "child_exit is no function, and gunicorn would call it"),
-        ("child_exit = 'rm'", "child_exit is no function, and gunicorn would call it"),
-        ("def child_exit(a, b, c): pass", "child_exit takes 3 arguments, and gunicorn gives it 2"),
-        ("def child_exit(worker): pass", "child_exit takes 1 arguments, and gunicorn gives it 2"),
+        (
+            "async def child_exit(*_): pass",
+            f"In {WHERE}, child_exit is an `async def`, and gunicorn would not await it",
+        ),
+        ("child_exit = None", f"In {WHERE}, child_exit is no function, and gunicorn would call it"),
+        ("child_exit = 'rm'", f"In {WHERE}, child_exit is no function, and gunicorn would call it"),
+        ("def child_exit(a, b, c): pass", f"In {WHERE}, child_exit takes 3 arguments, and gunicorn gives it 2"),
+        ("def child_exit(worker): pass", f"In {WHERE}, child_exit takes 1 arguments, and gunicorn gives it 2"),
+        ("def chld_exit(*_): pass", f"{WHERE} has a function chld_exit, and gunicorn would never call it"),
+        ("def pre_request(*_): pass", f"{WHERE} has a function pre_request, and gunicorn would never call it"),
+        ("import nowhere", "The integration alpha does not start. It needs nowhere, which is not installed"),
     ],
 )
-def test_hook_that_cannot_be_called_ends_the_start(code: str, told: str, hooks: Callable[[str], Hooks]) -> None:
-    with pytest.raises(SystemExit, match=rf"^In app/integrations/alpha/server\.py, {told}"):
+def test_server_py_with_a_fault_ends_the_start(code: str, told: str, hooks: Load) -> None:
+    with pytest.raises(SystemExit, match=f"^{re.escape(told)}"):
         hooks(code)
 
 
 # What a hook may do
 
 
-@pytest.mark.parametrize("name", sorted(HOOKS))
-@pytest.mark.parametrize("code", ["", "0"])
-def test_a_worker_that_is_told_to_leave_leaves_its_hook_as_well(
-    name: str, code: str, hooks: Callable[[str], Hooks], logs: Logs
+@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("failure", ["TypeError('in a hook')", "SystemExit('No folder.')", "SystemExit(4)"])
+def test_failing_hook_is_logged_and_ends_the_start_only_where_it_must_work(
+    name: str, failure: str, hooks: Load, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        hooks(f"def {name}(*arguments): raise SystemExit({code})")[name](*[None] * HOOKS[name])
-    assert not stopped.value.code
+    must_work = name in {"on_starting", "when_ready", "post_fork", "post_worker_init"}
+    made = hooks(f"def {name}(*_): raise {failure}", f"def {name}(*_): print('called')")
+    assert call(made, name) == (3 if must_work else "it returns")
+    assert capsys.readouterr().out == ("" if must_work else "called\n")
+    assert sum(f"The integration alpha failed in {name}" in line for line in logs.error) == 1
+    assert any(failure.partition("(")[0] in line for line in logs.error)
+
+
+@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize(("code", "status"), [("", None), ("0", 0)])
+def test_worker_that_is_told_to_leave_leaves_its_hook_as_well(
+    name: str, code: str, status: int | None, hooks: Load, logs: Logs
+) -> None:
+    assert call(hooks(f"def {name}(*_): raise SystemExit({code})"), name) == status
     assert logs.error == []
 
 
 @pytest.mark.parametrize("name", ["post_fork", "post_worker_init"])
-def test_a_worker_whose_preparation_fails_may_be_tried_again(name: str, hooks: Callable[[str], Hooks]) -> None:
-    def give_up() -> None:
-        raise SystemExit(1)
-
-    worker = SimpleNamespace(give_up=give_up)
+def test_worker_whose_preparation_fails_may_be_tried_again(name: str, hooks: Load) -> None:
+    worker = SimpleNamespace(give_up=lambda: sys.exit(1))
     with pytest.raises(SystemExit) as stopped:
-        hooks(f"def {name}(*arguments): raise OSError")[name](*[None, worker][-HOOKS[name] :])
+        hooks(f"def {name}(*_): raise OSError")[name](*[None, worker][-HOOKS[name] :])
     assert stopped.value.code == 1
 
 
 # At SIGHUP
 
-GOOD = "def on_exit(server): server.append('good')"
-
-
-def said(hook: Hook) -> str:
-    """Return what a hook tells its server."""
-    heard: list[str] = []
-    hook(heard)
-    return heard.pop()
+KEPT = "The hooks of the integrations stay as they were."
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "lines"),
+    ("code", "told"),
     [
-        ("def on_exit(server) print('bad')", "The integration alpha does not start. This is why:", 2),
-        ("import nowhere", "The integration alpha does not start. It needs nowhere, which is not installed", 2),
-        (
-            "def on_start(server): pass",
-            "stay as they were. app/integrations/alpha/server.py has a function on_start",
-            1,
-        ),
-        ("on_exit = None", "stay as they were. In app/integrations/alpha/server.py, on_exit is no function", 1),
+        ("def on_exit(server) print('bad')", ["The integration alpha does not start. This is why:", KEPT]),
+        ("import nowhere", ["The integration alpha does not start. It needs nowhere, which is not installed", KEPT]),
+        ("def on_start(server): pass", [f"{KEPT} {WHERE} has a function on_start"]),
+        ("on_exit = None", [f"{KEPT} In {WHERE}, on_exit is no function"]),
     ],
 )
-def test_a_running_server_keeps_its_hooks(
-    code: str, told: str, lines: int, hooks: Callable[[str], Hooks], logs: Logs
+def test_running_server_keeps_its_hooks(
+    code: str, told: list[str], hooks: Load, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = hooks(GOOD)["on_exit"]
+    good = hooks("def on_exit(_): print('good')")
     settings.hold(get_settings())
-    kept = hooks(code)["on_exit"]
-    assert said(kept) == said(good) == "good"
-    assert sum("The hooks of the integrations stay as they were." in line for line in logs.error) == 1
-    assert sum(told in line for line in logs.error) == 1
-    assert sum(" ERROR " in line for line in logs.error) == lines
-    assert said(hooks(GOOD.replace("good", "mended"))["on_exit"]) == "mended"
+    kept = hooks(code)
+    errors = [line for line in logs.error if " ERROR " in line]
+    assert [text in line for text, line in zip(told, errors, strict=True)] == [True] * len(told)
+    for made in (good, kept, hooks("def on_exit(_): print('mended')")):
+        made["on_exit"](None)
+    assert capsys.readouterr().out == "good\ngood\nmended\n"
 
 
-def test_a_server_that_does_not_run_yet_has_no_hooks_to_keep(hooks: Callable[[str], Hooks]) -> None:
-    hooks(GOOD)
+def test_server_that_does_not_run_yet_has_no_hooks_to_keep(hooks: Load) -> None:
+    hooks("def on_exit(_): pass")
     with pytest.raises(SystemExit, match="on_exit is no function"):
         hooks("on_exit = None")
 
@@ -225,7 +258,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), SyntaxError("pass pass"), ImportError("no app")], ids=repr)
-def test_a_replacement_that_cannot_start_is_tried_again(
+def test_replacement_that_cannot_start_is_tried_again(
     error: BaseException, start: Callable[..., object], logs: Logs
 ) -> None:
     assert start(3, error) == 1
@@ -233,25 +266,24 @@ def test_a_replacement_that_cannot_start_is_tried_again(
     assert sum("Exception in worker process" in line for line in logs.error) == (not isinstance(error, SystemExit))
 
 
-def test_first_worker_that_cannot_start_ends_gunicorn(start: Callable[..., object], logs: Logs) -> None:
-    """Whoever comes first: gunicorn stumbles over a second one that ends so."""
-    assert [start(2, SystemExit(3)), start(1, SystemExit(3)), start(2, SyntaxError("pass pass"))] == [3, 0, 0]
+@pytest.mark.parametrize("fault", [SystemExit(3), SyntaxError("pass pass")], ids=repr)
+def test_of_first_workers_that_cannot_start_one_ends_gunicorn(
+    fault: BaseException, start: Callable[..., object], logs: Logs
+) -> None:
+    """gunicorn fails itself if a second one ends like this."""
+    ends = [start(2, fault), start(1, SystemExit(3)), start(2, SyntaxError("pass pass"))]
+    assert ends == [3 if isinstance(fault, SystemExit) else fault, 0, 0]
     assert logs.error == []
 
 
-def test_gunicorn_is_told_the_fault_of_the_first(start: Callable[..., object]) -> None:
-    fault = SyntaxError("pass pass")
-    assert [start(1, fault), start(2, fault)] == [fault, 0]
-
-
-def test_a_worker_that_has_served_ends_as_it_did(start: Callable[..., object], logs: Logs) -> None:
+def test_worker_that_has_served_ends_as_it_did(start: Callable[..., object], logs: Logs) -> None:
     fault = OSError("disk")
-    ends = [start(3, SystemExit(0), booted=True), start(3, SystemExit(1), booted=True), start(3, fault, booted=True)]
+    ends = [start(3, error, booted=True) for error in (SystemExit(0), SystemExit(1), fault)]
     assert ends == [0, 1, fault]
     assert logs.error == []
 
 
-def test_a_reload_that_asks_for_more_workers_has_no_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_that_asks_for_more_workers_has_no_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestUvicornWorker, "first", 0)
     monkeypatch.setattr(UvicornWorker, "__init__", lambda self, **given: self.__dict__.update(given))
     for age, count in enumerate((2, 2, 5, 5, 5), start=1):
