@@ -46,18 +46,13 @@ def test_the_defaults() -> None:
         ({}, "pidfile", None),
     ],
 )
-def test_a_variable_is_taken_over(
+def test_variable_is_taken_over(
     variables: dict[str, str], name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gun()  # run again (SIGHUP), it reads the environment again
     for variable, text in variables.items():
         monkeypatch.setenv(variable, text)
     assert gun()[name] == value
-
-
-def test_run_again_it_reads_the_environment_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    gun()
-    monkeypatch.setenv("WORKERS", "3")
-    assert gun()["workers"] == 3
 
 
 def test_the_master_s_logging_can_be_set_up_and_its_folder_is_there(tmp_path: Path) -> None:
