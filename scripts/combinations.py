@@ -1,8 +1,8 @@
-"""Which answers to generate with: all combinations, or a few in which any two options meet in each of the four ways."""
+"""Which answers to generate with: a few rows in which any two options meet in each of the four ways."""
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import combinations, count, product
+from itertools import combinations, count
 from math import comb
 
 from scripts.snapshot import ROOT, TEMPLATE
@@ -14,12 +14,6 @@ Row = dict[str, bool]
 def options() -> list[str]:
     """Give the names of all options, in the order of features.json."""
     return list(json.loads((ROOT / TEMPLATE / "features.json").read_text("utf-8")))
-
-
-def every(names: Sequence[str]) -> Iterator[Row]:
-    """Give each of the 2^n rows, all off first, all on last."""
-    for values in product((False, True), repeat=len(names)):
-        yield dict(zip(names, values, strict=True))
 
 
 def alone(names: Sequence[str]) -> Iterator[Row]:

@@ -4,7 +4,7 @@ from itertools import combinations, product
 
 import pytest
 
-from scripts.combinations import alone, every, pairwise
+from scripts.combinations import alone, pairwise
 
 
 def names(number: int) -> list[str]:
@@ -29,13 +29,6 @@ def test_rows_are_few_and_begin_with_all_off_and_all_on(number: int, size: int) 
     assert rows[-1 if size == 1 else 1] == dict.fromkeys(names(number), True)
     assert len(rows) == size
     assert all(rows.count(row) == 1 for row in rows)
-
-
-def test_every_combination_is_there_once() -> None:
-    rows = list(every(names(3)))
-    assert len(rows) == 8
-    assert all(rows.count(row) == 1 for row in rows)
-    assert list(every([])) == [{}]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5])

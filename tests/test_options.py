@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from hooks import post_gen_project as post
-from scripts.combinations import Row, every, pairwise
+from scripts.combinations import Row, pairwise
 from scripts.snapshot import ROOT, TEMPLATE
 from tests.support.baking import GOOD, LEFT_BEHIND, TEMPLATE_DIR, UV, bake, files_below, must, named, run
 
@@ -24,8 +24,6 @@ FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json"
 OPTIONS = list(FEATURES)
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
 MARK = re.compile(r"^\s*(?:#|<!--) (?:>>>|<<<) .+?(?: -->)?$", re.MULTILINE)
-# More than this and each combination of all would take minutes: then each pair of options, and each option alone.
-MOST = 5
 # What the smallest service may be at most, and what an option may add to it, its tests aside.
 MOST_FILES, MOST_LINES = 63, 4455
 MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
@@ -40,11 +38,6 @@ MOST_FILES_OF = {"mcp": 9}
 MOST_FILES_TO_RUN = 12
 
 
-def combinations() -> list[Row]:
-    """Give every combination, or, of many options, those that any two can make, and each alone."""
-    return list(every(OPTIONS)) if len(OPTIONS) <= MOST else pairwise(OPTIONS, each_alone=True)
-
-
 def make(repository: Path, answers: Row, target: Path) -> Path:
     """Make a project as cookiecutter does with files that it only copies: copy them, run the hook's steps."""
     shutil.copytree(repository / TEMPLATE, target)
@@ -53,7 +46,7 @@ def make(repository: Path, answers: Row, target: Path) -> Path:
     return target
 
 
-@pytest.fixture(scope="module", params=combinations(), ids=named)
+@pytest.fixture(scope="module", params=pairwise(OPTIONS, each_alone=True), ids=named)
 def answers(request: pytest.FixtureRequest) -> Row:
     """One combination of options."""
     row: Row = request.param
