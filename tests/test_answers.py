@@ -50,7 +50,6 @@ def test_impossible_answer_is_named_in_one_sentence(bad: tuple[str, str]) -> Non
     ],
 )
 def test_answer_of_another_kind_is_a_fault(key: str, value: object, hint: str) -> None:
-    """Files of answers can be edited."""
     assert f"The answer to {key} is {str(value)!r}{hint}" in pre.faults(GOOD | {key: value})
 
 
@@ -181,7 +180,6 @@ def test_hostile_answer_is_written_unchanged(tmp_path: Path, value: str) -> None
 def test_hostile_answer_reaches_the_hooks_unchanged_and_is_not_executed(
     repository: Path, tmp_path: Path, number: int
 ) -> None:
-    """Cookiecutter renders the answers into the hooks."""
     name, description, holder = (HOSTILE + HOSTILE[:2])[number : number + 3]
     answers = {"project_name": name, "description": description, "full_name": holder}
     given = {key: literal(value) for key, value in answers.items()}

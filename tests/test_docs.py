@@ -79,7 +79,6 @@ def test_table_of_options_is_the_one_of_features_json() -> None:
 
 
 def test_table_of_options_is_corrected_by_the_command(tmp_path: Path) -> None:
-    """One that is right is left as it is."""
     path = copy_repository(tmp_path / "copy") / "README.md"
     right = path.read_bytes()
     path.write_bytes(right.replace(b"| off |", b"| perhaps |"))

@@ -99,7 +99,6 @@ end: 1
     ],
 )
 def test_fenced_lines_stay_with_any_option_that_the_fence_names(chosen: list[str], kept: str) -> None:
-    """Fences in fences are cut as well."""
     cut = post.cut_fences(FENCED, ["celery", "nats", "saq"], chosen)
     assert [line.split(":")[0].strip() for line in cut.splitlines()] == kept.split()
 
@@ -126,7 +125,6 @@ def test_fences_in_code_and_binary_files_and_in_folders_of_git_and_uv_are_kept(t
 
 
 def test_removed_paths_leave_no_empty_folder(tmp_path: Path) -> None:
-    """A path that is gone already is no failure."""
     for name in ("deploy/k8s/a.yaml", "deploy/nginx/b.conf", "tests/test_a.py", "c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -180,7 +178,6 @@ def test_relative_path_of_the_template_is_found(
 
 
 def test_second_run_of_the_steps_changes_nothing(copied: Path) -> None:
-    """A project may be generated once more where it is."""
     for step in post.STEPS:
         step(copied, GOOD)
     once = contents(copied)

@@ -49,13 +49,11 @@ def installed(variables: dict[str, str]) -> dict[str, str]:
 @pytest.mark.timeout(MAKE_TEST_SECONDS)
 @pytest.mark.parametrize("tool", ON_THE_SERVICE, ids=" ".join)
 def test_service(installed: dict[str, str], tool: list[str]) -> None:
-    """Each tool passes with the service's own settings."""
     must(run([UV, "run", "--no-sync", *tool], TEMPLATE_DIR, installed, seconds=MAKE_TEST_SECONDS))
 
 
 @pytest.mark.parametrize("tool", ON_THE_REPOSITORY, ids=" ".join)
 def test_repository(variables: dict[str, str], tool: list[str]) -> None:
-    """Each tool passes on hooks, scripts and tests."""
     must(run(tool, ROOT, variables))
 
 
@@ -70,13 +68,11 @@ def test_probes_of_the_service(installed: dict[str, str]) -> None:
 
 
 def test_lock_is_current(variables: dict[str, str]) -> None:
-    """Both locks say what both pyproject.toml ask for."""
     for folder in (ROOT, TEMPLATE_DIR):
         must(run([UV, "lock", "--check", "--offline"], folder, variables))
 
 
 def test_same_rules() -> None:
-    """Hooks and tests keep the rules of the service."""
     ours, theirs = (
         tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["tool"] for folder in (ROOT, TEMPLATE_DIR)
     )

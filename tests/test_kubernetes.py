@@ -234,14 +234,12 @@ def test_only_readiness_asks_for_what_the_service_needs() -> None:
 
 
 def test_pod_is_left_out_before_it_ends_and_not_killed_before() -> None:
-    """Meanwhile it lets its requests end."""
     wait, grace = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"], int(SETTINGS["GRACEFUL_TIMEOUT"])
     assert wait >= MARGIN
     assert POD["terminationGracePeriodSeconds"] >= wait + grace + MARGIN
 
 
 def test_roll_outs_and_drained_nodes_leave_a_pod() -> None:
-    """The scaler alone decides on their number."""
     assert "replicas" not in DEPLOYMENT["spec"]
     assert SCALER["maxReplicas"] > SCALER["minReplicas"] > BUDGET["maxUnavailable"] == 1
 
@@ -305,7 +303,6 @@ def test_lines_are_json_and_only_private_networks_are_trusted() -> None:
 
 
 def test_workers_can_use_more_than_the_scaler_aims_at() -> None:
-    """Or it would never add a pod."""
     (metric,) = SCALER["metrics"]
     requests, limits = CONTAINER["resources"]["requests"], CONTAINER["resources"]["limits"]
     aim = int(requests["cpu"].removesuffix("m")) / 1000 * metric["resource"]["target"]["averageUtilization"] / 100
@@ -454,7 +451,6 @@ BAD = [
 
 @pytest.mark.parametrize("name", ["snippets", "plain"])
 def test_good_id_of_the_client_is_that_of_edge_and_service(fronts: dict[str, int], name: str) -> None:
-    """In requests and in websockets."""
     for good in GOOD:
         answer = ask(fronts[name], good)
         assert (answer.status, answer.one(), answer.json()["request_id"]) == (200, good, good)

@@ -46,7 +46,6 @@ def test_package_that_is_locked_twice_stays_or_leaves_as_a_whole(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["redis", "sentry", "fast", "prometheus", "opentelemetry", "celery.redis"])
 def test_name_that_begins_others_takes_nothing(name: str) -> None:
-    """None of these is a requirement itself."""
     assert post.drop_requirements(TABLE, [name]) == TABLE
     assert post.prune_lock(LOCK, [name]) == LOCK
 

@@ -76,7 +76,6 @@ def is_below(name: str, paths: set[str]) -> bool:
 
 
 def test_files_are_those_of_git_without_those_of_declined_options(made: Path, repository: Path, answers: Row) -> None:
-    """One licence takes the place of all."""
     gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "paths")
     gone |= {"features.json", "licenses"}
     kept = {name for name in files_below(repository / TEMPLATE) if not is_below(name, gone)}
@@ -140,7 +139,6 @@ def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path
 
 
 def test_lock_is_what_uv_would_write_and_has_no_package_that_no_other_needs(made: Path) -> None:
-    """Which uv does not notice."""
     lock = (made / "uv.lock").read_bytes()
     must(run([UV, "lock", "--offline"], made))
     assert (made / "uv.lock").read_bytes() == lock
@@ -182,7 +180,6 @@ def test_smallest_service_stays_small(repository: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "core_tests"])
 def test_option_stays_small(repository: Path, option: str) -> None:
-    """Its tests may be longer."""
     owned = {path for path in FEATURES[option]["paths"] if not path.startswith("tests/")}
     template = repository / TEMPLATE
     files = [template / name for name in files_below(template) if is_below(name, owned)]

@@ -61,7 +61,6 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_uncommitted_template_is_not_remembered(template: Path, service: Path, change: str) -> None:
-    """Also where the user's settings hide new files."""
     git(template, "config", "status.showUntrackedFiles", "no")
     CHANGES[change](template)
     assert remember(service, template) == NO_COMMIT

@@ -225,7 +225,6 @@ def test_start_that_fails_slowly_is_not_repeated_for_ever() -> None:
 
 
 def test_update_renews_the_code_and_leaves_the_settings(host: Path) -> None:
-    """What the document's table names is there."""
     table = PAGE.read_text("utf-8").partition("| path |")[2].partition("\n\n")[0]
     paths = [path.replace("NAME", NAME) for path in re.findall(r"(?m)^\| `(/(?:opt|etc)/.*?)`", table)]
     assert len(paths) == 5
@@ -244,7 +243,6 @@ def test_update_renews_the_code_and_leaves_the_settings(host: Path) -> None:
 
 
 def test_service_can_read_what_root_has_installed(host: Path) -> None:
-    """From a checkout that only its owner reads."""
     needed = {path: 0o555 if path.is_dir() else 0o444 for path in used(host).rglob("*")}
     assert len(needed) > 100
     assert [path for path, mode in needed.items() if path.stat().st_mode & mode != mode] == []
@@ -263,7 +261,6 @@ def test_failed_update_leaves_everything_as_it_was(host: Path) -> None:
 
 
 def test_update_keeps_the_release_that_runs(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It removes other old ones; then the way back."""
     oldest = used(host)
     monkeypatch.chdir(oldest)
     for _ in range(2):
@@ -411,7 +408,6 @@ def test_rotation_under_load_loses_and_doubles_no_line(service: Service, host: P
 
 
 def test_rotation_is_silent_while_the_service_is_stopped(host: Path, tmp_path: Path) -> None:
-    """With log files and without."""
     rest = tmp_path / "rest"
     for folder in ("etc/logrotate.d", f"var/log/{NAME}"):
         (rest / folder).mkdir(parents=True)

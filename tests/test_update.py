@@ -112,7 +112,6 @@ def test_first_commit_has_everything(template: Path, tmp_path: Path, capfd: pyte
 
 @pytest.mark.full
 def test_replay_generates_the_same_bytes(template: Path, tmp_path: Path) -> None:
-    """With the memory of the template among them."""
     first, second = tmp_path / "first", tmp_path / "second"
     must(bake_by_command(template, first, "full_name=Ada", "core_tests=yes", "license=BSD-3-Clause"))
     must(bake_by_command(template, second, "--replay"))
@@ -286,7 +285,6 @@ def test_requirement_of_the_owner_is_three_lines(template: Path, tmp_path: Path,
 
 @pytest.mark.full
 def test_option_and_requirement_of_the_owner_do_not_conflict(template: Path, tmp_path: Path) -> None:
-    """Both change the lists and the lock."""
     project = start(bake(template, tmp_path / "output", project_slug="aaa"))
     add_requirement(project, "click")
     update(project, pre_commit=True)

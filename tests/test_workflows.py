@@ -40,7 +40,6 @@ def test_workflows_and_dependabot_settings_match_their_schemas(folder: Path) -> 
 
 @BOTH
 def test_audit_finds_nothing_but_an_action_that_is_not_pinned(folder: Path, tmp_path: Path) -> None:
-    """Which is made here, to see that it would."""
     hooks = folder.glob(".pre-commit-config.yaml")
     must(run([TOOLS / "zizmor", *ZIZMOR, folder / ".github", *hooks], ROOT))
     pinned = (folder / ".github/workflows/ci.yml").read_text("utf-8")
@@ -59,7 +58,6 @@ def test_each_action_is_pinned_to_one_commit_with_its_version() -> None:
 
 
 def test_jobs_for_failures_alone_run_when_a_needed_job_has_failed() -> None:
-    """Without `always()` they would be skipped."""
     asked = {named(path): [job.get("if") for job in loaded(path)["jobs"].values()] for path in WORKFLOWS}
     scheduled = "always() && needs.drift.result != 'success' && github.event_name == 'schedule'"
     assert asked == {
@@ -94,7 +92,6 @@ def test_push_cancels_the_run_for_an_older_state_of_a_pull_request_alone(folder:
 
 @BOTH
 def test_dependabot_groups_no_major_version_and_leaves_uv_alone(folder: Path) -> None:
-    """Both Makefiles and the tests of the lock pin uv."""
     entries = {entry["package-ecosystem"]: entry for entry in loaded(folder / ".github/dependabot.yml")["updates"]}
     (group,) = entries["uv"]["groups"].values()
     assert group == {"patterns": ["*"], "update-types": ["minor", "patch"]}
@@ -153,7 +150,6 @@ def test_check_for_branch_protection_fails_unless_every_job_succeeded(results: s
 
 
 def test_job_of_the_repository_puts_every_promised_python_on_path(tmp_path: Path) -> None:
-    """The rest is `.ci/run`."""
     pythons = [tmp_path / f"Python/{version}.9/x64/bin" for version in ["3.10", *VERSIONS, "3.14"]]
     for folder in pythons:
         folder.mkdir(parents=True)
@@ -173,7 +169,6 @@ exit 0
 
 @pytest.mark.parametrize(("number", "does"), [("", "<create><--title>"), ("42", "<comment><42>")])
 def test_failure_of_drift_opens_one_issue_and_comments_on_it(tmp_path: Path, number: str, does: str) -> None:
-    """With a stand-in for gh, which needs GitHub."""
     said = tmp_path / "said"
     (tmp_path / "gh").write_text(GH.format(said=said, number=number))
     (tmp_path / "gh").chmod(0o755)

@@ -97,8 +97,6 @@ def test_sighup_of_all_replicas_loses_nothing(pair: Stack, collector: Collector)
 
 
 def test_scaled_replicas_get_equal_shares_and_lose_nothing(pair: Stack, collector: Collector) -> None:
-    """From two to three, then to one."""
-
     def is_balanced() -> bool:
         shares = collector.shares({sent.request_id for sent in load.sent[-400:]})
         return len(shares) == REPLICAS + 1 and min(shares.values()) >= 0.2 * 400
@@ -124,7 +122,6 @@ def test_new_image_for_all_replicas_at_once_loses_nothing(pair: Stack, collector
 
 
 def test_new_image_one_by_one_lets_no_request_wait(pair: Stack, collector: Collector) -> None:
-    """By the command of docs/compose.md."""
     lines = (pair.project / "docs/compose.md").read_text("utf-8").splitlines()
     (command,) = (line for line in lines if line.startswith("all=$(docker compose ps"))
     image = make_new_image(pair)

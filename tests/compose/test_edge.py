@@ -166,7 +166,6 @@ def test_limit_of_the_rate_of_one_address(stack: Stack, images: list[str]) -> No
 
 
 def test_body_without_room_on_the_disk_is_500(stack: Stack, images: list[str]) -> None:
-    """It has the envelope, and the error log no secret."""
     limit = 900_000
     with Edge(stack, images[0], size="2m", MAX_BODY_BYTES=str(limit)) as edge, ExitStack() as bodies:
         for unfinished in [bodies.enter_context(edge.connect()) for _ in range(2)]:
@@ -269,7 +268,6 @@ CLAIMS = {"X_Forwarded_For": "9.9.9.9", "X_Forwarded_Proto": "https", "X_Forward
 
 
 def test_forwarded_headers_of_a_client_do_not_count(edge: Edge) -> None:
-    """Its Host does, with the port."""
     answer = edge.ask(get("/probe/echo", Host="a.example:81", **CLAIMS))
     found = echoed(answer)
     assert not re.search("9\\.9\\.9\\.9|evil", repr(found))
@@ -300,7 +298,6 @@ def test_host_comes_from_the_target_or_the_default(edge: Edge) -> None:
 
 
 def test_hop_by_hop_headers_are_removed(edge: Edge) -> None:
-    """No client can switch the service to HTTP/2."""
     headers = {"Connection": "close, Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA", "TE": "a",
                "Keep-Alive": "5", "Proxy-Connection": "close", "Proxy": "evil",
                "Proxy-Authorization": "a", "Trailer": "X"}  # fmt: skip

@@ -82,7 +82,6 @@ def test_hostile_bytes_do_not_forge_a_line(edge: Edge) -> None:
 
 
 def test_secrets_in_queries_are_masked(edge: Edge) -> None:
-    """Also those of refused requests."""
     places = ((b"/api/demo?", b"a"), (b"/api/demo?", b"a/b"), (b"http://user:" + SECRET + b"@a/?", b"a"))
     sent = [request(target=start + query, host=host) for query in SECRETS for start, host in places]
     assert {line["query"] for line in edge.lines_of(*(edge.ask(data).one() for data in sent))} == {"***"}

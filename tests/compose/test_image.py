@@ -44,7 +44,6 @@ def test_dockerfile_breaks_no_rule_of_hadolint(composed: Path) -> None:
 
 
 def test_every_setting_in_the_environment_reaches_the_service(composed: Path, stack: Stack) -> None:
-    """But for what compose.yaml decides."""
     code = "from app.settings import Settings; print(*map(str.upper, Settings.model_fields))"
     names = set(stack.exec("api", "python", "-c", code).split())
     decided = {"HOST", "PORT", "LOG_PATH", "LOG_ROTATION", "PID_FILE", "REQUEST_ID_TRUST", "FORWARDED_ALLOW_IPS"}
@@ -128,7 +127,6 @@ def test_changed_code_changes_only_the_last_layer(changed: Stack, image: dict[st
 
 
 def test_builder_gets_only_the_service(changed: Stack, composed: Path) -> None:
-    """No secret, no history and no test."""
     words = ["run", "--rm", "--network", "none", "--entrypoint", "find", changed.variables["IMAGE"], "/everything"]
     found = {line.removeprefix("/everything/") for line in must(docker(*words, "-type", "f")).stdout.split()}
     top = {"gun.py", "log_config.json", "pyproject.toml", "uv.lock"}

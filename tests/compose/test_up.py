@@ -78,7 +78,6 @@ def test_times_contain_each_other(stack: Stack, target: str, least: float, lines
 
 
 def test_only_failed_health_checks_are_logged(stack: Stack) -> None:
-    """Neither by nginx nor by the service."""
     good, bad = (new_id("good"), new_id("good")), new_id("bad")
     for path, request_id in zip(("/livez", "/readyz?a=b"), good, strict=True):
         answer = stack.request("GET", path, request_id=request_id)
@@ -114,7 +113,6 @@ def test_text_lines_of_all_three_have_the_id_of_another_header(other: Stack) -> 
 
 
 def test_largest_body_is_one_setting(other: Stack) -> None:
-    """Also of a body whose length is not known before."""
     statuses = [other.request("POST", "/probe/upload", body=b"x" * size).status for size in (1000, 1001)]
     assert statuses == [200, 413]
     code = "from app.settings import get_settings; print(get_settings().max_body_bytes)"

@@ -108,7 +108,6 @@ def test_work_is_refused_while_its_broker_has_no_address_and_done_when_it_is_bac
 
 
 def test_workers_end_with_0_when_they_are_stopped(stack: Stack) -> None:
-    """They are not killed at the end of their time."""
     must(stack.up(*WORKERS))
     containers = [container for worker in WORKERS for container in stack.containers(worker)]
     must(stack.compose("stop", *WORKERS))

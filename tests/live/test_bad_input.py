@@ -131,7 +131,6 @@ app = FastAPI(lifespan=lifespan)
 def test_application_that_cannot_start_ends_the_master(
     project: Path, tmp_path: Path, code: str, app: str, error: str
 ) -> None:
-    """It logs why, without a storm of workers."""
     (project / "cannot_start.py").write_text(code, "utf-8")
     with Service(project, tmp_path, app=app, wait=False) as service:
         assert service.process.wait(60) not in (0, None)
@@ -142,7 +141,6 @@ def test_application_that_cannot_start_ends_the_master(
 
 
 def test_empty_values_count_as_none(project: Path, tmp_path: Path) -> None:
-    """Compose files make such variables."""
     code = (
         "from app.settings import Settings as S, variable_of; print(*(variable_of(S, name) for name in S.model_fields))"
     )

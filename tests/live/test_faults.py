@@ -81,7 +81,6 @@ def test_reload_loses_nothing(shared: Service) -> None:
 
 
 def test_workers_can_be_added_and_removed(shared: Service) -> None:
-    """SIGTTIN and SIGTTOU under load: no request fails."""
     with Load(shared.port) as load:
         for number, count in ((SIGTTIN, 3), (SIGTTOU, 2), (SIGTTOU, 1), (SIGTTIN, 2)):
             shared.signal(number)
@@ -109,7 +108,6 @@ def test_interrupt_cancels_requests_in_flight(project: Path, tmp_path: Path) -> 
 
 
 def test_workers_leave_when_the_master_is_killed(project: Path, tmp_path: Path) -> None:
-    """They notice it by themselves, and leave the port."""
     with serve(project, tmp_path) as service:
         workers = service.workers()
         service.process.kill()
@@ -132,7 +130,6 @@ def test_workers_are_recycled_without_loss(project: Path, tmp_path: Path) -> Non
 
 
 def test_worker_with_a_blocked_loop_is_replaced(shared: Service) -> None:
-    """It is killed after TIMEOUT and says where it was."""
     old = wait_count(shared, 2)
     with shared.connect() as connection:
         connection.send(build_request("GET", "/faults/block?seconds=300", request_id=new_id("blocked")))

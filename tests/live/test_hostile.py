@@ -114,7 +114,6 @@ def test_any_other_id_is_replaced_and_the_request_served(target: Service) -> Non
 
 
 def test_id_with_control_characters_is_refused_or_replaced(target: Service) -> None:
-    """As RFC 9110, 5.5, has it."""
     send_bad_ids(target, [b"prefix-" + EVIL + bad + b"-suffix" for bad in CONTROLS], (200, 400))
     send_bad_ids(target, [b"prefix-" + EVIL + bad + b"-suffix" for bad in (b"\0", b"\r", b"\r\r")], 400)
     send_bad_ids(target, [b"prefix-" + EVIL + bad + FORGED for bad in (b"\n", b"\r")], 400)
@@ -144,7 +143,6 @@ def test_id_in_two_lines_or_under_another_name_is_none(target: Service) -> None:
 
 
 def test_hostile_target_is_logged_on_one_line_of_ascii(target: Service) -> None:
-    """It is answered below 500."""
     for path in PATHS:
         request_id, data = tagged(path)
         answer, line = ask(target, data, (200, 307, 400, 404, 405, 414))
@@ -161,7 +159,6 @@ def encoded(path: bytes) -> str:
 
 
 def test_target_with_control_characters_is_refused(target: Service) -> None:
-    """By the parser, with 400, an ID and a line."""
     for bad in (*CONTROLS, b"\0", b"\n", b"\r", b" "):
         ask(target, request(target=b"/raw" + bad + b"raw"), 400)
 
@@ -177,7 +174,6 @@ def test_hostile_user_agent_is_cut_off_and_escaped(target: Service) -> None:
 
 
 def test_hostile_method_is_refused(target: Service) -> None:
-    """Known ones are answered, whatever they ask for."""
     for method in (b"get", b"G\x00T", b"G\tT", b"\x1b[31m", b'"GET', b"A" * 5000, b"\xc3\xa9", b"GET\r", b"%s", b"-"):
         ask(target, request(method=method), 400)
     for method in (b"TRACE", b"PROPFIND", b"DELETE", b"PATCH", b"SEARCH", b"OPTIONS"):
@@ -185,7 +181,6 @@ def test_hostile_method_is_refused(target: Service) -> None:
 
 
 def test_secret_in_a_query_is_masked(target: Service) -> None:
-    """The names of the parameters stay."""
     for query in SECRETS:
         answer, line = ask(target, request(target=b"/api/demo?" + query), 200)
         assert "=***" in line.target
@@ -193,7 +188,6 @@ def test_secret_in_a_query_is_masked(target: Service) -> None:
 
 
 def test_client_is_an_address_whatever_a_trusted_proxy_forwards(target: Service) -> None:
-    """Else the client in the line is the proxy."""
     for value in FORWARDED:
         _, line = ask(target, request(b"X-Forwarded-For: " + value), (200, 431))
         assert re.fullmatch(r"127\.0\.0\.1:\d+|1\.2\.3\.4|\[::1\]", line.client), (value, line.client)

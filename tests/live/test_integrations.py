@@ -187,7 +187,6 @@ def test_start_that_cannot_work_ends_with_a_sentence(
 
 
 def test_lifespan_that_hangs_at_the_end_is_cut_off(integrated: Path, broker: Path) -> None:
-    """It is named, and the exit is clean."""
     (broker / "hangs_on").touch()
     with serve(integrated, broker, 1, GRACEFUL_TIMEOUT="6") as service:
         wait_connected(service, 1)

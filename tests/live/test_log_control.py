@@ -109,7 +109,6 @@ def receiver() -> Iterator[Receiver]:
 def test_lines_and_alerts_that_are_held_back_are_reported_at_the_end(
     probed: Path, tmp_path: Path, receiver: Receiver, server: str
 ) -> None:
-    """By each worker, whose window is far from over."""
     ids = [new_id("alert") for _ in range(20)]
     settings = {"WINDOW": "3600", "ALERT_INTERVAL": "3600", "ALERT_URL": receiver.url}
     with serve(probed, tmp_path, settings, server=server) as service:
@@ -133,7 +132,6 @@ def test_lines_and_alerts_that_are_held_back_are_reported_at_the_end(
 
 
 def test_address_that_hangs_delays_neither_requests_nor_the_end(probed: Path, tmp_path: Path) -> None:
-    """The alerts that it does not take are counted."""
     with hangs() as port:
         settings = {"BURST": "0", "ALERT_URL": f"http://127.0.0.1:{port}/hunter2"}
         with serve(probed, tmp_path, settings) as service:

@@ -62,7 +62,6 @@ def check_records(records: list[AppLine], case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_response_access_line_and_records_agree_on_one_id(service: Service, case: Case) -> None:
-    """The ID is the one that was sent, or a new UUID4."""
     for sent in (new_id("case"), None):
         began = time.monotonic()
         answer = service.request(case.method, case.target, case.headers, case.body, request_id=sent)
@@ -106,7 +105,6 @@ def test_failing_background_task_is_logged_once_after_the_access_line(service: S
 
 @pytest.mark.parametrize("service", ["text"], indirect=True)
 def test_health_checks_leave_no_access_line(service: Service) -> None:
-    """They answer with the ID."""
     quiet, loud = new_id("health"), new_id("after-health")
     with service.connect() as connection:
         for path in ("/livez", "/readyz"):

@@ -166,7 +166,6 @@ def test_each_request_and_record_is_counted_once_as_in_the_logs(service: Service
 
 
 def test_requests_that_the_server_refuses_are_counted(service: Service, grown: Callable[..., float]) -> None:
-    """Under no route, and under no invented method."""
     refused = {
         414: build_request("GET", "/x" * 5000),
         431: build_request("GET", "/", [("X-Big", "x" * 40000)]),
@@ -336,7 +335,6 @@ def rule_test(case: str) -> dict[str, Any]:
 
 
 def test_alerts_fire_in_their_case_alone(tmp_path: Path) -> None:
-    """With a sentence, and none too early."""
     assert {fires for _, fires, *_ in CASES.values()} == {"", *ALERTS}
     rules = TEMPLATE_DIR / "deploy/prometheus/alerts.yml"
     file = tmp_path / "rules.json"

@@ -174,7 +174,6 @@ def test_pipelined_requests_share_neither_trace_nor_bound_values(service: Servic
 
 
 def test_client_that_disconnects_is_no_error(service: Service, traces: TraceCollector) -> None:
-    """The span of its request ends too."""
     request_id = new_id("left")
     with service.connect() as connection:
         connection.send(build_request("GET", "/probe/stream", request_id=request_id))

@@ -81,7 +81,6 @@ def traces_of(served: Service, request_id: str) -> list[AppLine]:
 
 
 def test_error_leaves_one_traceback_with_the_id(served: Service) -> None:
-    """Whatever the server logs itself."""
     for path, status, error in (
         ("/probe/fail", 500, "RuntimeError: probe failure"),
         ("/probe/stream/broken", 200, "ArithmeticError: probe stream failure"),
@@ -97,7 +96,6 @@ def test_error_leaves_one_traceback_with_the_id(served: Service) -> None:
 
 
 def test_websocket_has_the_id_and_one_line_when_it_is_over(served: Service, server: str) -> None:
-    """The server adds no line of its own."""
     request_id, secret = new_id("server-ws"), new_id("hunter2")
     url = f"ws://127.0.0.1:{served.port}/probe/ws/echo?token={secret}"
     with connect(url, additional_headers={ID_HEADER: request_id}) as websocket:
