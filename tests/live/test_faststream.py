@@ -215,6 +215,7 @@ def test_worker_that_is_told_to_end_waits_for_its_handlers_for_a_while(system: S
     system.worker.start(wait=False)
     wait_for(lambda: AWAY in system.worker.app_text()[before:], "a worker without a broker")
     system.broker.start()
+    system.service.wait_ready()
     check_demo(system, kept)
     assert len(system.lines(late, 1, "Wait processed")) == 1
     assert len(system.lines(soon, 3)) == 3

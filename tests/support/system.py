@@ -46,13 +46,15 @@ class System:
 
     def revive(self) -> Self:
         """Start again what the test before has stopped."""
+        missing = self.broker.process is None or self.service.process.poll() is not None
         if self.broker.process is None:
             self.broker.start()
         if self.service.process.poll() is not None:
             self.service.__enter__()
         if self.worker.process.poll() is not None:
             self.worker.start()
-        self.service.wait_ready()
+        if missing:
+            self.service.wait_ready()
         return self
 
     def ask(self, target: str, status: int = 202, *, method: str = "POST", request_id: str = "") -> str:
