@@ -1,10 +1,12 @@
 """Programs that tests need and no Python package brings: in CI they are installed, elsewhere their absence skips."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -28,6 +30,9 @@ def _may_install() -> bool:
 
 
 def _install(package: str) -> None:
+    """Install a Debian package; one process at a time, as apt-get does not wait for another one."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
-        subprocess.run(["apt-get", *words], env=environment, check=False, timeout=300)  # pytest shows what it says
+    with Path(gettempdir(), "fastapi-trail-apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
+            subprocess.run(["apt-get", *words], env=environment, check=False, timeout=300)  # pytest shows what it says

@@ -33,6 +33,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Application:
     """No other integration, which would look for its own broker; and a broker that is not there."""
     monkeypatch.setattr("app.integrations.names", lambda: ["saq"])
     monkeypatch.setattr(queue, "_gone", {})
+    monkeypatch.setattr(queue, "_back", {})
     return configure(SAQ_URL=NOBODY)
 
 
@@ -338,15 +339,19 @@ def test_readiness() -> None:
         run(ready())
 
 
-def test_a_worker_waits_for_its_broker(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
+GONE = ConnectionError("gone")
+
+
+@pytest.mark.parametrize(
+    ("answers", "tries"),
+    [([GONE, TimeoutError(), GONE, None, None], 3), ([GONE, None, ConnectionError("old"), None], 2)],
+    ids=["outage", "connection lost in the outage"],
+)
+def test_a_worker_waits_for_its_broker(
+    answers: list[Exception | None], tries: int, monkeypatch: pytest.MonkeyPatch, logs: Logs
+) -> None:
     """It says once that it is away, does not ask all the time, and says once that it is back."""
-    answers: list[Exception | None] = [
-        ConnectionError("gone"),
-        TimeoutError(),
-        ConnectionError("still gone"),
-        None,
-        None,
-    ]
+    answers = answers.copy()
     pauses: list[float] = []
 
     async def answer(*_: object) -> None:
@@ -364,13 +369,9 @@ def test_a_worker_waits_for_its_broker(monkeypatch: pytest.MonkeyPatch, logs: Lo
     monkeypatch.setattr(RedisQueue, "count", count)
     monkeypatch.setattr(asyncio, "sleep", sleep)
     run(make_queue(waits=True).dequeue(5))
-    assert (pauses, answers) == ([1, 1, 1], [])
-    assert [
-        line.partition("] ")[2].partition(" WARNING ")[2] for line in logs.wait("error.log", "The broker is", 2)
-    ] == [
-        "[-] The broker is away: gone",
-        "[-] The broker is back",
-    ]
+    assert (pauses, answers) == ([1] * tries, [])
+    said = [line.partition(" WARNING ")[2] for line in logs.wait("error.log", "The broker is", 2)]
+    assert said == ["[-] The broker is away: gone", "[-] The broker is back"]
 
 
 def test_what_cannot_be_asked_again_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

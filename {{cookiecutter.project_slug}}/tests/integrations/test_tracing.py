@@ -1,6 +1,5 @@
 """Tracing: spans in memory, headers by the rules of the specification, and a collector on loopback."""
 
-import asyncio
 import json
 import logging
 import threading

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import nullcontext, suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import psycopg
@@ -31,6 +32,8 @@ URL: Final = server_url("rediss?", "postgres(ql)?")
 
 log = logging.getLogger(__name__)
 _gone: dict[str, bool] = {}
+_back: dict[str, float] = {}
+"""When the broker was back last, in seconds of the monotonic clock."""
 _queues: dict[asyncio.AbstractEventLoop, Queue] = {}
 saq.job.uuid1 = new_request_id  # type: ignore[attr-defined] # a job's key, which tells neither the host nor the time
 
@@ -125,15 +128,24 @@ async def _ask(queue: Any, waits: bool, limit: float | None, call: Any, *args: A
 async def _insist(queue: Any, waits: bool, limit: float | None, call: Any) -> Any:  # noqa: ANN401
     """Call until there is an answer, if this `waits`: SAQ itself would without a pause, and without a word."""
     while True:
+        began = monotonic()
         try:
             async with asyncio.timeout(2 if queue.ending.is_set() else limit):
                 await type(queue).connect(queue)
                 if _gone and await type(queue).count(queue, "queued") >= 0 and _gone.pop("broker", None):
+                    _back["broker"] = monotonic()
                     log.warning("The broker is back")
                 return await call()
         except LOST as error:
-            log.log(logging.DEBUG if _gone else logging.WARNING, "The broker is away: %s", str(error) or "late")
-            _gone["broker"] = True
+            # A call that began during an outage may fail after it, on a connection that was lost: no second outage.
+            is_new = began > _back.get("broker", 0)
+            log.log(
+                logging.WARNING if is_new and not _gone else logging.DEBUG,
+                "The broker is away: %s",
+                str(error) or "late",
+            )
+            if is_new:
+                _gone["broker"] = True
             if not waits or queue.ending.is_set():
                 raise NotReady("The broker of the jobs does not answer.") from None
             await asyncio.sleep(1)
