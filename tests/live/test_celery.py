@@ -149,7 +149,6 @@ def test_failed_task_has_one_traceback_under_its_ids(system: System) -> None:
     [("stubborn", "Can't retry app.integrations.celery_probe.stubborn"), ("unknown", "no.such.task is no task that")],
 )
 def test_arguments_that_celery_would_log_are_in_no_line(system: System, name: str, words: str) -> None:
-    """The line has the IDs instead."""
     request_id = system.ask(f"/probe/canvas/{name}")
 
     def found() -> list[AppLine]:
@@ -162,7 +161,6 @@ def test_arguments_that_celery_would_log_are_in_no_line(system: System, name: st
 @on_rabbitmq
 @pytest.mark.parametrize(("task", "words"), [("dies", "WorkerLostError"), ("hangs", "Hard time limit")])
 def test_lines_of_the_first_process_about_a_lost_task_have_its_ids(system: System, task: str, words: str) -> None:
-    """So has the errback that it sends."""
     request_id = system.ask(f"/probe/canvas/{task}")
     system.lines(request_id, 1, "errback")
 
@@ -175,7 +173,6 @@ def test_lines_of_the_first_process_about_a_lost_task_have_its_ids(system: Syste
 
 
 def test_request_that_a_task_makes_has_the_origin(system: System) -> None:
-    """The access line of that call shows it."""
     request_id = system.ask(f"/probe/calls?url=http://127.0.0.1:{system.service.port}/api/demo")
     system.lines(request_id, 1, "answered 200")
     paths = [line.target for line in system.service.access_lines(request_id, 2)]
@@ -184,7 +181,6 @@ def test_request_that_a_task_makes_has_the_origin(system: System) -> None:
 
 @on_rabbitmq
 def test_tasks_of_beat_have_an_origin_of_their_own_and_no_parent(system: System, tmp_path: Path) -> None:
-    """They are nobody's request."""
     words = ["celery", "-A", "app.integrations.celery_probe", "beat", "-s", str(tmp_path / "schedule"), "--pidfile="]
 
     def ticks() -> list[AppLine]:
@@ -220,7 +216,6 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
 
 
 def test_every_line_of_the_worker_has_the_form_and_those_of_tasks_an_id(system: System) -> None:
-    """Whatever has set them off."""
     system.lines(system.ask(DEMO), 11, " success ")
     system.lines(system.ask("/probe/canvas/fails"), 1, " failure ")
     for line in system.worker.app_text().split("\n"):
@@ -232,7 +227,6 @@ def test_every_line_of_the_worker_has_the_form_and_those_of_tasks_an_id(system: 
 
 
 def test_worker_and_service_reconnect_to_a_broker_that_was_away(system: System) -> None:
-    """Meanwhile tasks are refused."""
     system.broker.stop()
     system.check_refused(DEMO, NO_ANSWER, "celery")
     system.broker.start()
@@ -257,7 +251,6 @@ def test_broker_that_hangs_keeps_no_request_waiting(system: System) -> None:
 
 @on_rabbitmq
 def test_password_that_the_broker_refuses_is_in_no_line(system: System, tmp_path: Path) -> None:
-    """The broker is one that does not answer."""
     env = {"CELERY_BROKER_URL": system.broker.url.replace("://", "://guest:hunter2@")}
     with Service(system.service.project, tmp_path, app="app.main:app", env=env, workers=1) as service:
         answer = service.request("POST", DEMO)
@@ -292,7 +285,6 @@ def test_tasks_outlive_a_killed_worker_and_a_stopped_broker(system: System, tmp_
 
 
 def test_worker_with_a_wrong_setting_ends_with_a_sentence_without_the_password(probed: Path, tmp_path: Path) -> None:
-    """It names the variable, and its exit code is 1."""
     running = worker(probed, tmp_path, {"CELERY_BROKER_URL": "http://user:hunter2@example.org"})
     running.start(wait=False)
     assert running.process.wait(60) == 1

@@ -128,7 +128,6 @@ def check_demo(system: System, *request_ids: str) -> None:
 
 
 def test_lines_of_a_request_have_its_id_through_two_processes_and_two_messages(system: System) -> None:
-    """No line has another form."""
     request_id = system.ask(DEMO)
     lines = system.lines(request_id, 4)
     check_hops(lines, request_id)
@@ -141,7 +140,6 @@ def test_lines_of_a_request_have_its_id_through_two_processes_and_two_messages(s
 
 @on_nats_and_rabbitmq
 def test_message_of_a_foreign_sender_keeps_its_id(system: System) -> None:
-    """It is that of the header X-Request-ID."""
     project, request_id = system.service.project, new_id("foreign")
     subject = f"{tomllib.loads((project / 'pyproject.toml').read_text('utf-8'))['project']['name']}.demo"
     done = run_python(project, FOREIGN[system.broker.scheme], URL=system.broker.url, ID=request_id, SUBJECT=subject)
@@ -151,7 +149,6 @@ def test_message_of_a_foreign_sender_keeps_its_id(system: System) -> None:
 
 @on_nats
 def test_process_outside_of_service_and_worker_publishes_as_often_as_it_likes(system: System) -> None:
-    """Nobody keeps a connection there."""
     request_id = new_id("elsewhere")
     done = run_python(system.service.project, ELSEWHERE, FASTSTREAM_URL=system.broker.url, ID=request_id)
     assert (done.returncode, done.stderr) == (0, "")
@@ -161,7 +158,6 @@ def test_process_outside_of_service_and_worker_publishes_as_often_as_it_likes(sy
 
 @on_nats_and_rabbitmq
 def test_message_that_cannot_be_sent_is_an_error_of_the_endpoint(system: System) -> None:
-    """It is not taken for a broker that is away."""
     for what in ["object"] + ["nowhere"] * (system.broker.scheme == "amqp"):  # to NATS anyone may say anything
         answer = system.service.request("POST", f"/probe/odd?what={what}")
         assert answer.status == 500, answer
@@ -295,7 +291,6 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System, tmp_path: Pat
 def test_faststream_run_on_the_api_ends_with_a_sentence_that_says_what_to_run(
     streams: Path, options: list[str]
 ) -> None:
-    """In no process does it serve."""
     done = subprocess.run(
         [streams / ".venv/bin/faststream", "run", "app.main:app", *options],
         cwd=streams, env=environment_of(streams), capture_output=True, text=True, check=False, timeout=60,

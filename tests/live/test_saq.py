@@ -128,7 +128,6 @@ def test_retried_job_keeps_its_ids(system: System) -> None:
 
 
 def test_job_that_exceeds_its_timeout_fails_under_its_ids(system: System) -> None:
-    """Its error is the timeout."""
     request_id, key = enqueue(system, "/probe/slow?seconds=60&timeout=1")
     assert one(system, request_id, "slow failed ").level == "WARNING"
     lines = trail(system.places, request_id)
@@ -138,7 +137,6 @@ def test_job_that_exceeds_its_timeout_fails_under_its_ids(system: System) -> Non
 
 
 def test_blocking_function_has_the_ids_in_its_thread(system: System) -> None:
-    """Several at a time each have their own."""
     asked = [enqueue(system, "/probe/blocking") for _ in range(4)]
     for request_id, key in asked:
         one(system, request_id, "blocking complete ")
@@ -146,7 +144,6 @@ def test_blocking_function_has_the_ids_in_its_thread(system: System) -> None:
 
 
 def test_job_that_waits_for_a_result_is_the_parent_of_who_gives_it(system: System) -> None:
-    """By `apply`."""
     request_id, key = enqueue(system, "/probe/asking")
     assert one(system, request_id, "asked for 42").current_id == key
     ((_, parent),) = ids(system.lines(request_id, 4, "answering"))
@@ -154,14 +151,12 @@ def test_job_that_waits_for_a_result_is_the_parent_of_who_gives_it(system: Syste
 
 
 def test_scheduled_job_has_the_ids_of_its_request(system: System) -> None:
-    """Also a second later."""
     request_id, key = enqueue(system, f'/probe/later?owner="me"&scheduled={int(time.time()) + 1}')
     assert one(system, request_id, "owned by me").current_id == key
     assert ids(trail(system.places, request_id)) == {(key, "-")}
 
 
 def test_aborted_job_has_its_own_id_and_that_of_the_job_that_enqueued_it(system: System) -> None:
-    """Its last line says that it was aborted."""
     request_id, key = enqueue(system, "/probe/aborting")
     line = one(system, request_id, "slow aborted ")
     assert line.parent_id == key
@@ -170,7 +165,6 @@ def test_aborted_job_has_its_own_id_and_that_of_the_job_that_enqueued_it(system:
 
 
 def test_arguments_of_a_job_are_in_no_line(system: System) -> None:
-    """The traceback is there."""
     request_id, _ = enqueue(system, f'/probe/hiding?password="{SECRET}"')
     one(system, request_id, "hiding failed ")
     assert "RuntimeError: it did not work" in one(system, request_id, "Error processing job hiding ").exception
@@ -178,8 +172,6 @@ def test_arguments_of_a_job_are_in_no_line(system: System) -> None:
 
 
 def test_each_occurrence_of_cron_has_an_origin_of_its_own(system: System) -> None:
-    """Its jobs have it as well."""
-
     def occurrences() -> list[list[AppLine]]:
         lines = [line for line in parse_app(system.worker.app_text())[0] if line.current_id]
         owned = [line.request_id for line in lines if line.message == "owned by cron"]
