@@ -64,7 +64,7 @@ def eager() -> Iterator[None]:
 def broker_at(url: str) -> Iterator[None]:
     """Send to another broker for a while."""
     url_before, options_before = app.conf.broker_url, app.conf.broker_transport_options
-    point_to(url, {})
+    point_to(url, {"polling_interval": 0.01})  # that of memory:// is a second
     try:
         yield
     finally:

