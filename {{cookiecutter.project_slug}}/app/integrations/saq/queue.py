@@ -32,8 +32,7 @@ URL: Final = server_url("rediss?", "postgres(ql)?")
 
 log = logging.getLogger(__name__)
 _gone: dict[str, bool] = {}
-_back: dict[str, float] = {}
-"""When the broker was back last, in seconds of the monotonic clock."""
+_back: dict[str, float] = {}  # when the broker was back last, in seconds of the monotonic clock
 _queues: dict[asyncio.AbstractEventLoop, Queue] = {}
 saq.job.uuid1 = new_request_id  # type: ignore[attr-defined] # a job's key, which tells neither the host nor the time
 
@@ -138,12 +137,8 @@ async def _insist(queue: Any, waits: bool, limit: float | None, call: Any) -> An
                 return await call()
         except LOST as error:
             # A call that began during an outage may fail after it, on a connection that was lost: no second outage.
-            is_new = began > _back.get("broker", 0)
-            log.log(
-                logging.WARNING if is_new and not _gone else logging.DEBUG,
-                "The broker is away: %s",
-                str(error) or "late",
-            )
+            is_new = not _gone and began > _back.get("broker", 0)
+            log.log(logging.WARNING if is_new else logging.DEBUG, "The broker is away: %s", str(error) or "late")
             if is_new:
                 _gone["broker"] = True
             if not waits or queue.ending.is_set():
