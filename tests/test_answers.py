@@ -76,7 +76,6 @@ def test_good_answer_is_accepted(answer: dict[str, str]) -> None:
 def test_slug_that_is_a_path_leaves_nothing_on_the_disk(
     repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], slug: str
 ) -> None:
-    """Cookiecutter makes the folder before it runs a hook."""
     slug = slug.replace("<absolute>", str(tmp_path / "elsewhere" / "deep"))
     output = tmp_path / "some" / "output"
     output.mkdir(parents=True)

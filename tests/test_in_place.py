@@ -48,16 +48,16 @@ def installed(variables: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.timeout(MAKE_TEST_SECONDS)
 @pytest.mark.parametrize("tool", ON_THE_SERVICE, ids=" ".join)
-def test_service(installed: dict[str, str], tool: list[str]) -> None:
+def test_tool_passes_on_the_service_in_place(installed: dict[str, str], tool: list[str]) -> None:
     must(run([UV, "run", "--no-sync", *tool], TEMPLATE_DIR, installed, seconds=MAKE_TEST_SECONDS))
 
 
 @pytest.mark.parametrize("tool", ON_THE_REPOSITORY, ids=" ".join)
-def test_repository(variables: dict[str, str], tool: list[str]) -> None:
+def test_tool_passes_on_the_repository(variables: dict[str, str], tool: list[str]) -> None:
     must(run(tool, ROOT, variables))
 
 
-def test_probes_of_the_service(installed: dict[str, str]) -> None:
+def test_probes_of_the_live_tests_are_typed_with_the_service(installed: dict[str, str]) -> None:
     """The parts of the live tests that run inside of the service are typed together with it."""
     live = ROOT / "tests" / "live"
     modules = [path.stem for pattern in ("*_probe.py", "*_gun.py") for path in sorted(live.glob(pattern))]
@@ -67,12 +67,12 @@ def test_probes_of_the_service(installed: dict[str, str]) -> None:
     must(run([UV, "run", "--no-sync", "mypy", *packages, *options], TEMPLATE_DIR, variables))
 
 
-def test_lock_is_current(variables: dict[str, str]) -> None:
+def test_both_locks_match_their_pyproject(variables: dict[str, str]) -> None:
     for folder in (ROOT, TEMPLATE_DIR):
         must(run([UV, "lock", "--check", "--offline"], folder, variables))
 
 
-def test_same_rules() -> None:
+def test_repository_and_service_have_the_same_ruff_rules() -> None:
     ours, theirs = (
         tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["tool"] for folder in (ROOT, TEMPLATE_DIR)
     )

@@ -145,7 +145,6 @@ def test_kustomization_names_every_file() -> None:
 
 
 def test_each_kind_is_built_once_with_image_settings_and_an_optional_secret(built: list[Manifest]) -> None:
-    """The values of the Secret win, and none is in the files."""
     assert sorted(manifest["kind"] for manifest in built) == KINDS
     assert "Secret" not in KINDS
     ((chosen,), config) = (KUSTOMIZATION["images"], of_kind("ConfigMap", built))
@@ -168,7 +167,6 @@ def test_snippets_are_there_only_on_demand(built: list[Manifest], built_with_edg
 
 
 def test_namespace_is_that_of_the_context(built: list[Manifest]) -> None:
-    """In files and commands; the document creates it first."""
     assert [manifest["kind"] for manifest in built if "namespace" in manifest["metadata"]] == []
     assert "namespace" not in KUSTOMIZATION
     commands = re.findall(r"(?m)^kubectl .+$", (TEMPLATE_DIR / "docs" / "kubernetes.md").read_text("utf-8"))
@@ -206,7 +204,6 @@ def test_references_lead_to_what_is_there() -> None:
 
 
 def test_ports_and_user_are_those_of_the_image() -> None:
-    """Ports of Service, network policy, probes and container."""
     image = (TEMPLATE_DIR / "Dockerfile").read_text("utf-8")
     (port,) = CONTAINER["ports"]
     policy = value_at(of_kind("NetworkPolicy", MANIFESTS), "spec.ingress.0.ports.0.port")
@@ -218,7 +215,6 @@ def test_ports_and_user_are_those_of_the_image() -> None:
 
 
 def test_only_readiness_asks_for_what_the_service_needs() -> None:
-    """A restart is for a pod that does not answer at all."""
     paths = [probe["httpGet"]["path"] for probe in (STARTUP, LIVENESS, READINESS)]
     assert paths == ["/livez", "/livez", "/readyz"]
     routes = (TEMPLATE_DIR / "app" / "api" / "health.py").read_text("utf-8")
@@ -472,7 +468,6 @@ def test_good_id_of_the_client_is_that_of_edge_and_service(fronts: dict[str, int
 def test_any_other_id_is_replaced_by_a_new_one(
     fronts: dict[str, int], name: str, ids: list[tuple[str, ...]], made: Callable[[str], object]
 ) -> None:
-    """By the edge with the snippets, by the service without."""
     answers = [ask(fronts[name], *some) for some in [*ids, *ids]]
     assert {answer.status for answer in answers} == {200}
     assert [answer.one() for answer in answers if not made(answer.one())] == []

@@ -171,7 +171,6 @@ def lines_of_code(files: Collection[Path]) -> int:
 
 
 def test_smallest_service_stays_small(repository: Path, tmp_path: Path) -> None:
-    """docs/decisions.md says why it is as large as it is."""
     made = make(repository, dict.fromkeys(OPTIONS, False), tmp_path / "smallest")
     files = [made / name for name in files_below(made)]
     assert len(files) <= MOST_FILES

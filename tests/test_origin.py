@@ -134,7 +134,6 @@ def test_folder_is_remembered_when_no_remote_has_the_commit(template: Path, serv
 
 
 def test_template_that_cookiecutter_has_cloned_is_remembered_by_its_address(template: Path, service: Path) -> None:
-    """Also a commit beside all branches, such as that of a tag."""
     url = "https://host.example/trail.git"
     clone = fork(template, service.parent / "clone", url)
     tagged = commit(clone)
@@ -142,7 +141,6 @@ def test_template_that_cookiecutter_has_cloned_is_remembered_by_its_address(temp
 
 
 def test_remote_that_has_the_commit_is_remembered(template: Path, service: Path) -> None:
-    """Whatever its name; of two remotes that have it, origin."""
     clone = fork(template, service.parent / "clone", "https://host.example/fork.git")
     git(clone, "remote", "rename", "origin", "fork")
     assert facts(service, clone)[0] == "https://host.example/fork.git"

@@ -386,7 +386,6 @@ def rotate(service: Service, host: Path, folder: Path) -> dict[Path, int]:
 
 
 def test_rotation_under_load_loses_and_doubles_no_line(service: Service, host: Path) -> None:
-    """Several times, compressing; old files stay as they were."""
     folder = host / "var/log" / NAME
     failed: list[str] = []
     with Load(service.port, clients=5) as load:

@@ -72,7 +72,6 @@ def owned(plain: Path, tmp_path: Path) -> Path:
 
 
 def test_cruft_creates_what_cookiecutter_generates(template: Path, plain: Path, tmp_path: Path) -> None:
-    """The same project, and the same memory of the template."""
     answers = json.dumps({"year": YEAR})
     must(run([TOOLS / "cruft", "create", template, "--no-input", "--extra-context", answers], tmp_path))
     project = start(tmp_path / "trail-service")

@@ -111,7 +111,6 @@ def test_scaled_replicas_get_equal_shares_and_lose_nothing(pair: Stack, collecto
 
 
 def test_new_image_for_all_replicas_at_once_loses_nothing(pair: Stack, collector: Collector) -> None:
-    """Requests wait while no replica serves, and nginx stays."""
     image, proxy = make_new_image(pair), pair.containers("nginx")
     with load_on(pair) as load:
         must(pair.up())
@@ -133,7 +132,6 @@ def test_new_image_one_by_one_lets_no_request_wait(pair: Stack, collector: Colle
 
 
 def test_killed_replica_loses_only_what_must_not_be_sent_again(pair: Stack, collector: Collector) -> None:
-    """Such a request gets 502, with the ID and a line of nginx."""
     slow = [("GET", "/probe/slow?seconds=1"), ("POST", "/probe/slow?seconds=1")]
     with load_on(pair, slow) as load:
         load.more(50)

@@ -243,7 +243,6 @@ def test_websocket_has_the_id_and_one_line(edge: Edge) -> None:
 
 
 def test_large_bodies_arrive(edge: Edge) -> None:
-    """With a length, in chunks, and after `100-continue`."""
     body = b"x" * 5_000_000
     assert edge.ask(build_request("POST", "/probe/upload", body=body)).json()["result"] == len(body)
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [body[:65536]] * 40) + b"0\r\n\r\n"

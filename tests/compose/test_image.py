@@ -75,7 +75,6 @@ def test_nothing_that_builds_or_tests_is_left(stack: Stack) -> None:
 
 
 def test_everything_is_compiled(stack: Stack) -> None:
-    """No start has to compile, as it could not keep the result."""
     assert stack.exec("api", "python", "-I", "-c", UNCOMPILED).split() == []
 
 

@@ -78,7 +78,6 @@ def test_compose_file_has_a_hardened_worker_and_broker_for_each_option(
 
 
 def test_up_waits_until_workers_and_brokers_are_healthy(stack: Stack) -> None:
-    """Each is asked how it is, by a command of its own image."""
     rows = [json.loads(row) for row in must(stack.compose("ps", "--format", "json")).stdout.splitlines()]
     expected = {"nginx", "api", *WORKERS, *BROKERS.values()}
     assert {row["Service"]: row["Health"] for row in rows} == dict.fromkeys(expected, "healthy")

@@ -104,7 +104,6 @@ def test_lines_of_one_request_form_the_tree_of_its_tasks(system: System) -> None
 
 
 def test_retried_task_keeps_its_id_and_its_parent(system: System) -> None:
-    """It is not its own parent; what it sends is its child."""
     request_id = system.ask("/probe/canvas/flaky")
     attempts = system.lines(request_id, 3, "attempt")
     assert [line.message for line in attempts] == ["attempt 1", "attempt 2", "attempt 3"]

@@ -78,7 +78,6 @@ def test_silent_connections_are_closed(target: Service) -> None:
 
 
 def test_slow_body_is_refused(target: Service) -> None:
-    """A body that stops, or drips, is 408 to whoever reads it."""
     ids = [new_id("stops"), new_id("drips")]
     with target.connect() as stopping, target.connect() as dripping:
         began = time.monotonic()
@@ -133,7 +132,6 @@ def test_half_open_connections_do_not_keep_others_from_being_served(target: Serv
 
 
 def test_no_descriptor_is_left(target: Service) -> None:
-    """Whatever way a connection ends, its descriptor is closed."""
     assert target.request("GET", "/api/demo").status == 200
     before = open_files(target.workers())
     for number in range(60):

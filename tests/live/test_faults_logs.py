@@ -103,7 +103,7 @@ def tiny_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_full_disk(project: Path, tmp_path: Path) -> None:
+def test_full_disk_loses_whole_lines_and_no_request(project: Path, tmp_path: Path) -> None:
     """A disk that fills up under load: every request is answered, and with room again every line is whole."""
     with tiny_disk(tmp_path / "log") as folder, serve(project, tmp_path, log_path=folder) as service:
         (folder / "filler").write_bytes(b"x" * 40_000)

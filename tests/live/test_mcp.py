@@ -175,7 +175,6 @@ def test_sessions_deliver_messages_and_progress_and_json_only_results(
 
 
 def test_call_of_a_client_that_disconnects_is_cancelled(served: Service, clients: Clients) -> None:
-    """A record says how it ended, and later calls are served."""
     request_id = new_id("gone")
     params = {"name": "takes", "arguments": {"seconds": 20}}
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()

@@ -345,7 +345,6 @@ def livez(service: Service) -> int:
 
 
 def test_service_that_stops_ends_servers_that_hang(demo: Service) -> None:
-    """It does so within its lifespan, and leaves no process."""
     bad = wait_until_used(demo, "bad")
     assert_answers(demo)
     (worker,) = demo.workers()

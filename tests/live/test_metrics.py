@@ -188,8 +188,6 @@ def test_request_that_a_reload_cancels_is_counted(service: Service, grown: Calla
 
 
 def test_killed_worker_s_counts_stay(service: Service, grown: Callable[..., float]) -> None:
-    """What it had in flight goes, and there are no more files."""
-
     def kill() -> None:
         for victim in service.workers():
             os.kill(victim, SIGKILL)

@@ -113,7 +113,6 @@ def test_request_has_one_id_in_every_report(service: Service, traces: TraceColle
 
 
 def test_request_and_its_outgoing_request_are_one_trace(service: Service, traces: TraceCollector) -> None:
-    """Each log record and access line has the IDs of its span."""
     trace = uuid4().hex  # of its own: a span of another test's would do for one of these
     request_id, there = new_id("two"), f"http://127.0.0.1:{service.port}/probe/call"
     headers = [("traceparent", f"00-{trace}-{CALLER}-01")]
@@ -136,7 +135,6 @@ def test_request_and_its_outgoing_request_are_one_trace(service: Service, traces
 
 
 def test_log_records_look_as_documented() -> None:
-    """The page shows one of either kind, both of the same span."""
     sample = (TEMPLATE_DIR / "docs/tracing.md").read_text("utf-8").partition("```text\n")[2].partition("\n```")[0]
     told, access = sample.split("\n")
     ((line,), strays), last = parse_app(told), parse_access(access)

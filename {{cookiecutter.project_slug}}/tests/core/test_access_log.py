@@ -206,7 +206,7 @@ def test_the_default_format_spelled_out_is_the_default_format() -> None:
     ],
     ids=["logger's filter", "handler's filter", "handler's level", "no handler"],
 )
-def test_who_keeps_lines_out_is_heard(
+def test_filters_and_levels_of_logger_and_handler_are_respected(
     change: Callable[[logging.Logger, logging.Handler], None], tmp_path: Path, passed: list[logging.LogRecord]
 ) -> None:
     handler = use(LogFileHandler(tmp_path / "a.log"))
@@ -217,7 +217,7 @@ def test_who_keeps_lines_out_is_heard(
     assert (tmp_path / "a.log").read_bytes() == b""
 
 
-def test_who_listens_in_the_place_of_logging_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patched_call_handlers_receives_each_access_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: heard.append(record))
     use(LogFileHandler(tmp_path / "a.log"))
@@ -225,9 +225,7 @@ def test_who_listens_in_the_place_of_logging_is_heard(tmp_path: Path, monkeypatc
     assert [record.getMessage() for record in heard] == ["GET / HTTP/1.1 200"]
 
 
-def test_the_root_logger_gets_a_message_with_the_id_where_that_is_wanted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_root_logger_gets_access_records_when_they_propagate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     use(LogFileHandler(tmp_path / "a.log"))
     logging.getLogger("app.access").propagate = True
     write_access_line(finished(query_string=b"a=b"))

@@ -15,7 +15,7 @@ class Parcel(EnvironmentSettings):
     retries: int = Field(3, description="how often")
 
 
-def test_a_table_is_written_anew() -> None:
+def test_settings_table_is_regenerated() -> None:
     """What is written by hand, before and after, stays."""
     page = "# Settings\n\n## parcel\n\nBy hand.\n\n| old |\n| rows |\n\n## other\n\n| stays |\n"
     body = documents.TABLE + "".join(documents.row(Parcel, name) for name in Parcel.model_fields)
@@ -26,7 +26,7 @@ def test_a_table_is_written_anew() -> None:
     )
 
 
-def test_an_example_is_written_anew() -> None:
+def test_env_example_is_regenerated() -> None:
     page = (
         "# === parcel ===\n\n# old\n# PARCEL_OLD=1\n\n# older\n# PARCEL_A=\n\n# === other ===\n\n# stays\n# OTHER=1\n"
     )
@@ -37,6 +37,6 @@ def test_an_example_is_written_anew() -> None:
     )
 
 
-def test_a_heading_that_is_missing_is_told() -> None:
+def test_missing_heading_is_reported() -> None:
     with pytest.raises(ValueError, match="0 parts of the text are headed 'parcel'"):
         documents.renew("# Settings\n", "parcel", documents.ROWS, "")

@@ -19,7 +19,7 @@ def gun() -> dict[str, Any]:
     return runpy.run_path(str(PROJECT_ROOT / "gun.py"))
 
 
-def test_the_defaults() -> None:
+def test_defaults_of_gunicorn() -> None:
     config = gun()
     assert config["bind"] == "127.0.0.1:8000"
     assert config["workers"] == available_processors()
@@ -74,7 +74,7 @@ def test_a_bad_value_stops_the_start(name: str, value: str, told: str, monkeypat
         gun()
 
 
-def test_an_address_in_use_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_in_use_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         monkeypatch.setenv("PORT", str(port))
@@ -87,7 +87,7 @@ def test_an_address_in_use_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch
     on_starting(ARBITER)
 
 
-def test_an_address_of_another_machine_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_of_another_machine_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "192.0.2.1")
     with pytest.raises(SystemExit, match=r"The service cannot listen on 192\.0\.2\.1:8000"):
         gun()["on_starting"](ARBITER)

@@ -335,7 +335,7 @@ def test_defect_keeps_its_traceback(code: str, add: Add, logs: Logs) -> None:
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "def install(app, settings): raise SystemExit"])
-def test_worker_that_is_told_to_end_while_it_starts_ends_quietly(code: str, add: Add, logs: Logs) -> None:
+def test_worker_stopped_while_it_starts_ends_quietly(code: str, add: Add, logs: Logs) -> None:
     add(alpha=code)
     with pytest.raises(SystemExit) as stopped:
         create_app()

@@ -56,7 +56,7 @@ def test_a_browser_may_send_the_id(browser: TestClient, logs: Logs) -> None:
     assert len(logs.access) == 1
 
 
-def test_another_origin_may_nothing(browser: TestClient) -> None:
+def test_other_origins_get_no_cors_headers(browser: TestClient) -> None:
     response = browser.get("/api/demo", headers={"Origin": "https://evil.example"})
     assert "Access-Control-Allow-Origin" not in response.headers
 
@@ -88,6 +88,6 @@ def test_refusals_of_the_server_have_cors_headers(browser: TestClient) -> None:
     assert headers[b"access-control-expose-headers"] == HEADER.encode()
 
 
-def test_fastapi_does_not_ask_who_takes_its_telemetry(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_of_fastapi_is_off(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app._native_telemetry, "enabled", lambda: pytest.fail("It has asked."))
     assert connect(app).get("/livez").status_code == 200

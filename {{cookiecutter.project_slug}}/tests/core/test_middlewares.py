@@ -331,14 +331,16 @@ def test_each_outcome_has_one_access_line_and_an_error_its_traceback(
 
 
 @pytest.mark.usefixtures("app")  # which sets up logging
-def test_work_after_the_response_that_the_server_stops_is_told(logs: Logs) -> None:
+def test_background_work_cancelled_at_shutdown_is_logged(logs: Logs) -> None:
     run(start, end, be_cancelled)
     assert [f"WARNING [{ID}] Cancelled after the response" in line for line in logs.error] == [True]
     assert len(logs.access) == 1
 
 
 @pytest.mark.parametrize(("status", "headers"), [(600, {}), (200, {"location": "/a\nb"})])
-def test_what_no_server_can_send_is_a_500(status: int, headers: dict[str, str], app: Application, logs: Logs) -> None:
+def test_response_that_no_server_can_send_is_a_500(
+    status: int, headers: dict[str, str], app: Application, logs: Logs
+) -> None:
     app.add_api_route("/unsendable", lambda: RawResponse(status_code=status, headers=headers))
     response = connect(app).get("/unsendable", headers=OWN)
     assert (response.status_code, response.headers[HEADER], response.json()["request_id"]) == (500, ID, ID)

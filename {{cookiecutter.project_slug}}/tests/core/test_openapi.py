@@ -68,7 +68,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     assert all(resolve(document, reference) for reference in references)
 
 
-def test_asked_twice_it_says_the_same(app: Application) -> None:
+def test_document_is_the_same_each_time(app: Application) -> None:
     first = json.dumps(app.openapi())
     assert json.dumps(app.openapi()) == first
 

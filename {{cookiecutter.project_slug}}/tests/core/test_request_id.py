@@ -154,7 +154,7 @@ def test_the_request_shows_the_final_id(headers: dict[str, str], app: Applicatio
     assert response.json() == [response.headers[HEADER], response.headers[HEADER], "stays"]
 
 
-def test_the_request_keeps_its_header_if_told_so() -> None:
+def test_request_keeps_its_header_where_update_request_header_is_false() -> None:
     async def seen(scope: Scope, receive: Receive, send: Send) -> None:
         text = ",".join(HTTPConnection(scope).headers.getlist(HEADER))
         await PlainTextResponse(f"{text} {current_request_id()}")(scope, receive, send)

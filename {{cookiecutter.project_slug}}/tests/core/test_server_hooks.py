@@ -149,7 +149,7 @@ def test_failing_hook_is_logged_and_ends_the_start_only_where_it_must_work(
 
 @pytest.mark.parametrize("name", HOOKS)
 @pytest.mark.parametrize(("code", "status"), [("", None), ("0", 0)])
-def test_worker_that_is_told_to_leave_leaves_its_hook_as_well(
+def test_worker_told_to_exit_leaves_its_hook_as_well(
     name: str, code: str, status: int | None, hooks: Load, logs: Logs
 ) -> None:
     assert call(hooks(f"def {name}(*_): raise SystemExit({code})"), name) == status

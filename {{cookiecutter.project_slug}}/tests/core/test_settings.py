@@ -36,7 +36,7 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOG_PATH")
 
 
-def test_the_defaults() -> None:
+def test_defaults_of_the_settings() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.debug) == ("127.0.0.1", 8000, False)
     assert (settings.log_level, settings.log_format, settings.log_path) == ("INFO", "text", None)
@@ -125,7 +125,7 @@ def test_a_bad_value_stops_the_start_with_a_sentence(name: str, text: str, monke
     assert sentence.splitlines() == [sentence]
 
 
-def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_bad_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "0")
     monkeypatch.setenv("LOG_LEVELS", "orders")
     with pytest.raises(SystemExit) as stopped:
@@ -172,7 +172,7 @@ def test_settings_of_an_integration_have_a_prefix(tmp_path: Path, monkeypatch: p
         settings.size = 1  # type: ignore[misc]
 
 
-def test_bad_values_of_an_integration_are_told_under_their_real_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_values_of_an_integration_are_reported_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUE_SIZE", "none")
     monkeypatch.setenv("QUEUE_PASSWORD", "hunter2")
     with pytest.raises(SystemExit) as stopped:

@@ -92,7 +92,7 @@ def sent() -> Iterator[list[dict[str, Any]]]:
     signals.after_task_publish.disconnect(note)
 
 
-def test_what_is_sent_has_the_ids(sent: list[dict[str, Any]]) -> None:
+def test_sent_task_has_the_ids_in_its_headers(sent: list[dict[str, Any]]) -> None:
     with TaskRecord(ID, "task-1", "task-0"):
         probe.delay()
         probe.apply_async(headers={"x-request-id": "by-hand-1"})
@@ -164,7 +164,9 @@ def test_without_a_broker(url: str, configure: Callable[..., Application], logs:
     assert not any("Traceback" in line for line in logs.error)
 
 
-def test_a_broker_that_hangs(configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broker_that_hangs_keeps_no_thread_waiting(
+    configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody waits for long, and however many ask, one thread does."""
     monkeypatch.setattr(integration, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(integration, "SEND_SECONDS", 0.2)

@@ -98,8 +98,9 @@ def run(module: Any, act: Callable[[], Awaitable[None]]) -> None:  # noqa: ANN40
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_hops(load: Load, logs: Logs, configure: Callable[..., Application], kind: str) -> None:
-    """Origin, own ID and parent stand in the headers of each message, and the origin in the broker's own field."""
+def test_ids_travel_in_the_headers_over_two_hops(
+    load: Load, logs: Logs, configure: Callable[..., Application], kind: str
+) -> None:
     module = load(URL=KINDS[kind])
     configure()
     first, seen = probe()
@@ -126,7 +127,7 @@ def test_two_hops(load: Load, logs: Logs, configure: Callable[..., Application],
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_foreign_sender(load: Load, kind: str) -> None:
+def test_request_id_header_of_a_foreign_sender_wins_over_its_correlation_id(load: Load, kind: str) -> None:
     """A foreign X-Request-ID goes before the correlation ID; a doubtful one is replaced; each is taken on its own."""
     module = load(URL=KINDS[kind])
     first, seen = probe()
@@ -162,8 +163,7 @@ def test_foreign_sender(load: Load, kind: str) -> None:
         assert record.parent_id == "-"
 
 
-def test_headers_of_the_caller_stay_his(load: Load) -> None:
-    """One dict of headers may serve many messages: it is not written into."""
+def test_headers_dict_of_the_caller_is_not_changed(load: Load) -> None:
     module = load()
     _, seen = probe()
     mine = {"mine": "1"}
@@ -186,8 +186,9 @@ def test_headers_of_the_caller_stay_his(load: Load) -> None:
         ("object", "PydanticSerializationError: Unable to serialize"),
     ],
 )
-def test_failing_handler(load: Load, logs: Logs, configure: Callable[..., Application], text: str, words: str) -> None:
-    """One traceback and one closing line, with the IDs, and it is put away: so for a reply that is none as well."""
+def test_failed_message_has_one_traceback_and_one_closing_line_and_is_acknowledged(
+    load: Load, logs: Logs, configure: Callable[..., Application], text: str, words: str
+) -> None:
     module = load()
     configure()
     first, seen = probe()
@@ -206,8 +207,9 @@ def test_failing_handler(load: Load, logs: Logs, configure: Callable[..., Applic
     assert seen[0][1].committed.name == "REJECTED"
 
 
-def test_message_that_does_not_fit(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
-    """It is told where it does not fit, and why, but not what it says."""
+def test_invalid_message_is_logged_by_place_and_type_without_its_values(
+    load: Load, logs: Logs, configure: Callable[..., Application]
+) -> None:
     module = load()
     configure()
     first, seen = probe()
@@ -226,8 +228,9 @@ def test_message_that_does_not_fit(load: Load, logs: Logs, configure: Callable[.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reply_that_is_not_taken(load: Load, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """The message whose reply did not get out goes back to the broker, after a pause, instead of being put away."""
+def test_message_whose_reply_is_not_published_is_requeued_after_a_pause(
+    load: Load, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     module = load(URL=KINDS[kind])
     first, seen = probe()
     taken: list[str] = []
@@ -249,8 +252,9 @@ def test_reply_that_is_not_taken(load: Load, monkeypatch: pytest.MonkeyPatch, ki
     assert (time.monotonic() - began > 1) == (kind in {"kafka", "rabbit"}), "the others make the pause themselves"
 
 
-def test_answer_that_no_handler_gets(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
-    """What a request brings back is no work: nothing is bound, and nothing told."""
+def test_reply_to_a_request_binds_and_logs_nothing(
+    load: Load, logs: Logs, configure: Callable[..., Application]
+) -> None:
     module = load()
     configure()
     probe()
@@ -265,7 +269,9 @@ def test_answer_that_no_handler_gets(load: Load, logs: Logs, configure: Callable
     assert len([line for line in logs.error if "processed" in line]) == 2
 
 
-def test_what_the_library_says(load: Load, logs: Logs, configure: Callable[..., Application]) -> None:
+def test_records_of_the_library_that_repeat_ours_are_dropped(
+    load: Load, logs: Logs, configure: Callable[..., Application]
+) -> None:
     """How a message ends is told by us already, but not that the broker did not hear of it, nor anything else."""
     module = load()
     configure()
@@ -288,8 +294,7 @@ def test_what_the_library_says(load: Load, logs: Logs, configure: Callable[..., 
     ]  # fmt: skip
 
 
-def test_stop(load: Load) -> None:
-    """At the end nothing goes on, and nobody takes the broker for one that answers."""
+def test_stopped_broker_answers_no_more_and_leaves_no_task(load: Load) -> None:
     broker = load(URL=KINDS["nats"]).broker
 
     async def main() -> None:
@@ -304,7 +309,9 @@ def test_stop(load: Load) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_broker(load: Load, logs: Logs, configure: Callable[..., Application], kind: str) -> None:
+def test_service_starts_without_its_broker_and_refuses_to_publish(
+    load: Load, logs: Logs, configure: Callable[..., Application], kind: str
+) -> None:
     """The API starts at once, says so once, and refuses to publish in a sentence without secrets."""
     load(URL=KINDS[kind])
     app = configure()
@@ -323,8 +330,7 @@ def test_no_broker(load: Load, logs: Logs, configure: Callable[..., Application]
     assert "hunter2" not in "".join(logs.error)
 
 
-def test_demo(load: Load, configure: Callable[..., Application]) -> None:
-    """The demo answers with the ID of the message that it has published."""
+def test_demo_returns_the_id_of_its_message(load: Load, configure: Callable[..., Application]) -> None:
     module = load()
     app = configure()
     package = sys.modules[PACKAGE]
@@ -347,8 +353,9 @@ def test_demo(load: Load, configure: Callable[..., Application]) -> None:
 
 
 @pytest.mark.parametrize("debug", ["true", "false"])
-def test_page(load: Load, configure: Callable[..., Application], debug: str) -> None:
-    """The messages are described where the API is: in debug mode only."""
+def test_asyncapi_page_is_served_in_debug_mode_only(
+    load: Load, configure: Callable[..., Application], debug: str
+) -> None:
     module = load()
     answer = connect(configure(DEBUG=debug)).get("/api/faststream/asyncapi")
     assert answer.status_code == (200 if debug == "true" else 404)
@@ -356,8 +363,9 @@ def test_page(load: Load, configure: Callable[..., Application], debug: str) -> 
 
 
 @pytest.mark.parametrize("consume", ["true", "false"])
-def test_who_works(load: Load, configure: Callable[..., Application], consume: str) -> None:
-    """With FASTSTREAM_CONSUME=false the API's processes have no handler."""
+def test_consume_false_registers_no_handler_in_the_service(
+    load: Load, configure: Callable[..., Application], consume: str
+) -> None:
     module = load(CONSUME=consume)
     configure()
     assert {bool(subscriber.calls) for subscriber in module.broker.subscribers} == {consume == "true"}
@@ -367,8 +375,7 @@ def test_who_works(load: Load, configure: Callable[..., Application], consume: s
     "url",
     ["ftp://u:hunter2@host", "hunter2", "mqtt://u:hunter2@host", "nats://u:hunter2/3@host", "kafka://u:hunter2@host"],
 )
-def test_bad_url(load: Load, url: str) -> None:
-    """A scheme that nobody speaks is refused in a sentence, which does not show what may be a secret."""
+def test_url_of_an_unknown_scheme_is_refused_without_its_secret(load: Load, url: str) -> None:
     with pytest.raises(SystemExit) as raised:
         load(URL=url)
     assert "FASTSTREAM_URL is: broker: nats, redis, amqp; kafka, with neither user nor password." in str(raised.value)
@@ -384,16 +391,18 @@ def test_bad_url(load: Load, url: str) -> None:
         ("kafka://a:1,b:2", "a:1,b:2", "a:1,b:2"),
     ],
 )
-def test_good_url(load: Load, url: str, place: str, servers: object) -> None:
-    """Several hosts are understood; what is told of a URL is no more than where that is."""
+def test_url_with_several_hosts_is_accepted_and_shown_without_its_login(
+    load: Load, url: str, place: str, servers: object
+) -> None:
     module = load(URL=url)
     assert place == module.PLACE
     assert servers == module.SERVERS
 
 
 @pytest.mark.parametrize("program", ["/bin/faststream", "/lib/faststream/__main__.py"])
-def test_wrong_command(load: Load, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """`faststream run` on the API ends with a sentence that says what to run instead."""
+def test_faststream_run_on_the_service_names_the_right_command(
+    load: Load, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
     monkeypatch.setattr(sys, "argv", [program, "run", "app.main:app"])
     load()
     with pytest.raises(SystemExit, match=r"Run `faststream run app\.integrations\.faststream\.worker:worker`"):

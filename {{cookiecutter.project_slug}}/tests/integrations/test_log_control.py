@@ -632,7 +632,7 @@ def test_address_gets_json_and_its_path_is_not_logged(begin: Begin, logs: Logs, 
     assert ("1 alerts are lost; url: OSError('answer 500')" in written) is (status == 500)
 
 
-def test_address_where_nobody_listens_loses_alerts(begin: Begin, logs: Logs) -> None:
+def test_alerts_to_a_closed_port_are_lost_and_counted(begin: Begin, logs: Logs) -> None:
     with Receiver(204) as gone:
         pass
     begin(ALERT_URL=gone.url)

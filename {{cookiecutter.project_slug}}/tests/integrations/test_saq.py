@@ -334,7 +334,7 @@ def test_the_demo_is_accepted(kept: list[Job], alone: Application) -> None:
     assert kept[0].retries > 1, "a worker that dies would be the end of it"
 
 
-def test_readiness() -> None:
+def test_not_ready_without_a_broker() -> None:
     with pytest.raises(NotReady, match=SILENT):
         run(ready())
 
@@ -374,7 +374,7 @@ def test_a_worker_waits_for_its_broker(
     assert said == ["[-] The broker is away: gone", "[-] The broker is back"]
 
 
-def test_what_cannot_be_asked_again_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_within_a_transaction_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is lost in the midst of a transaction would be lost for ever: who began it begins anew."""
 
     async def finish(*_: object, **__: object) -> None:

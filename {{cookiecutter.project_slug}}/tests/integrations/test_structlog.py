@@ -65,7 +65,7 @@ def test_in_a_text_line_the_values_follow_the_message(configure: Callable[..., A
     assert logs.error[-1].endswith(" 100 % order=7")
 
 
-def test_a_logger_is_named_after_its_module_or_as_it_is_told(configure: Callable[..., Application], logs: Logs) -> None:
+def test_logger_is_named_after_its_module_or_explicitly(configure: Callable[..., Application], logs: Logs) -> None:
     configure(LOG_FORMAT="json", LOG_LEVELS=f"{__name__}=ERROR")
     structlog.get_logger().warning("not kept")
     structlog.get_logger().error("kept")

@@ -136,7 +136,7 @@ KEY = "z" * 256
         ([",".join(["foo=1"] * 33)], ""),
     ],
 )
-def test_the_state_is_passed_on_whole_or_not_at_all(headers: list[str], passed_on: str) -> None:
+def test_trace_state_is_passed_on_whole_or_not_at_all(headers: list[str], passed_on: str) -> None:
     state = get_current_span(remote_context([PARENT], headers)).get_span_context().trace_state
     assert state.to_header() == passed_on
 
@@ -546,7 +546,7 @@ def test_existing_provider_is_kept(collector: Collector) -> None:
     assert collector.requests == []
 
 
-def test_a_collector_that_refuses_is_told_of_once_and_so_is_its_return(
+def test_collector_that_refuses_is_logged_once_and_so_is_its_return(
     collector: Collector, app: Application, logs: Logs
 ) -> None:
     collector.status = 401
@@ -577,7 +577,7 @@ def test_a_collector_that_refuses_is_told_of_once_and_so_is_its_return(
         ("SDK_DISABLED", "perhaps"),
     ],
 )
-def test_a_bad_value_is_told_in_a_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_value_is_reported_in_a_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"OTEL_{name}", value)
     with pytest.raises(SystemExit, match=f"^The environment variable OTEL_{name} is ") as refused:
         read_settings(SETTINGS)
