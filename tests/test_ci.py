@@ -64,7 +64,6 @@ def test_missing_program_is_named_with_its_package_and_the_files_it_leaves_untes
 def test_make_passes_on_the_exit_code_of_pytest_and_says_nothing(
     tmp_path: Path, target: str, arguments: str, code: str
 ) -> None:
-    """With STATUS, so that pytest's closing line is the last one."""
     status = tmp_path / "a status"
     result = must(run(["make", target, f"STATUS={status}", f"ARGS={arguments}"], ROOT))
     assert status.read_text().strip() == code

@@ -71,7 +71,6 @@ def test_working_combination_passes_and_packages_that_our_ranges_hold_back_are_l
 
 @pytest.mark.full
 def test_broken_combination_fails_with_a_sentence_and_all_output(template: Path) -> None:
-    """Here its lock is stale, which `uv lock --upgrade` would fix."""
     replace(template / TEMPLATE / "pyproject.toml", r'"httptools>=[^"]*",', r'\g<0> "colorama",')
     result = drift("--only", "1", "--template", template)
     assert result.returncode == 1, result.stdout + result.stderr

@@ -43,7 +43,6 @@ def test_markdown_text_escapes_markup(text: str, shown: str) -> None:
 
 
 def test_answers_change_the_project_table_alone(copied: Path) -> None:
-    """Other tables have names too: contracts of the import linter."""
     before = tomllib.loads((copied / "pyproject.toml").read_text("utf-8"))
     post.name_project(copied, GOOD)
     after = tomllib.loads((copied / "pyproject.toml").read_text("utf-8"))
@@ -166,7 +165,6 @@ def test_template_has_no_name_that_windows_refuses_and_no_link() -> None:
 def test_relative_path_of_the_template_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, start: str, found: bool
 ) -> None:
-    """From where the user was, or from where the project is put."""
     folder = tmp_path / "templates" / "trail"
     folder.mkdir(parents=True)
     (folder / "cookiecutter.json").touch()

@@ -194,7 +194,6 @@ def test_systemd_accepts_the_unit_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_exposure_is_what_the_document_says() -> None:
-    """In the versions that it names; in any other it is a good one."""
     version = must(analyze("--version")).stdout.split()[1]
     said = re.search(r"of systemd (\d+) and (\d+) gives the unit \*\*([\d.]+) (\w+)\*\*", PAGE.read_text("utf-8"))
     told = analyze("security", "--offline=true", "--no-pager", UNIT).stdout
@@ -333,7 +332,6 @@ def test_missing_program_is_reported_before_anything_has_changed(
 
 
 def test_reload_replaces_the_workers_and_no_request_fails(service: Service, host: Path) -> None:
-    """By the unit's own line; the release stays that of the start."""
     old, release = service.workers(), used(host)
     empty = host / "empty"
     empty.mkdir()

@@ -247,7 +247,6 @@ BAD = {
 @pytest.mark.full
 @pytest.mark.parametrize("name", BAD)
 def test_bad_commit_is_refused(clean: Path, name: str) -> None:
-    """Types, rules, imports across layers, what a merge has left."""
     text, hooks = BAD[name]
     (clean / name).write_text(text, "utf-8")
     assert failed(commit(clean)) == hooks

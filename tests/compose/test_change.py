@@ -139,12 +139,16 @@ def test_killed_replica_loses_only_what_must_not_be_sent_again(pair: Stack, coll
         must(docker("kill", "--signal", "KILL", pair.containers("api")[0]))
         dead = time.monotonic()
         load.more(200)
+    # A kill between the head and the body of a response, a moment long, cuts it off: no proxy can undo a head.
+    cut = {sent.request_id for sent in load.failed if sent.error and sent.began < dead and sent.ended > killed}
+    assert len(cut) <= 2
     for sent in load.failed:
-        assert (sent.method, sent.status, sent.values(ID_HEADER)) == ("POST", 502, [sent.request_id]), sent
-    lost = {sent.request_id for sent in load.failed}
+        is_lost = (sent.method, sent.status, sent.values(ID_HEADER)) == ("POST", 502, [sent.request_id])
+        assert is_lost or sent.request_id in cut, sent
+    lost = {sent.request_id for sent in load.failed} - cut
     begun = (sent for sent in load.sent if sent.began < dead and sent.ended > killed and sent.method == "POST")
     assert set() < lost < {sent.request_id for sent in begun}
-    served = {sent.request_id for sent in load.sent} - lost
+    served = {sent.request_id for sent in load.sent} - lost - cut
     lines, at_nginx = collector.wait_for(served, "api"), collector.wait_for(served | lost, "nginx")
     assert all(lines[request_id] == [200] for request_id in served)
     assert not lost & lines.keys()

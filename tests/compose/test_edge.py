@@ -341,7 +341,6 @@ def hanging(stack: Stack) -> Counter[str]:
 
 
 def test_request_of_a_killed_worker_is_sent_again_if_that_is_safe(edges: list[Edge], stack: Stack) -> None:
-    """A POST that has begun is not: 502; a GET is, and succeeds."""
     with ExitStack() as opened:
         sent = [(edge, opened.enter_context(edge.connect()), new_id("hang"), *outcome)
                 for edge in edges for outcome in (("POST", 502, 1), ("GET", 200, 2))]  # fmt: skip
@@ -366,7 +365,6 @@ def test_request_that_kills_its_worker_is_sent_twice_at_most(edge: Edge, stack: 
 
 
 def test_headers_of_the_service_have_precedence(edge: Edge) -> None:
-    """Also long ones; but it cannot have nginx read something else."""
     answer = edge.ask(get("/probe/headers"))
     assert (answer.status, answer.body) == (503, b"as it was sent")
     assert len(answer.one("X-Long")) == 12000

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.client import build_request, new_id
 from tests.support.lines import TEXT_ACCESS, TEXT_APP
+from tests.support.speed import scaled
 from tests.support.stack import Line, Stack, docker, write_override
 from tests.support.waiting import wait_for
 
@@ -24,7 +25,7 @@ OUTCOMES = [
     ("GET", "/api/demo/fail", 500, 1),
 ]
 # nginx counts whole milliseconds, by a clock that it reads from time to time.
-COARSE = 0.002
+COARSE = 0.002  # seconds; clocks that a loop reads once in a round are as late as the machine is busy
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_times_contain_each_other(stack: Stack, target: str, least: float, lines
     assert min(inner) >= least - COARSE  # uvloop rounds what is to be slept to milliseconds
     # The service hands its last byte over before it reads the clock: on a busy machine, single values may be off.
     for longer, shorter in ((outer, middle), (middle, inner)):
-        assert statistics.median(a - b for a, b in zip(longer, shorter, strict=True)) >= -COARSE
+        assert statistics.median(a - b for a, b in zip(longer, shorter, strict=True)) >= -scaled(3 * COARSE)
 
 
 def test_only_failed_health_checks_are_logged(stack: Stack) -> None:

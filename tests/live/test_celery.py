@@ -132,7 +132,6 @@ def test_tasks_of_a_canvas_have_the_origin_and_their_sender_as_parent(system: Sy
 
 
 def test_failed_task_has_one_traceback_under_its_ids(system: System) -> None:
-    """No argument is in any line; the errback has the same origin."""
     request_id = system.ask("/probe/canvas/fails")
     system.lines(request_id, 1, "errback")
     system.lines(request_id, 1, " failure ")

@@ -116,7 +116,6 @@ def test_slow_application_is_waited_for(target: Service) -> None:
 
 
 def test_half_open_connections_do_not_keep_others_from_being_served(target: Service) -> None:
-    """200 connections that never finish their head are all closed."""
     before = open_files(target.workers())
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(target.connect()) for _ in range(200)]

@@ -177,7 +177,6 @@ def test_each_worker_connects_and_disconnects(integrated: Path, broker: Path) ->
 def test_start_that_cannot_work_ends_with_a_sentence(
     without_marks: Path, broker: Path, server: str, variable: str, told: str
 ) -> None:
-    """What an integration lacks is reported without a traceback."""
     env = {"BROKER_FOLDER": str(broker), **dict([variable.split("=")])}
     work = broker.parent
     with Service(without_marks, work, server=server, app="app.main:app", env=env, workers=1, wait=False) as service:

@@ -266,7 +266,6 @@ SAID = {"analytics": "analysis complete", "model": "model trained", "store": "re
 
 
 def test_concurrent_requests_through_three_servers_do_not_mix(demo: Service) -> None:
-    """Forty at once: each ID has its own records in four processes."""
     ids = [new_id(f"demo{n}") for n in range(40)]
 
     def ask(request_id: str) -> str:

@@ -177,7 +177,6 @@ def test_requests_that_the_server_refuses_are_counted(service: Service, grown: C
 
 
 def test_request_that_a_reload_cancels_is_counted(service: Service, grown: Callable[..., float]) -> None:
-    """As what it was answered with, and it is no longer in flight."""
     with service.connect() as connection:
         connection.send(build_request("GET", "/probe/wait?seconds=60"))
         wait_for_requests_in_flight(service, 1)

@@ -1,11 +1,14 @@
 """Bakes projects as a user does, but from what git tracks, and with nothing of this machine's settings."""
 
+import atexit
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +87,20 @@ def named(answers: Mapping[str, bool]) -> str:
 def environment(**variables: str) -> dict[str, str]:
     """Give an environment for commands of other projects, with this project's tools, uv among them, on PATH.
 
-    Bytecode is kept, as with most users; else each of the many processes of a project compiles all packages anew.
+    Bytecode is kept, as with most users; otherwise each process of a project would compile all packages.
     """
     strangers = ("PYTEST_", "COV_", "PYTHONDONTWRITEBYTECODE")
     clean = {name: value for name, value in clean_environment().items() if not name.startswith(strangers)}
-    return clean | {"PATH": f"{TOOLS}{os.pathsep}{clean['PATH']}"} | variables
+    paths = {"PATH": f"{TOOLS}{os.pathsep}{clean['PATH']}", "PYTEST_DEBUG_TEMPROOT": temporary_root()}
+    return clean | paths | variables
+
+
+@cache
+def temporary_root() -> str:
+    """Make a folder for what inner runs of pytest keep: each run removes old folders, and two would meet in one."""
+    folder = tempfile.mkdtemp(prefix="trail-inner-pytest-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def run(
