@@ -181,7 +181,7 @@ def is_news(line: logging.LogRecord) -> bool:
 lines = logging.getLogger("app.faststream")
 lines.setLevel(logging.ERROR)
 lines.addFilter(is_news)
-for client in ("aio_pika", "aiokafka", "aiormq"):
+for client in ("aio_pika", "aiokafka", "aiormq", "nats"):
     logging.getLogger(client).setLevel(logging.CRITICAL)
 extra: dict[str, Any] = {"nats": {"max_reconnect_attempts": -1}}.get(KIND, {})
 if KIND == "rabbit":
