@@ -118,6 +118,7 @@ def test_make_run_without_a_terminal_has_no_colours_and_stops_on_a_signal(
 ) -> None:
     """Such as from a service manager, or a runner that interrupts everything at once."""
     (command, stop, codes), port = ENDS[end], free_port()
+    must(run([UV, "sync", "--quiet", "--locked", "--inexact", "--only-group", "generate"], clone))  # as `make run` does
     with running(command, clone, newcomer | {"PORT": str(port)}) as demo:
         demo.wait_for(STAYS)
         assert "\033" not in demo.said
