@@ -20,7 +20,7 @@ run: $(filter $(OWN_UV),$(UV))
 	exec "$(UV)" run --quiet --locked --inexact --only-group generate python -m scripts.demo "$(UV)"
 
 # Two processes share the tests; those of a file stay in one of them, and so do the servers that they share.
-PYTEST = "$(UV)" run --no-sync python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST = "$(UV)" run --no-sync python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 test: TIER := -m "not full"
 
 test test-all: $(filter $(OWN_UV),$(UV))
