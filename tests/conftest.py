@@ -13,10 +13,6 @@ from scripts.snapshot import copy_repository
 from tests.support import baked
 from tests.support.baking import NO_INTERPRETER, bake
 
-HERE = Path(__file__).parent
-ONE_PROCESS = ("compose",)
-"""Folders whose files share what takes long to build, so that one process of pytest-xdist runs all of them."""
-
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,19 +33,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the tests of a file to one process of pytest-xdist, since they share servers and environments.
-
-    Its own `--dist loadgroup` has no effect with pytest 9.2, which computes the ID of a test that 3.8.0 writes over.
-    """
+    """Keeps a file in one process; `--dist loadgroup` of pytest-xdist 3.8.0 has no effect with pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:
-        folder, *rest = nodeid.partition("::")[0].removeprefix("tests/").split("/")
-        return folder if folder in ONE_PROCESS else "/".join([folder, *rest])
+        """Return the file; of tests/compose the folder, whose files share what takes long to build."""
+        file = nodeid.partition("::")[0]
+        return "tests/compose" if file.startswith("tests/compose/") else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
-    """Distribute the tests by files."""
     return FileScheduling(config, log)
 
 

@@ -248,8 +248,7 @@ def test_nothing_that_was_accepted_is_lost_when_the_broker_dies(system: System, 
         assert unheard.current_id == begun.current_id
         assert len(system.lines(running, 2, "Wait processed")) == 2
     assert away() == [2, 1]
-    texts = [place.app_text()[start:] for place, start in before.items()]
-    assert [text for text in texts if "Traceback" in text] == []
+    assert [text for place, start in before.items() if "Traceback" in (text := place.app_text()[start:])] == []
 
 
 @on_nats

@@ -186,10 +186,7 @@ def test_each_occurrence_of_cron_has_an_origin_of_its_own(system: System) -> Non
 
 
 def test_process_outside_of_service_and_worker_enqueues_and_leaves_nothing_open(system: System) -> None:
-    """A task of another library enqueues as often as it likes, each time in a loop of its own.
-
-    PostgreSQL takes a hundred connections, and its pool must not be opening one when the loop ends.
-    """
+    """Each time in a loop of its own: PostgreSQL takes a hundred connections, none of which outlives its loop."""
     code = """
 import asyncio, os, threading
 from app.integrations.saq import get_queue
