@@ -46,12 +46,12 @@ settings = read_settings(SETTINGS)
 
 
 def state(name: str) -> Path:
-    """Return a file that stands for a state of the broker, or a mark of ours."""
+    """Return a file that represents a state of the broker, or a mark of the test."""
     return (settings.folder or Path("/nowhere")) / name
 
 
 def install(app: FastAPI, _settings: Settings) -> None:
-    """Add a route that tells how the broker is."""
+    """Add a route that returns the state of the broker."""
     if state("slow").exists():
         state(f"installing.{os.getpid()}").touch()
     while state("slow").exists():
@@ -93,7 +93,7 @@ async def ready() -> None:
     if settings.folder is None:
         raise NotReady("BROKER_FOLDER is not set.")
     log.info("asking the broker")
-    while state("hangs").exists():  # and heeds no cancellation
+    while state("hangs").exists():  # and ignores cancellation
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
     if state("crashes").exists():

@@ -23,33 +23,33 @@ def _mark(name: str) -> None:
 
 
 def on_starting(_server: Arbiter) -> None:
-    """Tell of the master's start."""
+    """Mark the start of the master."""
     _mark("on_starting")
 
 
 def when_ready(_server: Arbiter) -> None:
-    """Tell that the master listens."""
+    """Mark that the master listens."""
     _mark("when_ready")
 
 
 def post_fork(_server: Arbiter, _worker: Worker) -> None:
-    """Tell of a worker's start, which fails while the broker is full."""
+    """Mark the start of a worker, or fail while the broker is full."""
     if (Path(os.environ["BROKER_FOLDER"]) / "full").exists():
         raise OSError("no room for a worker")
     _mark("post_fork")
 
 
 def worker_exit(_server: Arbiter, _worker: Worker) -> None:
-    """Tell of a worker's end, in the worker."""
+    """Mark the end of a worker, in the worker."""
     _mark("worker_exit")
 
 
 def child_exit(_server: Arbiter, worker: Worker) -> None:
-    """Tell of a worker's end, in the master, and fail as hooks do that were written for another server."""
+    """Mark the end of a worker, in the master, and fail."""
     (Path(os.environ["BROKER_FOLDER"]) / f"child_exit.{worker.pid}").touch()
     raise TypeError("child_exit is broken")
 
 
 def on_exit(_server: Arbiter) -> None:
-    """Tell of the master's end."""
+    """Mark the end of the master."""
     _mark("on_exit")

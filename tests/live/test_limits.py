@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.full
 
 LINE, FIELDS, HEAD = 8190, 20, 16384
-SETTINGS = {
-    "LIMIT_REQUEST_LINE": str(LINE),
-    "LIMIT_REQUEST_FIELDS": str(FIELDS),
-    "LIMIT_REQUEST_HEAD": str(HEAD),
-}
+SETTINGS = {"LIMIT_REQUEST_LINE": str(LINE), "LIMIT_REQUEST_FIELDS": str(FIELDS), "LIMIT_REQUEST_HEAD": str(HEAD)}
 START = b"GET /api/demo HTTP/1.1\r\nHost: testserver\r\n"
 
 

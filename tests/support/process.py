@@ -26,12 +26,7 @@ class Process(Logs):
     _process: subprocess.Popen[bytes] | None = None
 
     def __init__(
-        self,
-        project: Path,
-        work: Path,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        log_path: Path | None = None,
+        self, project: Path, work: Path, command: Sequence[str], env: Mapping[str, str], log_path: Path | None = None
     ) -> None:
         super().__init__(work, log_path)
         self.project = project

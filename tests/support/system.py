@@ -41,8 +41,10 @@ class System:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.service.__exit__(kind, error, trace)
-        self.worker.__exit__(kind, error, trace)
+        try:
+            self.service.__exit__(kind, error, trace)  # raises where an ID has two access lines
+        finally:
+            self.worker.__exit__(kind, error, trace)
 
     def revive(self) -> Self:
         """Start again what the test before has stopped."""

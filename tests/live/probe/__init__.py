@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""An application for the live tests: the service, and one route for every way in which a request can go.
+"""An application for the live tests: the service, and a route for each outcome of a request.
 
-It is copied into the baked project and served as `probe:app`; `probe:watched` also tells which ID a request found in
+It is copied into the baked project and served as `probe:app`; `probe:watched` also returns which ID a request found in
 the context before the service's own code ran. What it imports is installed with the service and not with the tests,
 hence no type checks here.
 """
@@ -15,7 +15,7 @@ from . import answers, sockets, work
 
 
 class Watched:
-    """Tell, in a header, which ID the context held before the service's own code ran."""
+    """Return in a header which ID the context held before the service's own code ran."""
 
     def __init__(self, inner: FastAPI) -> None:
         self.inner = inner

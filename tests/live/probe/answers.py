@@ -39,13 +39,13 @@ async def read_item(number: int) -> Response[int]:
 
 @api.get("/fail")
 async def read_fail() -> Response[str]:
-    """Raise what nobody handles."""
+    """Raise an error without a handler."""
     raise RuntimeError("probe failure")
 
 
 @api.get("/fail/sync")
 def read_fail_sync() -> Response[str]:
-    """Raise what nobody handles, in a thread."""
+    """Raise an error without a handler, in a thread."""
     raise RuntimeError("probe failure in a thread")
 
 

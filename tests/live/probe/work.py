@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Routes whose work takes its time, goes on elsewhere or after the answer, or is told to a log."""
+"""Routes that are slow, work in other threads, tasks or after the response, or log."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ async def read_broken_stream() -> StreamingResponse:
 
 @api.get("/wait")
 async def read_wait(*, seconds: float = 0.6, tell: bool = False) -> Response[str]:
-    """Answer late, and tell of the beginning as well if asked to."""
+    """Answer late, and log the beginning if asked to."""
     if tell:
         log.info("waiting")
     await asyncio.sleep(seconds)
@@ -72,7 +72,7 @@ async def read_background(background: BackgroundTasks, *, fail: bool = False) ->
 
 @api.get("/logging")
 async def read_logging() -> Response[str]:
-    """Log through loggers that nobody prepared."""
+    """Log through loggers without any set-up."""
     plain.info("by plain logger")
     library.warning("by library logger")
     library.getChild("deep").error("by its child", exc_info=ValueError("told by a library"))

@@ -1,4 +1,4 @@
-"""How docs/settings.md and .env.example are written anew."""
+"""How `make docs` writes docs/settings.md and .env.example."""
 
 import pytest
 from pydantic import Field

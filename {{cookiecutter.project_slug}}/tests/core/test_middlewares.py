@@ -1,4 +1,4 @@
-"""The door: header, context and line on every outcome, and nobody else's ID."""
+"""The context middleware: header, context and line on every outcome, and no ID of another request."""
 
 import asyncio
 import gc

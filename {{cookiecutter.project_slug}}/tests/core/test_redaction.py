@@ -1,4 +1,4 @@
-"""Whatever writes a secret into a line, `***` stands there."""
+"""No line contains a secret, whichever module logs it."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Celery without a broker: in this process, in memory, and what is said when there is none."""
+"""Celery in this process and in memory, and without a broker."""
 
 import asyncio
 import json
@@ -167,7 +167,7 @@ def test_without_a_broker(url: str, configure: Callable[..., Application], logs:
 def test_broker_that_hangs_keeps_no_thread_waiting(
     configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for long, and however many ask, one thread does."""
+    """Callers wait for a short time only, and all of them use one thread."""
     monkeypatch.setattr(integration, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(integration, "SEND_SECONDS", 0.2)
 
@@ -177,7 +177,7 @@ def test_broker_that_hangs_keeps_no_thread_waiting(
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("asyncio_")]
 
     with socket.create_server(("127.0.0.1", 0)) as server, broker_at(REDIS.format(server.getsockname()[1])):
-        end = threading.Timer(20, server.shutdown, [socket.SHUT_RDWR])  # or who waits without a limit waits for ever
+        end = threading.Timer(20, server.shutdown, [socket.SHUT_RDWR])  # else a call without a limit blocks
         end.start()
         began = time.monotonic()
         try:

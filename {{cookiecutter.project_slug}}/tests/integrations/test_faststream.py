@@ -272,9 +272,9 @@ def test_reply_to_a_request_binds_and_logs_nothing(
 def test_records_of_the_library_that_repeat_ours_are_dropped(
     load: Load, logs: Logs, configure: Callable[..., Application]
 ) -> None:
-    """How a message ends is told by us already, but not that the broker did not hear of it, nor anything else."""
-    module = load()
+    """Our own lines report how a message ends; not that the broker did not hear of it, nor anything else."""
     configure()
+    module = load()
     record = TaskRecord(ID, "message-1", "the-sender")
 
     def say(level: int, words: str, error: Exception | None = None) -> None:
@@ -287,6 +287,8 @@ def test_records_of_the_library_that_repeat_ours_are_dropped(
     say(logging.ERROR, "Message fetch error", RuntimeError())
     say(logging.ERROR, "Task-16 raised an exception, retrying...", ConnectionResetError())
     say(logging.ERROR, "Task-17 raised an exception, retrying...", ValueError())
+    for client in ("aio_pika", "aiokafka", "aiormq", "nats"):
+        logging.getLogger(f"{client}.client").error("fetch error of a client")
     told = "\n".join(logs.error)
     assert f"[{ID}] [message-1 the-sender] The broker was not told how it ended (ConnectionResetError)" in told
     assert [words in told for words in ("told by us", "something else", "fetch error", "Task-16", "Task-17")] == [

@@ -122,7 +122,7 @@ def test_json_has_the_number_as_a_key(begin: Begin, logs: Logs) -> None:
 
 
 def test_numbers_are_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While windows end, and threads change in the midst of each step."""
+    """Windows end meanwhile, and threads switch during each step."""
     begin(WINDOW="0.05", BURST="3", ALERT_LEVEL="OFF")
 
     def slow(kind: thinning.Kind) -> int:
@@ -150,7 +150,7 @@ def test_numbers_are_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: 
 
 
 def test_number_of_kinds_is_limited(begin: Begin, logs: Logs) -> None:
-    """They pass, since they are not repeated; the figure of one that is forgotten for them is told."""
+    """They pass, since they are not repeated; a kind that is evicted for them reports its count."""
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for _ in range(3):
         log.error("repeated")
@@ -176,7 +176,7 @@ def test_record_is_counted_once_for_all_handlers(begin: Begin, logs: Logs) -> No
 
 
 def test_closing_line_is_no_record_of_its_own(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever watches records, as those do who count them or send them elsewhere, sees what was logged, and no more."""
+    """Other handlers, which count records or send them elsewhere, see what was logged, and no more."""
     begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     seen: list[str] = []
     before = logging.Logger.callHandlers
@@ -307,7 +307,7 @@ def test_record_written_while_counting_does_not_deadlock(begin: Begin, logs: Log
     thread.start()
     thread.join(10)
     if thread.is_alive():
-        log_control.forget()  # what ends this test shall not wait as well
+        log_control.forget()  # the end of this test must not wait as well
         pytest.fail("It waits for itself.")
     end()
     assert figures(logs.error) == 1
@@ -468,7 +468,7 @@ def test_single_error_is_one_line_and_starts_no_thread(begin: Begin, logs: Logs)
 
 
 def test_failing_hook_harms_no_other(begin: Begin, logs: Logs) -> None:
-    """It is told once in a while, and what it logs raises no alert."""
+    """Its failure is reported at intervals, and what it logs raises no alert."""
     begin(ALERT_INTERVAL="3600")
     told: list[str] = []
 
@@ -489,7 +489,7 @@ def test_failing_hook_harms_no_other(begin: Begin, logs: Logs) -> None:
 
 
 def test_alerts_beyond_the_limit_are_lost_and_counted(begin: Begin, logs: Logs) -> None:
-    """Nobody who logs waits for a hook that hangs, and the end does so for a while, once."""
+    """Callers never wait for a hook that hangs; the end of the process waits once, for a limited time."""
     begin(BURST="0")
     going_on, taken = threading.Event(), list[Alert]()
     hooks.update(takes=taken.append, hangs=lambda _: going_on.wait(30))
@@ -509,7 +509,7 @@ def test_alerts_beyond_the_limit_are_lost_and_counted(begin: Begin, logs: Logs) 
     assert time.monotonic() - began < 1.9
     going_on.set()
     thread.join(10)
-    assert (len(taken), lost) == (1, 299)  # what is told to be lost is not delivered after all
+    assert (len(taken), lost) == (1, 299)  # an alert that is reported as lost is never delivered
 
 
 def test_record_of_lost_alerts_raises_no_alert(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -718,7 +718,7 @@ os.wait()
 
 
 def test_forked_child_counts_for_itself() -> None:
-    """What its parent holds back is told by the parent, at its end; locks that were held in the fork harm nobody."""
+    """The parent reports what it holds back, at its end; locks that were held at the fork block no process."""
     written = run_script(FORKS)
     assert [int(found) for found in FIGURE.findall(written)] == [4, 2]
     assert written.count("7 alerts are lost") == 1

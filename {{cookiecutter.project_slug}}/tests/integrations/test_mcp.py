@@ -50,7 +50,7 @@ SECRET = "hunter2-hunter2"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No other integration, which would look for its own broker; and nobody who was told of measurements before."""
+    """No other integration, which would look for its own broker; and no observer of measurements."""
     monkeypatch.setattr("app.integrations.names", lambda: ["mcp"])
     measure_watchers.clear()
     yield
@@ -591,7 +591,7 @@ def test_claimed_id_counts_only_while_it_is_called_under_it(configure: Configure
         return heard[-1]
 
     assert hear("first-id", "first-id", "second-id") == "first-id"
-    assert hear("third-id", "first-id", "second-id") == "-"  # of a request that is not ours to tell of
+    assert hear("third-id", "first-id", "second-id") == "-"  # the request belongs to another service
     assert hear(None, "first-id", "second-id") == "-"
     assert hear(None, "first-id") == "first-id"
     assert hear({"no": "text"}, "first-id") == "first-id"

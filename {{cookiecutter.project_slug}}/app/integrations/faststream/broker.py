@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class SETTINGS(EnvironmentSettings, env_prefix="FASTSTREAM_"):
-    """Where the broker is, and who works on its messages."""
+    """The address of the broker, and which processes work on its messages."""
 
     url: str = Field("nats://127.0.0.1:4222", pattern=URL, repr=False, description=KINDS)
     consume: bool = Field(True, description="whether the API's own processes work on messages as well")
@@ -65,7 +65,7 @@ class Correlation(BaseMiddleware[Any, Any]):
         return await call_next(msg)
 
     async def after_processed(self, _: object = None, error: BaseException | None = None, __: object = None) -> bool:
-        """Tell how it ended; a message whose reply the broker did not take goes back instead of being put away."""
+        """Log how it ended; a message whose reply the broker did not take is returned instead of acknowledged."""
         if self.record:
             back = isinstance(error, (NotTaken, NackMessage, asyncio.CancelledError))
             if error and not back:
@@ -109,7 +109,7 @@ class Broker(getattr(kit, f"{KIND.title()}Broker")):  # type: ignore[misc]
     keeper: asyncio.Task[None] | None = None
 
     async def __aexit__(self, *_: object) -> None:
-        """Disconnect who only publishes inside of `async with broker:`; it stays connected where it was started."""
+        """Disconnect a process that only publishes inside `async with broker:`; after `start` it stays connected."""
         if not self.keeper:
             await self.stop()
 
@@ -122,7 +122,7 @@ class Broker(getattr(kit, f"{KIND.title()}Broker")):  # type: ignore[misc]
             return await super()._connect()
 
     async def start(self) -> None:
-        """Return at once; until the broker answers, whoever publishes is told NotTaken."""
+        """Return at once; until the broker answers, publishing raises NotTaken."""
         self.keeper = asyncio.create_task(self._keep())
 
     async def stop(self, *_: object) -> None:
@@ -167,7 +167,7 @@ async def ready() -> None:
 
 
 def is_news(line: logging.LogRecord) -> bool:
-    """Leave out what we tell ourselves, with the ID and once: how a message ends, and that the broker is away."""
+    """Drop what our own lines report with the ID and once: how a message ends, and that the broker is away."""
     error = type(line.exc_info[1] if line.exc_info else None).__name__
     if not broker.context.get_local("message"):
         return line.msg != "Message fetch error" and not LOST.search(error)
