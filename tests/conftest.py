@@ -33,7 +33,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Keeps a file in one process; `--dist loadgroup` of pytest-xdist 3.8.0 has no effect with pytest 9.2."""
+    """Keeps a folder in one process, too; `--dist loadgroup` of pytest-xdist 3.8.0 has no effect with pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:
         """Return the file; of tests/compose the folder, whose files share what takes long to build."""

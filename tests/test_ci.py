@@ -21,6 +21,12 @@ from tests.support.programs import program
 def test_promise():
     program("no-such-program", "its-package")
 """
+LEAVES_ITS_PROCESS = """
+import os, pathlib
+
+def test_process():
+    pathlib.Path(f"{__file__}.{os.environ['PYTEST_XDIST_WORKER']}").touch()
+"""
 
 
 @pytest.fixture
@@ -58,6 +64,14 @@ def test_missing_program_is_named_with_its_package_and_the_files_it_leaves_untes
     said = run_suite(suite, CI="").stdout
     wanted = "no-such-program is missing: install the Debian package its-package. Skipped: test_a.py, test_b.py.\n"
     assert wanted in said
+
+
+def test_files_that_share_stacks_run_in_one_process(suite: Path) -> None:
+    (folder := suite / "tests/compose").mkdir(parents=True)
+    for number in range(4):
+        (folder / f"test_{number}.py").write_text(LEAVES_ITS_PROCESS)
+    run_suite(suite, PYTEST_ADDOPTS="--numprocesses 2 --dist loadscope")
+    assert len({path.suffix for path in folder.glob("*.gw*")}) == 1
 
 
 @pytest.mark.parametrize(("target", "arguments", "code"), [("test", "--version", "0"), ("test-all", "no-test.py", "5")])

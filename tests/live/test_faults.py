@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.client import build_request, new_id
-from tests.support.faults import (
-    HANDSHAKE,
-    check_lines,
-    is_alive,
-    new_workers,
-    serve,
-    wait_count,
-    wait_serving,
-)
+from tests.support.faults import HANDSHAKE, check_lines, is_alive, new_workers, serve, wait_count, wait_serving
 from tests.support.load import Load
 from tests.support.speed import scaled
 from tests.support.waiting import wait_for

@@ -149,10 +149,7 @@ def test_first_start_fails_once_for_many_workers(
 ) -> None:
     """One worker says why, and gunicorn ends with 3; it would stumble over several that end at the same time."""
     broker = integrated.parent / "broker"
-    with (
-        changed(integrated.parent / file, text),
-        serve(integrated, tmp_path, broker, workers=4, wait=False) as service,
-    ):
+    with changed(integrated.parent / file, text), serve(integrated, tmp_path, broker, workers=4, wait=False) as service:
         wait_for(lambda: service.process.poll() is not None, "the end of gunicorn")
         assert service.process.returncode == 3
         output = service.output()
