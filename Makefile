@@ -59,8 +59,8 @@ bench: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked python -m benchmarks.observing "$(UV)"
 	"$(UV)" run --quiet --locked python -m benchmarks.template_times "$(UV)"
 
-# Counts the instructions of a request; fails where they are not those of benchmarks/results/instructions.json, within
-# 3 %. Store new ones with: make guard ARGS=--store. Needs valgrind.
+# Counts the instructions of a request, here and in another commit, by default HEAD: make guard ARGS=COMMIT. Fails where
+# there are 3 % more. Needs valgrind.
 guard: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked python -m benchmarks.instructions "$(UV)" $(ARGS)
 

@@ -5,12 +5,12 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable
 
-from app.common.access_log import AccessRecord, logger, write_access_line
-from app.common.log_files import LogFileHandler
+from app.common.context.request_record import RequestRecord, current_record
 from app.common.log_handler import RequestLogHandler
+from app.common.logs.access import AccessRecord, logger, write_access_line
+from app.common.logs.handlers import LogFileHandler
 from app.common.middlewares import ContextMiddleware
 from app.common.request_id import RequestIdPlugin, new_request_id
-from app.common.request_record import RequestRecord, current_record
 from app.common.response import Response
 from app.settings import get_settings
 from in_process import START, Cycle, new_scope, trivial
@@ -53,7 +53,7 @@ def drive(awaitable: Awaitable[object]) -> None:
 def finished_request() -> RequestRecord:
     """Give the record of a request that has been answered."""
     record = RequestRecord(ID, new_scope())
-    record.status, record.bytes_sent, record.ended = 200, 94, record.started + 0.001
+    record.status, record.bytes_sent, record.duration = 200, 94, 0.001
     return record
 
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from itertools import repeat
 
+from app.common.context.request_record import current_record
 from app.common.log_handler import configure_logging
-from app.common.request_record import current_record
 from app.settings import get_settings
 from hot_ingredients import all_of, finished_request
 

@@ -1,9 +1,9 @@
-"""Guards the length of a request's path: `python -m benchmarks.instructions UV [--store]`.
+"""Guards the length of a request's path: `python -m benchmarks.instructions UV [COMMIT]`.
 
 It counts the instructions that the processor executes for a request, by valgrind's callgrind: unlike a time, they are
-the same on a busy machine. Each application is run twice, with few and with many requests, and what the runs have in
-common, the start, falls out of the difference. The figures are compared with those in
-`benchmarks/results/instructions.json`, which hold for one version of Python and of the packages; `--store` writes them.
+the same on a busy machine. The repository as it lies here and as it is in another commit, by default HEAD, are counted
+in one run, since the figures depend on the machine. Each application is run twice, with few and with many requests, and
+what the runs have in common, the start, falls out of the difference.
 """
 
 import os
@@ -11,18 +11,21 @@ import platform
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from benchmarks.machine import as_text, require_program, versions
-from benchmarks.stored_instructions import faults, store
 from scripts.generate import generate, install
 from scripts.snapshot import ROOT
 
 FEW, MANY = 200, 1200
+TOLERANCE = 0.03
+"""The share by which a figure may grow."""
 IN_PROCESS = ROOT / "benchmarks" / "in_process.py"
 PACKAGES = ("fastapi", "pydantic", "pydantic-core", "starlette", "starlette-context", "uvloop")
 
@@ -35,12 +38,9 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = {
-    "trivial application": Subject("trivial", "text"),
-    "middleware and access line around it, text": Subject("door", "text"),
-    "middleware and access line around it, JSON": Subject("door", "json"),
-    "bare FastAPI": Subject("fastapi", "text"),
     "service, text": Subject("service", "text"),
     "service, JSON": Subject("service", "json"),
+    "bare FastAPI": Subject("fastapi", "text"),
 }
 
 
@@ -91,27 +91,40 @@ def measure(project: Path, folder: Path) -> dict[str, int]:
     return {name: round(total / (MANY - FEW)) for name, total in difference.items()}
 
 
-def show(found: Mapping[str, int], by: Mapping[str, str]) -> None:
+def generate_from(commit: str, folder: Path) -> Path:
+    """Generate a service from a commit; raises CalledProcessError where there is no such commit."""
+    archive = subprocess.run(["git", "archive", "--format=tar", commit], cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as content:
+        content.extractall(folder / "repository", filter="data")
+    return generate(folder / "build", folder / "repository")
+
+
+def show(now: Mapping[str, int], before: Mapping[str, int]) -> None:
     """Print the table."""
-    print(f"Instructions for each of {MANY - FEW} requests; Python {by['python']}, {as_text(dict(by))}.")
-    for name, instructions in found.items():
-        print(f"{instructions:>9,}  {instructions / found['bare FastAPI']:5.2f} of bare FastAPI  {name}")
+    print(f"{'before':>9}  {'now':>9}  {'change':>7}  instructions for each of {MANY - FEW} requests")
+    for name, found in now.items():
+        print(f"{before[name]:>9,}  {found:>9,}  {found / before[name] - 1:>+7.1%}  {name}")
 
 
-def main(uv: Path, *options: str) -> int:
-    """Generate a service, count, and compare or store; 0 when each figure is as it was, or has been stored."""
+def faults(now: Mapping[str, int], before: Mapping[str, int]) -> list[str]:
+    """Give a sentence for each figure that has grown further than it may."""
+    grown = [name for name, found in now.items() if found > before[name] * (1 + TOLERANCE)]
+    return [f"{name}: more than {TOLERANCE:.0%} more instructions. Shorten the path again." for name in grown]
+
+
+def main(uv: Path, commit: str = "HEAD") -> int:
+    """Generate both services, count, and compare; 0 where no figure has grown further than it may."""
     require_program("valgrind", "valgrind")
     with TemporaryDirectory() as name:
-        project = generate(Path(name) / "build")
-        install(project, uv)
-        by = versions(project, PACKAGES) | {"machine": platform.machine()}
-        found = measure(project, Path(name))
-    show(found, by)
-    minor = by["python"].rpartition(".")[0]
-    if "--store" in options:
-        store(minor, found, by)
-        return 0
-    sentences = faults(minor, found, by)
+        folders = [Path(name) / "now", Path(name) / "before"]  # of like length, as the names are part of what is run
+        projects = [generate(folders[0] / "build"), generate_from(commit, folders[1])]
+        for project in projects:
+            install(project, uv)
+        by = versions(projects[0], PACKAGES) | {"machine": platform.machine()}
+        now, before = (measure(project, folder) for project, folder in zip(projects, folders, strict=True))
+    show(now, before)
+    print(f"Python {by['python']}, {as_text(dict(by))}.")
+    sentences = faults(now, before)
     print("\n".join(sentences), file=sys.stderr)
     return 1 if sentences else 0
 

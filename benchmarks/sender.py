@@ -122,7 +122,7 @@ def faststream_ours(count: int) -> float:
 
 def begin_request() -> None:
     """Let what follows belong to a request."""
-    from app.common.request_record import RequestRecord, current_record
+    from app.common.context.request_record import RequestRecord, current_record
 
     current_record.set(RequestRecord("5f0c1d9e-6c2f-4a53-9d0a-1f2e3d4c5b6a", {"type": "http"}))
 

@@ -19,8 +19,10 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in strangers}
 
 
-def generate(build: Path = BUILD, **answers: bool) -> Path:
+def generate(build: Path = BUILD, root: Path = ROOT, /, **answers: bool) -> Path:
     """Bake the template with its defaults, or other answers, into the fresh folder `build`; give the project's folder.
+
+    `root`: the repository, by default this one.
 
     Nothing of the user's is read or written: neither their cookiecutter settings nor their replay files. It is baked
     elsewhere and moved, as cookiecutter takes braces in the path of its output for a tag.
@@ -29,7 +31,7 @@ def generate(build: Path = BUILD, **answers: bool) -> Path:
     shutil.rmtree(build, ignore_errors=True)
     with TemporaryDirectory() as name:
         work = Path(name)
-        template, settings, output = copy_repository(work / "template"), work / "settings.yaml", work / "output"
+        template, settings, output = copy_repository(work / "template", root), work / "settings.yaml", work / "output"
         folders = {key: str(work / key) for key in ("cookiecutters_dir", "replay_dir")}
         settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
         options = ["--no-input", "--config-file", settings, "--output-dir", output]

@@ -7,11 +7,11 @@ import socket
 from typing import Any
 
 from app.common.log_handler import logging_config, prepare_log_files
-from app.integrations.server_hooks import with_hooks_of_integrations
-from app.settings import get_settings, hold, project_metadata
+from app.environment import project_metadata
+from app.integrations.server_hooks import in_turn, load_hooks
+from app.settings import reload_settings
 
-get_settings.cache_clear()  # SIGHUP runs this file again, and `.env` may have changed
-settings = get_settings()
+settings = reload_settings()  # SIGHUP runs this file again, and `.env` may have changed
 prepare_log_files(settings)
 
 wsgi_app = "app.main:app"
@@ -32,7 +32,7 @@ keepalive = settings.keepalive
 max_requests = settings.max_requests
 max_requests_jitter = settings.max_requests // 10
 
-# uvicorn does not know these two; app/common/protocol.py enforces the limits. Here for the day of another worker class.
+# uvicorn ignores these two; app/common/server/protocol.py enforces the limits. Here for another worker class.
 limit_request_line = min(settings.limit_request_line, 8190)
 limit_request_fields = settings.limit_request_fields
 forwarded_allow_ips = ",".join(settings.forwarded_allow_ips)
@@ -54,17 +54,12 @@ loglevel = settings.log_level.lower()
 logconfig_dict = logging_config()
 
 
-def when_ready(_server: object) -> None:
-    """Remember what works, now and since each SIGHUP: a bad value in `.env` shall not end a running server."""
-    hold(settings)
-
-
-def post_fork(_server: object, worker: Any) -> None:  # noqa: ANN401
+def stop_on_sigterm(_server: object, worker: Any) -> None:  # noqa: ANN401
     """Listen at once: a SIGTERM during the hooks would be lost, and the end wait for GRACEFUL_TIMEOUT."""
     signal.signal(signal.SIGTERM, worker.handle_exit)
 
 
-def on_starting(_server: object) -> None:
+def check_address(_server: object) -> None:
     """Say what is wrong with the address, where gunicorn would try five times and give up."""
     if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
         return  # an upgrade in place, or socket activation: the sockets are there already
@@ -82,9 +77,16 @@ def on_starting(_server: object) -> None:
             ) from None
 
 
-# The last word: what the integrations' server.py do at these moments follows what is done here.
-globals().update(
-    with_hooks_of_integrations(
-        on_starting=on_starting, when_ready=when_ready, on_reload=when_ready, post_fork=post_fork
-    )
-)
+# gunicorn's server hooks: what is done here, then what the integrations' server.py do at the same moment.
+load_hooks()
+on_starting = in_turn("on_starting", check_address)
+on_reload = in_turn("on_reload")
+when_ready = in_turn("when_ready")
+pre_fork = in_turn("pre_fork")
+post_fork = in_turn("post_fork", stop_on_sigterm)
+post_worker_init = in_turn("post_worker_init")
+child_exit = in_turn("child_exit")
+worker_exit = in_turn("worker_exit")
+nworkers_changed = in_turn("nworkers_changed")
+pre_exec = in_turn("pre_exec")
+on_exit = in_turn("on_exit")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from app.common.exceptions import NotReady
 from app.common.response import Response
-from app.settings import EnvironmentSettings, read_settings
+from app.environment import EnvironmentSettings, read_settings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 

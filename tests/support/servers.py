@@ -36,7 +36,7 @@ SERVERS: dict[str, Callable[[str, int], Command]] = {
     "uvicorn-json": uvicorn("--log-config", "log_config.json"),
     "uvicorn-yaml": uvicorn("--log-config", "log_config.yaml", "--http", "h11"),
     "uvicorn-h11-uvloop": uvicorn("--http", "h11", "--loop", "uvloop"),
-    "uvicorn-protocol": uvicorn("--http", "app.common.protocol:RequestHttpProtocol", "--no-proxy-headers"),
+    "uvicorn-protocol": uvicorn("--http", "app.common.server.protocol:RequestHttpProtocol", "--no-proxy-headers"),
     "hypercorn": hypercorn(),
     "hypercorn-json": hypercorn("--log-config", "json:log_config.json"),
     "granian": granian(),

@@ -4,18 +4,12 @@ import ipaddress
 import logging
 import os
 import re
-import tomllib
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic import Field, field_validator, model_validator
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+from app.environment import EnvironmentSettings, Words, read_settings
 
 
 def available_processors() -> int:
@@ -23,14 +17,6 @@ def available_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@cache
-def project_metadata() -> dict[str, Any]:
-    """Return the `[project]` table of pyproject.toml: name, version, description; empty if there is no such file."""
-    path = PROJECT_ROOT / "pyproject.toml"
-    project: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))["project"] if path.is_file() else {}
-    return project
 
 
 HEADERS_WITH_A_MEANING = frozenset(
@@ -43,27 +29,6 @@ HEADERS_WITH_A_MEANING = frozenset(
 _HOST_ENTRY = re.compile(r"(\*?\.)?([^\s/@:*\[\]?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?").fullmatch
 
 PREFIXES_WITH_A_MEANING = ("access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-")
-
-
-def _split(value: object) -> object:
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""A comma-separated list in the environment."""
-
-
-def server_url(*schemes: str) -> str:
-    """Return the pattern of a server's URL, in which no part of a password can pass for a port, which is then told."""
-    return rf"^({'|'.join(schemes)})://(([^\s/?#@%]|%[\dA-Fa-f]{{2}})*@)?[\w.,:\[\]-]*([/?][^\s@#]*)?$"
-
-
-class EnvironmentSettings(BaseSettings):
-    """Read from the environment and, in development, from `.env`; an integration's have its name as `env_prefix`."""
-
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
-    )
 
 
 class Settings(EnvironmentSettings):
@@ -180,95 +145,28 @@ class Settings(EnvironmentSettings):
         return self
 
 
-AnySettings = TypeVar("AnySettings", bound=BaseSettings)
+current: list[Settings] = []
+"""The settings of this process, once there are any."""
 
 
-def variable_of(kind: type[BaseSettings], name: str) -> str:
-    """Return the environment variable that a field is read from."""
-    return f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+def use_settings(settings: Settings) -> None:
+    """Make these the settings of this process."""
+    current[:] = [settings]
 
 
-def explain(error: ValidationError, kind: type[BaseSettings] = Settings) -> str:
-    """Return one full sentence for each fault: the variable, what is wrong with it, and what it may be.
-
-    What a field with `repr=False` holds is a secret, and is not shown.
-    """
-    sentences = []
-    for fault in error.errors():
-        reason = _reason(fault, kind)
-        if not fault["loc"]:
-            sentences.append(f"{reason}.")
-            continue
-        field = kind.model_fields.get(str(fault["loc"][0]))
-        name = variable_of(kind, ".".join(str(part) for part in fault["loc"]))
-        value = f"{fault['input']!r:.80}" if field is None or field.repr else "not what it should be"
-        about = f" {name} is: {field.description}." if field and field.description else ""
-        sentences.append(
-            f"The environment variable {name} is missing.{about}"
-            if fault["type"] == "missing"
-            else f"The environment variable {name} is {value}: {reason}.{about}"
-        )
-    return "\n".join(sentences)
-
-
-def _reason(fault: "ErrorDetails", kind: type[BaseSettings]) -> str:
-    """Return what is wrong, in words that hold no secret; only a validator's own may do so."""
-    reason = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    secrets = {name for name, field in kind.model_fields.items() if not field.repr}
-    if fault["type"] not in ("value_error", "assertion_error") or not secrets:
-        return reason
-    if fault["loc"]:
-        return "its check failed" if fault["loc"][0] in secrets else reason
-    values = [str(value) for name, value in dict(fault["input"]).items() if name in secrets and value]
-    return "The settings do not fit together" if any(value in reason for value in values) else reason
-
-
-def _explain_no_json(error: SettingsError, kind: type[BaseSettings]) -> str:
-    """Return a sentence for a value that pydantic-settings could not even take apart."""
-    found = re.search(r'field "(\w+)"', str(error))
-    if found is None:
-        return f"The environment variables of {kind.__name__} cannot be read: {error}."
-    field, name = kind.model_fields.get(found[1]), variable_of(kind, found[1])
-    about = f" {name} is: {field.description}." if field and field.description else ""
-    return f"The environment variable {name} is not written in JSON, such as [1, 2].{about}"
-
-
-def read_settings(kind: type[AnySettings]) -> AnySettings:
-    """Read the environment and `.env`.
-
-    Raises SystemExit with one sentence for each bad value; the process then ends with status 1.
-    """
-    try:
-        return kind()
-    except ValidationError as error:
-        raise SystemExit(explain(error, kind)) from None
-    except SettingsError as error:
-        raise SystemExit(_explain_no_json(error, kind)) from None
-
-
-def load_settings() -> Settings:
-    """Read the settings of the service itself."""
-    return read_settings(Settings)
-
-
-_in_force: list[Settings] = []
-
-
-def hold(settings: Settings) -> None:
-    """Keep the settings with which a server runs, in case that they cannot be read again."""
-    _in_force[:] = [settings]
-
-
-@cache
 def get_settings() -> Settings:
-    """Return the settings of this process, read once; `get_settings.cache_clear()` makes the next call read again.
+    """Return the settings of this process; the first call reads them from the environment."""
+    if not current:
+        use_settings(read_settings(Settings))
+    return current[0]
 
-    Where a server runs already (SIGHUP), a value that has become bad is told in the log, and those in force stay.
-    """
+
+def reload_settings() -> Settings:
+    """Read the settings again, as at SIGHUP; a value that has become bad is logged, and nothing changes."""
     try:
-        return load_settings()
+        use_settings(read_settings(Settings))
     except SystemExit as error:
-        if not _in_force:
+        if not current:
             raise
         logging.getLogger("gunicorn.error").error("The settings stay as they were. %s", error)  # noqa: TRY400
-        return _in_force[0]
+    return current[0]

@@ -9,14 +9,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from app import settings
-from app.common.access_fields import policy
-from app.common.outbound import exchange_watchers
+from app.common import log_handler
+from app.common.context import observers
+from app.common.logs.access_fields import policy
 from app.common.redaction import redact
-from app.common.request_id import log_gates, set_logged_length
-from app.common.request_record import injectors, log_fields, request_watchers
-from app.common.task_record import task_watchers
+from app.common.request_id import RequestIdPolicy, id_policy, set_logged_length
+from app.environment import EnvironmentSettings
 from app.integrations import names, settings_classes
-from app.settings import EnvironmentSettings, Settings, get_settings
+from app.settings import Settings
 from tests.support import Logs, connect
 
 # Before the application is imported, which reads them: what a developer has exported or keeps in `.env` stays out.
@@ -32,16 +32,18 @@ for integration in settings_classes().values():  # those whose names a standard 
 
 from app.main import Application, create_app  # noqa: E402
 
+made_at_import = frozenset(log_handler.made)
+
 
 def reset() -> None:
     """Forget the settings and every set-up of logging; only the root logger keeps what pytest has put there."""
-    get_settings.cache_clear()
-    settings._in_force.clear()
+    settings.current.clear()
     policy.configure((), ())
     redact.configure(())
     set_logged_length(0)
-    for table in (log_fields, log_gates, injectors, request_watchers, task_watchers, exchange_watchers):
-        table.clear()
+    id_policy.follow(RequestIdPolicy())
+    observers.clear()
+    log_handler.made.intersection_update(made_at_import)
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     for logger in (logging.root, *known):
         for handler in logger.handlers[:]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
+from app.environment import PROJECT_ROOT, variable_of
 from app.integrations import settings_classes
-from app.settings import PROJECT_ROOT, Settings, variable_of
+from app.settings import Settings
 
 TABLE = "| name | default | what |\n|---|---|---|\n"
 ROWS = r"(?m)(^## {heading}\n(?:(?![#|]).*\n)*)(?:\|.*\n)+"

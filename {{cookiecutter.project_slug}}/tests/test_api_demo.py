@@ -10,7 +10,7 @@ OWN = {HEADER: ID}
 
 def test_demo_responds_and_logs_with_the_id(client: TestClient, logs: Logs) -> None:
     assert client.get("/api/demo", headers=OWN).json()["result"] == "demo"
-    assert [line.endswith(f"INFO [{ID}] demo") for line in logs.error] == [True]
+    assert [line.endswith(f"INFO [{ID}] demo") for line in logs.lines("demo.log")] == [True]
 
 
 def test_wait_lasts_as_long_as_asked(client: TestClient, logs: Logs) -> None:

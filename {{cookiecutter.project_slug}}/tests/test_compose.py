@@ -6,8 +6,9 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from app.common import constants, request_id
+from app.environment import PROJECT_ROOT, variable_of
 from app.integrations import settings_classes
-from app.settings import PROJECT_ROOT, Settings, variable_of
+from app.settings import Settings
 
 COMPOSE = (PROJECT_ROOT / "compose.yaml").read_text("utf-8")
 NGINX = (PROJECT_ROOT / "deploy/nginx/nginx.conf").read_text("utf-8")

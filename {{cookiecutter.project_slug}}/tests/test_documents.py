@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import PROJECT_ROOT, variable_of
+from app.environment import PROJECT_ROOT, variable_of
 from tests import documents
 
 KINDS = documents.kinds()

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.settings import PROJECT_ROOT, Settings
+from app.environment import PROJECT_ROOT
+from app.settings import Settings
 from tests.support import HEADER, ID, Logs
 
 

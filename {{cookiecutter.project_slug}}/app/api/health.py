@@ -5,8 +5,8 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request
 
 from app.common.exceptions import NotReady
+from app.common.http.readiness import failed_checks
 from app.common.response import ErrorResponse, Response
-from app.services import health
 
 router = APIRouter(tags=["health"])
 
@@ -29,6 +29,6 @@ async def livez() -> Response[str]:
 async def readyz(request: Request) -> Response[str]:
     """Tell that the service may be sent requests: everything that it needs is ready as well."""
     checks = request.app.state.readiness_checks
-    if checks and (causes := await health.ask(checks)):
+    if checks and (causes := await failed_checks(checks)):
         raise NotReady(" ".join(causes))
     return Response(result="ready")

@@ -26,7 +26,7 @@ ACCESS_LOG_FORMAT: Final = (
     "[%(asctime)s] %(request_id)s %(status_code)s %(request_time)ss "
     '%(client_addr)s - "%(request_line)s"%(flags_suffix)s'
 )
-"""The access line; every name in `app.common.access_fields.FIELDS` may stand in it."""
+"""The access line; every name in `app.common.logs.access_fields.FIELDS` may stand in it."""
 
 ACCESS_LOGGER: Final = "app.access"
 ERROR_LOGGER: Final = "app.error"

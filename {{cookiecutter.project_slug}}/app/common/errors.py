@@ -1,5 +1,6 @@
 """Every failure becomes the envelope of `response.py`, with a sentence for the caller and nothing from the inside."""
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import cast
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.common.constants import ERROR_LOGGER
 from app.common.exceptions import ServiceError
 from app.common.request_id import current_request_id
 
@@ -31,12 +33,7 @@ def phrase_of(status: int) -> str:
 
 
 def error_response(
-    status: int,
-    cause: str,
-    *,
-    code: int | None = None,
-    result: object = None,
-    headers: Mapping[str, str] | None = None,
+    status: int, cause: str, *, code: int | None = None, result: object = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return the envelope of a failure; `code` defaults to the HTTP status."""
     if status < HTTPStatus.OK or status in _BODILESS:
@@ -50,6 +47,16 @@ def error_response(
     }
     body = to_json(content, inf_nan_mode="null", serialize_unknown=True)
     return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def log_unhandled(error: BaseException) -> None:
+    """Log the traceback of an error that no handler caught; here, since not every server does it with the ID."""
+    logging.getLogger(ERROR_LOGGER).error("Unhandled %s", type(error).__name__, exc_info=error)
+
+
+def log_cancelled() -> None:
+    """Say of what went on after the response that the server has stopped it."""
+    logging.getLogger(ERROR_LOGGER).warning("Cancelled after the response, since the server stops")
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:

@@ -11,21 +11,26 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakSet
 
-from app.common.access_fields import policy
-from app.common.access_log import JsonAccessFormatter, RequestAccessFormatter
 from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
-from app.common.log_files import FILE_HANDLERS, LogStreamHandler
-from app.common.log_filters import OwnFileMark
-from app.common.log_format import JsonFormatter, TextFormatter
+from app.common.logs.access import JsonAccessFormatter, RequestAccessFormatter
+from app.common.logs.access_fields import policy
+from app.common.logs.filters import OwnFileMark
+from app.common.logs.formatters import JsonFormatter, TextFormatter
+from app.common.logs.handlers import FILE_HANDLERS, LogStreamHandler
 from app.common.redaction import redact
 from app.common.request_id import RequestIDLogFilter, set_logged_length
-from app.settings import PROJECT_ROOT, Settings, get_settings
+from app.environment import PROJECT_ROOT
+from app.settings import Settings, current, get_settings, use_settings
 
 RESERVED_FILES = frozenset({"access.log", "error.log"})
 SERVERS = ("gunicorn.", "uvicorn.", "hypercorn.", "granian.")
 OWN_FILE = "own file of a LogHandler"
 LOG_CONFIG = PROJECT_ROOT / "log_config.json"
+
+made: "WeakSet[LogHandler]" = WeakSet()
+"""Every `LogHandler`: those that are made at import follow settings that come later."""
 
 
 def default_formatter(fmt: str = REQUEST_ID_LOG_FORMAT) -> logging.Formatter:
@@ -59,9 +64,13 @@ def logging_config() -> dict[str, Any]:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Set up logging unless the server has done so from the same file already."""
-    if not logging.getLogger(ACCESS_LOGGER).handlers:
+    """Make the settings those of this process, and set up logging unless the server has done so by the same ones."""
+    changed = current != [settings]
+    use_settings(settings)
+    if changed or not logging.getLogger(ACCESS_LOGGER).handlers:
         logging.config.dictConfig(logging_config())
+    for known in list(made):
+        known.set_up()
     logging.getLogger().setLevel(settings.log_level)
     for name, _, level in (word.partition("=") for word in settings.log_levels):
         logging.getLogger(name).setLevel(level.upper())
@@ -95,7 +104,8 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         refuse_reserved(name)
         super().__init__(logging.getLogger(name), {})
         self._level, self._stream, self._file = level, stream, file
-        self._set_up()
+        made.add(self)
+        self.set_up()
 
     @property
     def name(self) -> str:
@@ -111,13 +121,14 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         """Hand on the call as it is; the base class would replace the caller's `extra`."""
         return msg, kwargs
 
-    def resetName(self, name: str) -> None:  # noqa: N802 - the mission's name
+    def resetName(self, name: str) -> None:  # noqa: N802 - a name that users know from elsewhere
         """Go on under another name, in another file."""
         refuse_reserved(name)
         self.logger = logging.getLogger(name)
-        self._set_up()
+        self.set_up()
 
-    def _set_up(self) -> None:
+    def set_up(self) -> None:
+        """Follow the settings of the process: level, stream, and its file in their folder and format."""
         if self._level is not None:
             self.logger.setLevel(self._level)
         if not self._stream:
@@ -130,6 +141,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         """Tell whether the file is open already; one in another folder is closed."""
         for handler in [handler for handler in self.logger.handlers if handler.name == OWN_FILE]:
             if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute():
+                handler.setFormatter(default_formatter(self.format))
                 return True
             self.logger.removeHandler(handler)
             handler.close()

@@ -13,15 +13,15 @@ All else is httpx2's, also its defaults: 5 s each to connect, read, write and ge
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
 
 from app.common.constants import MAX_LOGGED_TARGET, NO_REQUEST_ID, REQUEST_ID_HEADER
+from app.common.context.observers import call_watchers, injectors
 from app.common.request_id import current_request_id
-from app.common.request_record import injectors
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -90,15 +90,11 @@ def _copy(given: httpx2.Request, headers: httpx2.Headers) -> httpx2.Request:
 
 
 class Exchange:
-    """One request as it is sent, and what became of it: for `exchange_watchers`."""
+    """One request as it is sent, and what became of it: for `call_watchers`."""
 
     def __init__(self, request: httpx2.Request) -> None:
         self.request = request
         self.response: httpx2.Response | None = None
-
-
-exchange_watchers: Final[dict[str, Callable[[Exchange], AbstractContextManager[None]]]] = {}
-"""What integrations put around each exchange: it sees the request, the answer, and what is raised instead of one."""
 
 
 @contextmanager
@@ -106,7 +102,7 @@ def _exchange(correlation: _Correlation, request: httpx2.Request) -> Iterator[Ex
     """Stamp the request and write the line of its exchange; the seconds end with the response's headers."""
     exchange = Exchange(request)
     with ExitStack() as stack:
-        for watch in exchange_watchers.values():
+        for watch in call_watchers.values():
             stack.enter_context(watch(exchange))
         exchange.request = correlation.stamp(request)
         started = time.perf_counter()

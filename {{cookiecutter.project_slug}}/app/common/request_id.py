@@ -1,29 +1,30 @@
-"""The ID of a request: accepted or made at the door, readable everywhere, stamped on every log record."""
+"""The ID of a request: accepted or made where work enters, readable everywhere, stamped on every log record.
+
+`id_policy` is the one place that decides on IDs, for requests, tasks and messages alike.
+"""
 
 import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
 
 from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_ID_HEADER
-from app.common.request_record import current_fields, current_record, fields_suffix, log_fields
+from app.common.context.observers import current_fields, fields_suffix, log_fields, log_gates
+from app.common.context.request_record import current_record
 
 # UUID, ULID, 32 hex digits and W3C's trace parent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
 # takes a trailing newline. Eight characters at least, since shorter ones are no use for finding anything.
 _ACCEPTED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+/=@-]{7,127}").fullmatch
 
 _HARMLESS = re.compile(r"[!-~]{1,128}").fullmatch
-"""What may go into a header and a line, whatever a generator, validator or transformer of the user's thinks."""
+"""What may go into a header and a line, whatever a generator, validator or transformer returns."""
 
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-
-_logged: list[int | None] = [None]
-
-log_gates: dict[str, Callable[[logging.LogRecord], bool]] = {}
-"""Which integrations may keep a record out of the lines, access lines excepted; each handler asks anew."""
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +41,70 @@ def new_request_id() -> str:
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
 
-def logged_id(value: str) -> str:
-    """Return an ID as lines show it: its first LOG_ID_LENGTH characters, or all of it."""
-    return value[: _logged[0]]
-
-
-def set_logged_length(length: int) -> None:
-    """Decide how many characters of each ID a line shows; 0: all."""
-    _logged[0] = length or None
-
-
 def is_acceptable(value: bytes) -> bool:
     """Tell whether an incoming value may become an ID: 8 to 128 harmless characters (CWE-117)."""
     return _ACCEPTED(value) is not None
 
 
+class RequestIdPolicy:
+    """Which IDs are made and accepted.
+
+    `generator`: makes one. `validator`: accepts the raw bytes of an incoming one; None: any. `transformer`: changes
+    the chosen one. What they return or raise never fails a request: an unusable ID is replaced by a new UUID. `new()`
+    returns a new ID.
+    """
+
+    def __init__(
+        self,
+        generator: Callable[[], str] = new_request_id,
+        validator: Callable[[bytes], bool] | None = is_acceptable,
+        transformer: Callable[[str], str] | None = None,
+    ) -> None:
+        self.generator, self.validator, self.transformer = generator, validator, transformer
+        self._is_default = generator is new_request_id and validator is is_acceptable and transformer is None
+        self.new: Callable[[], str] = new_request_id if self._is_default else partial(self.choose, b"")
+
+    def follow(self, other: "RequestIdPolicy") -> None:
+        """Use the callables of the other one from now on."""
+        vars(self).update(vars(other))
+
+    def accepts(self, value: bytes) -> bool:
+        """Tell whether an incoming value may become an ID; an empty one may not."""
+        try:
+            return bool(value) and (self.validator is None or bool(self.validator(value)))
+        except Exception:
+            log.exception("The validator of the ID policy failed; the value is not accepted")
+            return False
+
+    def choose(self, value: bytes, *, is_carried: bool = False) -> str:
+        """Return the ID for an incoming value: itself, or a new one where it is not accepted.
+
+        `is_carried`: a process that follows this policy has sent it, and transformed it already.
+        """
+        accepted = self.accepts(value)
+        try:
+            chosen = value.decode("latin-1") if accepted else self.generator()
+            if self.transformer is not None and not (accepted and is_carried):
+                chosen = self.transformer(chosen)
+            if not self._is_default and not _HARMLESS(chosen):
+                raise ValueError("An ID is 1 to 128 printable ASCII characters without a space.")  # noqa: TRY301
+        except Exception:
+            log.exception("The callables of the ID policy gave no usable ID; the work goes on with a new one")
+            return new_request_id()
+        return chosen
+
+
+id_policy: Final = RequestIdPolicy()
+"""The policy of this process. Give it your generator, validator or transformer here, and every process follows it."""
+
+
 class RequestIdPlugin(Plugin):
-    """Decides a request's ID.
+    """Reads a request's ID from its header.
 
     `header_name`: the header that brings it in and takes it out. `trust`: whose IDs are taken over: "always",
-    "proxies" or "never". `generator`: makes one. `validator`: accepts the raw bytes of an incoming one; None: any.
-    `transformer`: changes the chosen one. `update_request_header`: the request's header shows the final ID as well.
+    "proxies" or "never". `generator`, `validator`, `transformer`: a policy of its own, which this process follows as
+    soon as the plugin is in use; default: `id_policy`. `update_request_header`: the request's header shows the final
+    ID as well.
     """
 
     key = REQUEST_ID_CTX_KEY
@@ -70,7 +114,7 @@ class RequestIdPlugin(Plugin):
         header_name: str = REQUEST_ID_HEADER,
         *,
         trust: str = "always",
-        generator: Callable[[], str] = new_request_id,
+        generator: Callable[[], str] | None = None,
         validator: Callable[[bytes], bool] | None = is_acceptable,
         transformer: Callable[[str], str] | None = None,
         update_request_header: bool = True,
@@ -78,33 +122,16 @@ class RequestIdPlugin(Plugin):
         self.header_name = header_name
         self.raw_header_name = header_name.lower().encode("ascii")
         self.trust = trust
-        self.generator = generator
-        self.validator = validator
-        self.transformer = transformer
         self.update_request_header = update_request_header
-        self._is_foreign = not (generator is new_request_id and validator is is_acceptable and transformer is None)
+        is_own = generator is not None or validator is not is_acceptable or transformer is not None
+        self.policy = RequestIdPolicy(generator or new_request_id, validator, transformer) if is_own else id_policy
 
     def choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
         """Return the ID for a request with these header values; a doubtful one is replaced, never refused."""
-        if not incoming and not self._is_foreign:
-            return new_request_id()
-        try:
-            chosen = self._choose(incoming, from_proxy=from_proxy)
-            if self._is_foreign and not _HARMLESS(chosen):
-                raise ValueError("An ID is 1 to 128 printable ASCII characters without a space.")  # noqa: TRY301
-        except Exception:
-            log.exception("The callables of RequestIdPlugin gave no usable ID; the request goes on with a new one")
-            return new_request_id()
-        return chosen
-
-    def _choose(self, incoming: Sequence[bytes], *, from_proxy: bool) -> str:
-        trusted = self.trust == "always" or (self.trust == "proxies" and from_proxy)
+        if len(incoming) != 1 or not (self.trust == "always" or (self.trust == "proxies" and from_proxy)):
+            return self.policy.new()
         # White space around a value is no part of it (RFC 9110, 5.5), and not every server takes it away.
-        value = incoming[0].strip(b" \t") if trusted and len(incoming) == 1 else b""
-        chosen = (
-            value.decode("latin-1") if value and (self.validator is None or self.validator(value)) else self.generator()
-        )
-        return chosen if self.transformer is None else self.transformer(chosen)
+        return self.policy.choose(incoming[0].strip(b" \t"))
 
     async def process_request(self, request: HTTPConnection) -> str:
         """Return the ID, for starlette-context's own middlewares."""
@@ -112,6 +139,20 @@ class RequestIdPlugin(Plugin):
         if record is not None:
             return record.request_id
         return self.choose([v for k, v in request.headers.raw if k == self.raw_header_name], from_proxy=False)
+
+
+logged_length: Final[list[int | None]] = [None]
+"""How many characters of each ID lines show, as the end of a slice; None: all."""
+
+
+def set_logged_length(length: int) -> None:
+    """Decide how many characters of each ID a line shows; 0: all."""
+    logged_length[0] = length or None
+
+
+def logged_id(value: str) -> str:
+    """Return an ID as lines show it: its first LOG_ID_LENGTH characters, or all of it."""
+    return value[: logged_length[0]]
 
 
 def stamp(record: logging.LogRecord) -> None:
@@ -134,4 +175,9 @@ class RequestIDLogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add `request_id`, and in a task `current_id` and `parent_id`; let it pass unless an integration does not."""
         stamp(record)
-        return not log_gates or all(passes(record) for passes in log_gates.values())
+        if not log_gates:
+            return True
+        known = vars(record)
+        if "passes_gates" not in known:  # one decision for all handlers
+            known["passes_gates"] = all(passes(record) for passes in log_gates.values())
+        return bool(known["passes_gates"])

@@ -1,16 +1,20 @@
 """The clock: how long the current request has taken, and the plugin that puts it into the context."""
 
+from time import perf_counter
+
 from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
 from app.common.constants import REQUEST_START_TIME_CTX_KEY
-from app.common.request_record import current_record
+from app.common.context.request_record import current_record
 
 
 def current_request_time(precision: int = 3) -> float | None:
     """Return the request's time in seconds, final once its response is over; None outside of a request."""
     record = current_record.get()
-    return None if record is None else round(record.duration, precision)
+    if record is None:
+        return None
+    return round(record.duration if record.is_over else perf_counter() - record.started, precision)
 
 
 class RequestTimePlugin(Plugin):

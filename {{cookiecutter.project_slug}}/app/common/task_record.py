@@ -6,16 +6,14 @@ log line and outgoing call has the ID of the request that set it off.
 
 import logging
 import re
-from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, ExitStack
-from contextvars import Token
-from typing import Any, Final, Self
-
-from starlette_context import _request_scope_context_storage as starlette_context_storage
+from collections.abc import Mapping, MutableMapping
+from contextlib import ExitStack
+from typing import Any, Self
 
 from app.common.constants import NO_REQUEST_ID, PARENT_ID_KEY, REQUEST_ID_KEY, TASK_LOGGER
-from app.common.request_id import is_acceptable, new_request_id
-from app.common.request_record import RequestRecord, current_record, injectors
+from app.common.context.observers import injectors, task_watchers
+from app.common.context.request_record import Bound, RequestRecord, bind, current_record, unbind
+from app.common.request_id import id_policy
 
 log = logging.getLogger(TASK_LOGGER)
 
@@ -30,8 +28,8 @@ class TaskRecord(RequestRecord):
     none did. What comes from outside goes through `extract`.
     """
 
-    __slots__ = ("_before", "_watches", "headers", "name", "parent_id", "state", "task_id")
-    _before: tuple[Token[Any], Token[Any]]
+    __slots__ = ("_bound", "_watches", "headers", "name", "parent_id", "state", "task_id")
+    _bound: Bound
 
     def __init__(
         self, request_id: str, task_id: str, parent_id: str = NO_REQUEST_ID, headers: Mapping[str, Any] | None = None
@@ -44,7 +42,7 @@ class TaskRecord(RequestRecord):
         self.parent_id = parent_id
 
     def __enter__(self) -> Self:
-        self._before = current_record.set(self), starlette_context_storage.set(self.context)
+        self._bound = bind(self)
         return self
 
     def begin(self, name: str) -> Self:
@@ -61,19 +59,17 @@ class TaskRecord(RequestRecord):
 
     def __exit__(self, *_: object) -> None:
         self._watches.close()
-        current_record.reset(self._before[0])
-        starlette_context_storage.reset(self._before[1])
+        unbind(self._bound)
 
-    def tell(self, name: str, state: str, level: int = logging.INFO) -> None:
-        """Write the last line of this work: what it was, how it ended, after how many seconds."""
+    def tell(self, name: str, state: str, level: int = logging.INFO, *, failed: bool = False) -> None:
+        """Write the last line of this work: what it was, how it ended, after how many seconds.
+
+        `failed`: whether it ended in a failure, for those who watch; `state` is a word for people.
+        """
         self.end()
-        name, self.state = name[:_MAX_NAME], state
+        name, self.state, self.failed = name[:_MAX_NAME], state, failed
         fields = {"task": name, "state": state, "duration": round(self.duration, 6)}
         log.log(level, "%s %s %.3fs", name, state, self.duration, extra=fields)
-
-
-task_watchers: Final[dict[str, Callable[[TaskRecord], AbstractContextManager[None]]]] = {}
-"""What integrations put around each piece of work: it sees the `headers`, and, when it ends, the `state`."""
 
 
 def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
@@ -84,7 +80,7 @@ def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
     record = current_record.get()
     known = {str(key).lower() for key in carrier}
     if REQUEST_ID_KEY not in known:
-        carrier[REQUEST_ID_KEY] = record.request_id if record else new_request_id()
+        carrier[REQUEST_ID_KEY] = record.request_id if record else id_policy.new()
     parent = NO_REQUEST_ID if record is None else record.parent_id if record.task_id == task_id else record.task_id
     if PARENT_ID_KEY not in known and parent != NO_REQUEST_ID:
         carrier[PARENT_ID_KEY] = parent
@@ -93,22 +89,34 @@ def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
 
 
 def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
-    """Return the record of the work on a message; a doubtful ID in it is replaced, as at the door.
+    """Return the record of the work on a message; a doubtful ID in it is replaced, as that of a request.
 
     Without one, `fallback` is taken (the ID by which a foreign sender follows it), then that of the work that runs here
-    already (a task that is called instead of sent), then a new one.
+    already (a task that is called instead of sent), then a new one; it is written back, so that a message has one ID.
     """
     headers = {str(key).lower(): value for key, value in carrier.items()}
-    given = _acceptable(headers.get(REQUEST_ID_KEY)) or _acceptable(fallback)
+    carried, foreign = _bytes_of(headers.get(REQUEST_ID_KEY)), _bytes_of(fallback)
     parent, outer = headers.get(PARENT_ID_KEY), current_record.get()
-    if outer and not given:
-        given, parent = outer.request_id, outer.parent_id if outer.task_id == task_id else outer.task_id
-    return TaskRecord(given or new_request_id(), _printable(task_id), _printable(parent or NO_REQUEST_ID), headers)
+    if id_policy.accepts(carried):
+        request_id = id_policy.choose(carried, is_carried=True)
+    elif outer and not id_policy.accepts(foreign):
+        request_id, parent = outer.request_id, outer.parent_id if outer.task_id == task_id else outer.task_id
+    else:
+        request_id = id_policy.choose(foreign)
+    if carried != request_id.encode("latin-1"):
+        _write_back(carrier, request_id)
+    return TaskRecord(request_id, _printable(task_id), _printable(parent or NO_REQUEST_ID), headers)
 
 
-def _acceptable(value: object) -> str:
-    text = value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
-    return text if is_acceptable(text.encode("utf-8", "replace")) else ""
+def _write_back(carrier: Mapping[Any, Any], request_id: str) -> None:
+    if isinstance(carrier, MutableMapping):
+        for key in [key for key in carrier if str(key).lower() == REQUEST_ID_KEY]:
+            del carrier[key]
+        carrier[REQUEST_ID_KEY] = request_id
+
+
+def _bytes_of(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value or "").encode("utf-8", "replace")
 
 
 def _printable(value: object) -> str:

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,12 +17,11 @@ from gunicorn.arbiter import Arbiter
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
-from app.common.access_log import RequestAccessFormatter
 from app.common.constants import ACCESS_LOGGER
-from app.common.lingering import stop_listening
 from app.common.log_handler import access_formatter, default_formatter
-from app.common.protocol import RequestHttpProtocol
+from app.common.logs.access import RequestAccessFormatter
 from app.common.request_id import RequestIDLogFilter
+from app.common.server.lingering import stop_listening
 from app.settings import get_settings
 
 HEARTBEAT = 1
@@ -53,7 +53,8 @@ class DrainingServer(Server):
         loop = asyncio.get_running_loop()
         for connection in stop_listening(self.servers):
             with contextlib.suppress(OSError):  # it has gone meanwhile
-                make = partial(RequestHttpProtocol, self.config, self.server_state, self.lifespan.state)
+                protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+                make = partial(protocol, self.config, self.server_state, self.lifespan.state)
                 await loop.connect_accepted_socket(make, connection, ssl=self.config.ssl)
 
     async def _beat(self) -> None:
@@ -69,7 +70,7 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     # smuggled. uvicorn starts a pipelined request inside the context of the one before, hence reset_contextvars.
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "auto",
-        "http": RequestHttpProtocol,
+        "http": "app.common.server.protocol:RequestHttpProtocol",
         "ws": "websockets-sansio",
         "ws_max_size": 1024 * 1024,
         "access_log": False,
@@ -80,17 +81,12 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
 
     server: Server
     first: ClassVar[int] = 0
-    """How many workers the master has started with; whoever is younger is a replacement, or one more."""
-    token: ClassVar[int] = -1
-    """A pipe that holds one byte: whoever of these reads it is the one that ends gunicorn."""
+    """How many workers the master has started with; a younger one is a replacement, or one more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
         super().__init__(*args, **kwargs)
         if self.age == 1:  # here, in the master: a reload may bring another number, and the ages go on
             type(self).first = self.cfg.workers
-            type(self).token, end = os.pipe()
-            os.set_blocking(self.token, False)
-            os.write(end, b"x")
         # The base class makes uvicorn share gunicorn's very lists of handlers, in the master; a reload empties both.
         for name in ("uvicorn.error", "uvicorn.access"):
             shared = logging.getLogger(name)
@@ -115,15 +111,14 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     def give_up(self) -> None:
         """End a worker that cannot start so that gunicorn tries again, not so that it ends as well; raise SystemExit.
 
-        One worker of the first start returns: there gunicorn shall end, at once. The others wait for their end, as
-        gunicorn stumbles over a second one that ends so: exit code 1, a traceback, and the file with its ID stays.
+        The very first worker returns: its end is that of gunicorn, at once. The others of the first start wait for
+        theirs, as gunicorn stumbles over a second one that ends so: exit code 1, a traceback, and the PID file stays.
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: sys.exit(0))
+        if self.age == 1:
+            return
         if self.age <= self.first:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self.token, 1)
-                return
             time.sleep(PAUSE)
             sys.exit(0)
         self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)

@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from app.settings import EnvironmentSettings
+from app.environment import EnvironmentSettings
 from tests import documents
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.settings import PROJECT_ROOT, available_processors
+from app.environment import PROJECT_ROOT
+from app.settings import available_processors
 
 # One that takes over from another: what belongs to the start of a service is there already.
 ARBITER = SimpleNamespace(master_pid=1)

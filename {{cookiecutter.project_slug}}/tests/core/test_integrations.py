@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import shutil
 import subprocess
 import sys
 import time
@@ -15,14 +14,13 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 import app.integrations as package
-from app.common import lifespans
 from app.common.exceptions import AlreadyLoggedError
-from app.common.log_handler import configure_logging
+from app.common.http.refusals import REFUSAL_KEY, Refusal, RefusalMiddleware
 from app.common.middlewares import ContextMiddleware
-from app.common.refusal import REFUSAL_KEY, Refusal
-from app.integrations import CannotStart, names, observe_work, settings_classes
+from app.environment import PROJECT_ROOT
+from app.integrations import CannotStart, lifespans, names, settings_classes
 from app.main import Application, create_app
-from app.settings import PROJECT_ROOT, get_settings
+from app.settings import get_settings
 from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 
@@ -50,7 +48,8 @@ def install(app, settings):
 
 SETTINGS = f"""{INSTALL}
 from pydantic import Field, field_validator, model_validator
-from app.settings import EnvironmentSettings, SettingsConfigDict, Words
+from pydantic_settings import SettingsConfigDict
+from app.environment import EnvironmentSettings, Words
 
 class SETTINGS(EnvironmentSettings):
     model_config = SettingsConfigDict(env_prefix="ALPHA_")
@@ -221,11 +220,9 @@ def test_first_wrap_is_outermost(add: Add) -> None:
 
 def test_without_a_wrap_nothing_is_around(add: Add) -> None:
     add(alpha=INSTALL)
-    app = create_app()
-    connect(app).get("/livez")
-    door = app.middleware_stack
-    assert isinstance(door, ContextMiddleware)
-    assert (door.app, door.refuser) == (app.served, app.refuser)
+    outermost = create_app().layers
+    assert isinstance(outermost, ContextMiddleware)
+    assert isinstance(outermost.app, RefusalMiddleware)
 
 
 def test_what_makes_the_handlers_may_still_be_wrapped(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,35 +247,12 @@ HANDLER = f"""{INSTALL}
 
 # What keeps one from its start
 
-INIT = "app/integrations/alpha/__init__.py"
-AT_THE_ROOT = "It mounts something at /, which would answer for ... mount it at a path of its own."
-NO_DEFAULT = f"{INIT} has SETTINGS without a default: ALPHA_QUEUES. Give each one ... "
 
-
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        ("", f"{INIT} has no `install(app, settings)` ... "),
-        ("install = 1", f"{INIT} has no `install(app, settings)` ... "),
-        (f"{INSTALL}\nwrap = 1", f"{INIT} has a `wrap` that is no function ... "),
-        (f"{INSTALL}\nlifespan = 1", f"{INIT} has a `lifespan` that is no function ... "),
-        (f"{INSTALL}\ndef ready(): pass", f"{INIT} has a `ready` that is no `async def ready()` ... "),
-        (f"{INSTALL}\ndef wrap(app, settings): return None", "Its `wrap` returns no application."),
-        (f"{INSTALL}    app.mount('', fastapi.FastAPI())", AT_THE_ROOT),
-        (f"{INSTALL}    app.mount('/', fastapi.FastAPI())", AT_THE_ROOT),
-        (SETTINGS.replace('("default",), ', ""), NO_DEFAULT),
-        ("import nowhere.at_all", "It needs nowhere, which is not installed: ... the folder app/integrations/alpha."),
-    ],
-)
-def test_integration_that_cannot_start_is_reported_in_a_sentence(
-    code: str, told: str, add: Add, monkeypatch: pytest.MonkeyPatch, logs: Logs
-) -> None:
-    monkeypatch.setenv("ALPHA_QUEUES", "a")  # which is no default
-    add(alpha=code)
-    begin, _, end = told.partition(" ... ")
+def test_missing_package_is_reported_in_a_sentence(add: Add, logs: Logs) -> None:
+    add(alpha="import nowhere.at_all")
     sentence = refusal(logs)
-    assert sentence.startswith(f"The integration alpha does not start. {begin}")
-    assert sentence.endswith(end)
+    assert sentence.startswith("The integration alpha does not start. It needs nowhere, which is not installed: ")
+    assert sentence.endswith("the folder app/integrations/alpha.")
     assert not any("Traceback" in line for line in logs.error)
 
 
@@ -341,44 +315,6 @@ def test_worker_stopped_while_it_starts_ends_quietly(code: str, add: Add, logs: 
         create_app()
     assert not stopped.value.code
     assert not any("alpha" in line for line in logs.error)
-
-
-@pytest.mark.parametrize("name", ["log", "names", "starting", "import_module", "server_hooks", "logging"])
-def test_folder_may_not_have_a_name_of_the_package_s_own(name: str, add: Add, logs: Logs) -> None:
-    add(**{name: INSTALL})
-    told = f"app/integrations needs the name {name} itself: rename the folder app/integrations/{name}."
-    assert refusal(logs) == f"The integration {name} does not start. {told}"
-
-
-def test_reserved_folder_name_is_reported_before_its_import(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT_ROOT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder := tmp_path / "app" / "integrations" / "server_hooks").mkdir()
-    (folder / "__init__.py").write_text("def install(app, settings): pass\n")
-    code = "from app.integrations.server_hooks import with_hooks_of_integrations"
-    run = subprocess.run([sys.executable, "-Bc", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.startswith("app/integrations needs the name server_hooks itself: rename the folder")
-    assert "Traceback" not in run.stderr
-
-
-# What they watch in a process that works on tasks
-
-OBSERVE = f"{INSTALL}\ndef observe(settings):\n    events.append((NAME, settings))\n"
-
-
-def test_worker_of_tasks_is_observed_by_those_that_want_to(add: Add, logs: Logs) -> None:
-    add(beta=OBSERVE, alpha=OBSERVE, gamma="1 / 0  # observes nothing, so it is not even imported")
-    observe_work(get_settings())
-    assert events == [("alpha", get_settings()), ("beta", get_settings())]
-    assert logs.error == []
-
-
-def test_observer_that_fails_ends_the_worker_with_a_sentence(add: Add, logs: Logs) -> None:
-    add(alpha=f"{INSTALL}\ndef observe(settings): raise SystemExit('ALPHA_SIZE is bad.')")
-    configure_logging(get_settings())
-    with pytest.raises(CannotStart, match=r"^The integration alpha does not start\. ALPHA_SIZE is bad\.$"):
-        observe_work(get_settings())
-    assert len(logs.error) == 1
 
 
 # From start to end

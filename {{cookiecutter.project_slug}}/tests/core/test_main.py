@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from app.common.refusal import REFUSAL_KEY, Refusal
+from app.common.http.refusals import REFUSAL_KEY, Refusal
+from app.environment import project_metadata
 from app.main import Application
-from app.settings import project_metadata
 from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 

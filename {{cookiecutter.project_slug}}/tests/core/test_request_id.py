@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from app.common.context.observers import log_gates
 from app.common.log_handler import RequestLogHandler
 from app.common.middlewares import ContextMiddleware
 from app.common.request_id import (
@@ -18,7 +19,6 @@ from app.common.request_id import (
     RequestIdPlugin,
     current_request_id,
     is_acceptable,
-    log_gates,
     new_request_id,
 )
 from app.main import Application

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette_context import context
 
 from app.common.constants import REQUEST_START_TIME_CTX_KEY, REQUEST_TIME_CTX_KEY
-from app.common.request_record import RequestRecord, current_record
+from app.common.context.request_record import RequestRecord, current_record
 from app.common.request_time import RequestTimePlugin, current_request_time
 from app.main import Application
 from tests.core.support import http_scope
@@ -25,7 +25,7 @@ def test_outside_of_a_request_there_is_no_time() -> None:
 @pytest.mark.parametrize(("precision", "expected"), [(3, 1.235), (1, 1.2), (6, 1.234568)])
 def test_the_time_is_rounded_as_asked(precision: int, expected: float) -> None:
     record = RequestRecord("id", http_scope())
-    record.ended = record.started + 1.23456789
+    record.is_over, record.duration = True, 1.23456789
     token = current_record.set(record)
     assert current_request_time(precision) == expected
     current_record.reset(token)

@@ -7,17 +7,9 @@ import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from app.settings import (
-    PROJECT_ROOT,
-    EnvironmentSettings,
-    Settings,
-    Words,
-    available_processors,
-    get_settings,
-    load_settings,
-    project_metadata,
-    read_settings,
-)
+from app import settings as of_process
+from app.environment import PROJECT_ROOT, EnvironmentSettings, Words, project_metadata, read_settings
+from app.settings import Settings, available_processors, get_settings
 
 
 class QueueSettings(EnvironmentSettings):
@@ -37,7 +29,7 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_of_the_settings() -> None:
-    settings = load_settings()
+    settings = read_settings(Settings)
     assert (settings.host, settings.port, settings.debug) == ("127.0.0.1", 8000, False)
     assert (settings.log_level, settings.log_format, settings.log_path) == ("INFO", "text", None)
     assert (settings.request_id_header, settings.request_id_trust) == ("X-Request-ID", "always")
@@ -46,12 +38,12 @@ def test_defaults_of_the_settings() -> None:
 
 
 def test_there_are_as_many_workers_as_processors_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings().workers == available_processors() >= 1
+    assert read_settings(Settings).workers == available_processors() >= 1
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
-    assert load_settings().workers == 3
+    assert read_settings(Settings).workers == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert load_settings().workers == 1
+    assert read_settings(Settings).workers == 1
 
 
 @pytest.mark.parametrize(
@@ -82,7 +74,7 @@ def test_there_are_as_many_workers_as_processors_that_may_be_used(monkeypatch: p
 )
 def test_a_value_is_taken_over(name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, text)
-    assert getattr(load_settings(), name.lower()) == value
+    assert getattr(read_settings(Settings), name.lower()) == value
 
 
 BAD = {
@@ -129,7 +121,7 @@ def test_all_bad_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PORT", "0")
     monkeypatch.setenv("LOG_LEVELS", "orders")
     with pytest.raises(SystemExit) as stopped:
-        load_settings()
+        read_settings(Settings)
     sentences = str(stopped.value).splitlines()
     assert [sentence.split()[3] for sentence in sentences] == ["PORT", "LOG_LEVELS"]
     assert "'orders' is not a logger and its level such as" in sentences[1]
@@ -138,16 +130,16 @@ def test_all_bad_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_rotation_needs_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_ROTATION", "time")
     with pytest.raises(SystemExit, match="LOG_ROTATION rotates files: set LOG_PATH"):
-        load_settings()
+        read_settings(Settings)
     monkeypatch.setenv("LOG_PATH", "log")
-    assert load_settings().log_rotation == "time"
+    assert read_settings(Settings).log_rotation == "time"
 
 
 def test_settings_are_read_once_and_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = get_settings()
     monkeypatch.setenv("PORT", "9000")
     assert get_settings() is settings
-    get_settings.cache_clear()
+    of_process.current.clear()
     assert get_settings().port == 9000
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1  # type: ignore[misc]
@@ -158,7 +150,7 @@ def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(Settings.model_config, "env_file", ".env")
     monkeypatch.setenv("WORKERS", "4")
-    settings = load_settings()
+    settings = read_settings(Settings)
     assert (settings.port, settings.workers) == (9000, 4)
 
 
@@ -188,7 +180,7 @@ def test_bad_values_of_an_integration_are_reported_by_variable(monkeypatch: pyte
 def test_the_project_s_name_and_version_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert project_metadata().keys() >= {"name", "version", "description"}
     assert (PROJECT_ROOT / "gun.py").is_file()
-    monkeypatch.setattr("app.settings.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("app.environment.PROJECT_ROOT", tmp_path)
     project_metadata.cache_clear()
     assert project_metadata() == {}
     project_metadata.cache_clear()

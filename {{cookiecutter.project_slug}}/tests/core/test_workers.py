@@ -7,8 +7,8 @@ import pytest
 import uvloop
 from uvicorn import Config
 
-from app.common.lingering import stop_listening
-from app.common.protocol import RequestHttpProtocol
+from app.common.server.lingering import stop_listening
+from app.common.server.protocol import RequestHttpProtocol
 from app.common.workers import DrainingServer
 from app.main import create_app
 

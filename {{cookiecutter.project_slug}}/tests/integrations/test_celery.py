@@ -18,10 +18,10 @@ from celery.contrib.testing.worker import start_worker
 from app.common.exceptions import NotReady
 from app.common.request_id import current_request_id
 from app.common.task_record import TaskRecord
+from app.environment import read_settings
 from app.integrations import celery as integration
-from app.integrations.celery import SETTINGS, app, trail
+from app.integrations.celery import SETTINGS, app, propagation
 from app.main import Application
-from app.settings import read_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
 log = logging.getLogger("work")
@@ -108,7 +108,7 @@ def test_sent_task_has_the_ids_in_its_headers(sent: list[dict[str, Any]]) -> Non
 def test_a_worker_runs_it_under_the_same_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker in a thread: what crosses is in the message alone; without `use_task_id` each run has its own ID."""
     monkeypatch.setenv("LOG_FORMAT", "json")
-    trail._set_up_logging()
+    propagation._set_up_logging()
     with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30):
         with TaskRecord(ID, "-"):
             send_id, flaky_id, fails_id = send.delay().id, flaky.delay().id, fails.delay("hunter2").id

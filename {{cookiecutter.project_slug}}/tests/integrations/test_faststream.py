@@ -17,9 +17,9 @@ import pytest
 from faststream import Context
 from starlette.testclient import TestClient
 
+from app.common.context.request_record import current_record
 from app.common.exceptions import NotReady
 from app.common.request_id import current_request_id
-from app.common.request_record import current_record
 from app.common.task_record import TaskRecord
 from app.main import Application, create_app
 from tests.support import HEADER, ID, UUID4, Logs, connect
@@ -242,7 +242,7 @@ def test_message_whose_reply_is_not_published_is_requeued_after_a_pause(
                 raise module.NotTaken(NO_ANSWER)
 
         monkeypatch.setattr(module, "ready", refuse)
-        monkeypatch.setattr(module.TaskRecord, "tell", lambda _self, _name, state, _level: taken.append(state))
+        monkeypatch.setattr(module.TaskRecord, "tell", lambda _self, _name, state, _level, **_: taken.append(state))
         await first.publish("text")
 
     run(module, act)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,11 +19,11 @@ from typing import Any
 import pytest
 
 from app.common.constants import ACCESS_LOGGER
-from app.common.log_filters import mark
+from app.common.context.observers import log_gates
+from app.common.context.request_record import RequestRecord, bind, unbind
 from app.common.log_handler import LogHandler, RequestLogHandler
 from app.common.outbound import logger as outbound_logger
-from app.common.request_id import log_gates
-from app.common.task_record import TaskRecord
+from app.environment import PROJECT_ROOT, read_settings
 from app.integrations import log_control
 from app.integrations.log_control import (
     SETTINGS,
@@ -37,12 +38,20 @@ from app.integrations.log_control import (
 )
 from app.integrations.log_control.alerts import Alert, hooks
 from app.main import Application
-from app.settings import PROJECT_ROOT, get_settings, read_settings
+from app.settings import get_settings
 from tests.support import HEADER, Logs, connect
 
 Begin = Callable[..., Application]
 FIGURE = re.compile(r" suppressed=(\d+) ")
 log = logging.getLogger("orders")
+
+
+@contextmanager
+def serving(request_id: str) -> Iterator[RequestRecord]:
+    """Work under the ID of a request."""
+    bound = bind(record := RequestRecord(request_id, {"type": "http"}))
+    yield record
+    unbind(bound)
 
 
 @pytest.fixture
@@ -118,7 +127,7 @@ def test_json_has_the_number_as_a_key(begin: Begin, logs: Logs) -> None:
     wait_for(lambda: len(logs.error) == 3)
     lines = [json.loads(line) for line in logs.error]
     assert [line.get("suppressed") for line in lines] == [None, None, 3]
-    assert not {"let_through", "ids_suffix"} & {name for line in lines for name in line}
+    assert not {"passes_gates", "ids_suffix"} & {name for line in lines for name in line}
 
 
 def test_numbers_are_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +210,7 @@ def test_closing_line_has_the_id_of_a_single_request(begin: Begin, logs: Logs) -
         ("of two", ["first-request", "second-request", "third-request"] * 2),
     ):
         for one in ids:
-            with TaskRecord(one, "a-task"):
+            with serving(one):
                 log.error(text)
     (control,) = log_control.in_force
     assert max(len(kind.ids) for kind in control.lines.kinds.values()) == 2  # no more, however many there are
@@ -260,8 +269,7 @@ def test_error_that_a_server_repeats_is_not_counted(begin: Begin, logs: Logs, to
     """The service has logged that error, and keeps the server's line out."""
     begin(WINDOW="3600", BURST="1")
     error = RuntimeError("known")
-    mark(error)
-    with TaskRecord("the-request", "a-task") as record:
+    with serving("the-request") as record:
         record.failed = True
         for _ in range(3):
             logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
@@ -386,7 +394,7 @@ def test_request_is_sampled_as_a_whole(begin: Begin, logs: Logs) -> None:
 def test_failed_or_flagged_request_keeps_its_access_line(begin: Begin) -> None:
     begin(SAMPLE="0")
     (control,) = log_control.in_force
-    record = TaskRecord("one-request", "one-task")
+    record = RequestRecord("one-request", {"type": "http"})
     line = logging.makeLogRecord({"request": record, "request_id": "one-request"})
     record.status = 200
     assert not control.keeps(line)
@@ -406,7 +414,7 @@ def test_task_is_sampled_with_its_request(begin: Begin, logs: Logs, monkeypatch:
     begin(SAMPLE="50")
     ids = [f"request-{number}" for number in range(100)]
     for one in ids:
-        with TaskRecord(one, "a-task"):
+        with serving(one):
             log.info("of %s.", one)
     log.info("outside")
     written = "\n".join(logs.error)
@@ -437,7 +445,7 @@ def test_each_error_is_in_one_alert(begin: Begin, logs: Logs, told: list[Alert])
     """For those too that are not written, once each, whatever number of handlers they meet."""
     begin(ALERT_INTERVAL="3600", BURST="2", WINDOW="3600")
     own = RequestLogHandler("own")
-    with TaskRecord("the-request", "a-task"):
+    with serving("the-request"):
         for number in range(50):
             own.error("order %d failed, password=%s", number, "hunter2")
         own.warning("no alert")
@@ -620,7 +628,7 @@ class Receiver:
 def test_address_gets_json_and_its_path_is_not_logged(begin: Begin, logs: Logs, status: int) -> None:
     with Receiver(status) as receiver:
         begin(ALERT_URL=receiver.url)
-        with TaskRecord("the-request", "a-task"):
+        with serving("the-request"):
             log.error("order %d failed", 7)
         wait_for(lambda: receiver.taken)
         end()

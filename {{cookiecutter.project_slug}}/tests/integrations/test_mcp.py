@@ -25,19 +25,20 @@ from fastmcp.tools import ToolResult
 from starlette.testclient import TestClient
 
 from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
+from app.common.context.observers import measure_watchers
+from app.common.context.request_record import current_record
 from app.common.exceptions import NotReady
-from app.common.measures import measure_watchers
 from app.common.outbound import OutboundAsyncClient
 from app.common.request_id import current_request_id
-from app.common.request_record import current_record
 from app.common.task_record import TaskRecord
+from app.environment import PROJECT_ROOT
 from app.integrations.mcp import tools
 from app.integrations.mcp.client import Server, is_lost, transport_of
-from app.integrations.mcp.messages import MAX_TEXT, MAX_WAITING, Message, Messages, write
+from app.integrations.mcp.forwarding import MAX_TEXT, MAX_WAITING, Message, Messages, write
+from app.integrations.mcp.propagation import LEVELS, MAX_EXTRA, MAX_MESSAGE
 from app.integrations.mcp.tools import server, stored
-from app.integrations.mcp.trail import LEVELS, MAX_EXTRA, MAX_MESSAGE
 from app.main import Application
-from app.settings import PROJECT_ROOT, get_settings
+from app.settings import get_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
 Configure = Callable[..., Application]
@@ -51,7 +52,8 @@ SECRET = "hunter2-hunter2"
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No other integration, which would look for its own broker; and no observer of measurements."""
-    monkeypatch.setattr("app.integrations.names", lambda: ["mcp"])
+    for place in ("app.integrations.names", "app.integrations.processes.names"):
+        monkeypatch.setattr(place, lambda: ["mcp"])
     measure_watchers.clear()
     yield
     measure_watchers.clear()

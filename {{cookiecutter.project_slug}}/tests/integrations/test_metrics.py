@@ -24,12 +24,11 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp
 
-from app.common.measures import measure, measure_watchers
-from app.common.request_record import request_watchers
+from app.common.context.observers import measure, measure_watchers, request_watchers
+from app.environment import PROJECT_ROOT
 from app.integrations import metrics
 from app.integrations.metrics import server
 from app.main import Application, create_app
-from app.settings import PROJECT_ROOT
 from tests.support import HEADER, Logs, connect
 
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
@@ -273,7 +272,7 @@ def test_destructor_that_logs_while_counting_does_not_deadlock(grown: Grown) -> 
 PROCESS = """
 import os, sys
 from prometheus_client.openmetrics.exposition import generate_latest
-from app.common.request_record import RequestRecord
+from app.common.context.request_record import RequestRecord
 from app.integrations import metrics
 for _ in range(int(sys.argv[1])):
     record = RequestRecord(sys.argv[2], {"type": "http", "method": "GET", "path": "/", "headers": []})

@@ -14,10 +14,11 @@ from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
 from app.common.exceptions import NotReady
 from app.common.request_id import current_request_id
 from app.common.task_record import TaskRecord
+from app.environment import project_metadata, read_settings
 from app.integrations.saq import SETTINGS, after_process, before_process, get_queue, queue, ready, settings
 from app.integrations.saq.queue import make_queue, record_of
 from app.main import Application
-from app.settings import get_settings, project_metadata, read_settings
+from app.settings import current
 from tests.conftest import reset
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
@@ -31,7 +32,8 @@ SECRET = "hunter2-hunter2"
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Application:
     """No other integration, which would look for its own broker; and a broker that is not there."""
-    monkeypatch.setattr("app.integrations.names", lambda: ["saq"])
+    for place in ("app.integrations.names", "app.integrations.processes.names"):
+        monkeypatch.setattr(place, lambda: ["saq"])
     monkeypatch.setattr(queue, "_gone", {})
     monkeypatch.setattr(queue, "_back", {})
     return configure(SAQ_URL=NOBODY)
@@ -457,6 +459,6 @@ def test_the_worker_is_the_services_own(monkeypatch: pytest.MonkeyPatch, logs: L
 
 def test_a_worker_without_a_folder_for_its_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_PATH", "/dev/null/log")
-    get_settings.cache_clear()
+    current.clear()
     with pytest.raises(SystemExit, match="no file can be written there"):
         settings()

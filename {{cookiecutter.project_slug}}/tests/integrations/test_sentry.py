@@ -25,11 +25,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from app.common.constants import ACCESS_LOGGER
-from app.common.request_record import injectors, request_watchers
-from app.common.task_record import TaskRecord, extract, inject, task_watchers
+from app.common.context.observers import injectors, request_watchers, task_watchers
+from app.common.task_record import TaskRecord, extract, inject
+from app.environment import project_metadata, read_settings
 from app.integrations.sentry import SETTINGS, clean, observe, wrap
 from app.main import Application
-from app.settings import get_settings, project_metadata, read_settings
+from app.settings import get_settings
 from tests.support import HEADER, ID, Logs, connect
 
 DSN = "http://public-key@127.0.0.1:9/1"
@@ -318,7 +319,7 @@ def test_a_task_in_the_trace_of_its_request(begin: Begin) -> None:
     record = extract(sent, "task-1").begin("tasks.work")
     log.info("begins")
     log.error("fails", exc_info=ValueError("in a task"))
-    record.tell("tasks.work", "failure")
+    record.tell("tasks.work", "failure", failed=True)
     record.__exit__()
     of_request, of_task = kept.of()
     assert of_request["tags"] == {"request_id": ID, "transaction_id": ID}

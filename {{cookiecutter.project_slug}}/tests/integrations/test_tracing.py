@@ -20,14 +20,15 @@ from opentelemetry.util._once import Once
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.common.http.refusals import REFUSAL_KEY, Refusal
 from app.common.outbound import OutboundAsyncClient, OutboundClient
-from app.common.refusal import REFUSAL_KEY, Refusal
 from app.common.task_record import TaskRecord, extract, inject
+from app.environment import project_metadata, read_settings
 from app.integrations import tracing
 from app.integrations.tracing import SETTINGS, export
 from app.integrations.tracing.trace_context import remote_context
 from app.main import Application
-from app.settings import get_settings, project_metadata, read_settings
+from app.settings import get_settings
 from tests.support import HEADER, ID, Logs, connect
 
 TRACE, CALLER = "12345678901234567890123456789012", "1234567890123456"
@@ -249,8 +250,8 @@ async def chunks() -> AsyncIterator[bytes]:
         ("GET /v1/things/seven", "GET /v1/things/{number}", 422),
         ("DELETE /v1/things/7", "DELETE /v1/things/{number}", 405),
         ("GET /tenants/42/part/7", "GET /tenants/{tenant}/part/{name}", 200),
-        ("GET /tenants/42/nothing", "GET /tenants/{tenant}", 404),
-        ("GET /files/a/b.txt", "GET /files", 200),
+        ("GET /tenants/42/nothing", "GET /tenants/{tenant}/{path}", 404),
+        ("GET /files/a/b.txt", "GET /files/{path}", 200),
         ("GET /nothing/here", "GET", 404),
         ("BREW /v1/things/7", "HTTP /v1/things/{number}", 405),
         ("GET /busy", "GET /busy", 503),
@@ -428,17 +429,17 @@ def test_a_call_that_fails_says_how(memory: Memory) -> None:
 # Tasks
 
 
-@pytest.mark.parametrize(("state", "value"), [("success", PARENT), ("failure", PARENT.encode()), ("failed", PARENT)])
-def test_a_task_has_a_span_below_its_sender_s(state: str, value: object, memory: Memory) -> None:
+@pytest.mark.parametrize(("failed", "value"), [(False, PARENT), (True, PARENT.encode())])
+def test_a_task_has_a_span_below_its_sender_s(failed: bool, value: object, memory: Memory) -> None:
     tracing.observe(get_settings())
     task = extract({"X-Request-ID": ID, "TraceParent": value, "tracestate": "foo=1"}, "task-1").begin("demo")
-    task.tell("demo", state)
+    task.tell("demo", "over", failed=failed)
     task.__exit__()
     span = span_of(memory, SpanKind.CONSUMER)
     assert (span.name, span.parent and f"{span.parent.trace_id:032x}") == ("process demo", TRACE)
     assert context_of(span).trace_state.to_header() == "foo=1"
-    assert span.attributes == {"request_id": ID, "task_id": "task-1", "task": "demo", "state": state}
-    assert span.status.status_code is (StatusCode.UNSET if state == "success" else StatusCode.ERROR)
+    assert span.attributes == {"request_id": ID, "task_id": "task-1", "task": "demo", "state": "over"}
+    assert span.status.status_code is (StatusCode.ERROR if failed else StatusCode.UNSET)
     assert not get_current_span().get_span_context().is_valid
 
 

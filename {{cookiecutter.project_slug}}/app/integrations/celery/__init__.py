@@ -17,8 +17,9 @@ from starlette.responses import Response as Answer
 from app.common.errors import error_response
 from app.common.exceptions import NotReady
 from app.common.response import Response
-from app.integrations.celery import trail
-from app.settings import EnvironmentSettings, Settings, project_metadata, read_settings, server_url
+from app.environment import EnvironmentSettings, project_metadata, read_settings, server_url
+from app.integrations.celery import propagation
+from app.settings import Settings
 
 NO_ANSWER: Final = "The broker of the tasks does not answer."
 PROBE_SECONDS: Final = 0.8
@@ -53,8 +54,8 @@ with_rabbitmq = own.broker_url.startswith("amqp")
 for_redis = {"visibility_timeout": own.visibility_timeout, "unacked_restore_throttle": 1, "socket_connect_timeout": 0.8}
 
 app = Celery(__name__, broker=own.broker_url, backend=own.result_backend, include=[f"{__name__}.tasks"])
-app.Task.Request = trail.TrailRequest
-app.Task.MaxRetriesExceededError = trail.TriedTooOftenError
+app.Task.Request = propagation.PropagatingRequest
+app.Task.MaxRetriesExceededError = propagation.TriedTooOftenError
 app.conf.update(
     use_task_id=own.use_task_id,
     task_default_queue=project_metadata().get("name", "service"),

@@ -13,11 +13,12 @@ from faststream import BaseMiddleware, PublishType, StreamMessage
 from faststream.exceptions import NackMessage
 from pydantic import Field, ValidationError
 
+from app.common.errors import log_unhandled
 from app.common.exceptions import NotReady
-from app.common.log_filters import log_unhandled
 from app.common.request_id import current_request_id, new_request_id
 from app.common.task_record import TaskRecord, extract, inject
-from app.settings import EnvironmentSettings, get_settings, project_metadata, read_settings, server_url
+from app.environment import EnvironmentSettings, project_metadata, read_settings, server_url
+from app.settings import get_settings
 
 MESSAGE_KEY = "x-message-id"
 URL = server_url("nats", "rediss?", "amqps?") + r"|^kafka://[\w.,:\[\]-]+$"
@@ -71,7 +72,8 @@ class Correlation(BaseMiddleware[Any, Any]):
             if error and not back:
                 tell_failure(error)
             state = "returned" if back else "failed" if error else "processed"
-            self.record.tell(self.record.name, state, logging.WARNING if error else logging.INFO)
+            level = logging.WARNING if error else logging.INFO
+            self.record.tell(self.record.name, state, level, failed=state == "failed")
             self.record.__exit__()
             if isinstance(error, NotTaken):
                 await asyncio.sleep(KIND in ("kafka", "rabbit"))  # a second: they give it again at once

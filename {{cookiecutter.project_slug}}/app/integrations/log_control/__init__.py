@@ -13,13 +13,15 @@ from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.common.constants import ACCESS_LOGGER, NO_REQUEST_ID
-from app.common.log_filters import RepetitionFilter
+from app.common.context.observers import log_gates
+from app.common.context.request_record import RequestRecord, current_record
+from app.common.logs.filters import RepetitionFilter
 from app.common.outbound import logger as outbound_logger
-from app.common.request_id import log_gates, logged_id
-from app.common.request_record import RequestRecord, current_record
+from app.common.request_id import logged_id
+from app.environment import EnvironmentSettings, read_settings
 from app.integrations.log_control.alerts import NAME, OURS, Alerts, hooks, post_to
 from app.integrations.log_control.thinning import Key, Kind, Thinning
-from app.settings import EnvironmentSettings, Settings, read_settings
+from app.settings import Settings
 
 URL: Final = r"^https?://([^\s/?#@]+@)?([\w.-]+|\[[\dA-Fa-f:.]+\])(:\d{1,5})?([/?][^\s#]*)?$"
 ALL, OFF = 100, 1000
@@ -48,13 +50,10 @@ class Control:
         self.alerts = Alerts(own.alert_interval, self.lines)
 
     def passes(self, line: logging.LogRecord) -> bool:
-        """Decide on a record, once from WARNING up, where it is counted, however many handlers ask."""
+        """Decide on a record; from WARNING up it is counted."""
         if line.levelno < logging.WARNING:
             return self.sample == ALL or self.keeps(line)
-        known = vars(line)
-        if "let_through" not in known:
-            known["let_through"] = not is_new(line) or self.counts(line)
-        return bool(known["let_through"])
+        return not is_new(line) or self.counts(line)
 
     def keeps(self, line: logging.LogRecord) -> bool:
         """Tell whether its request keeps such lines: by its ID, hence all of them or none, in each process alike."""

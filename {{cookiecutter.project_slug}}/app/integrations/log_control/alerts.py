@@ -8,15 +8,16 @@ from threading import RLock, Thread
 from time import monotonic, time
 from typing import Final, NamedTuple
 
-from app.common.log_format import iso_clock
+from app.common.context.observers import log_gates
+from app.common.logs.formatters import iso_clock
 from app.common.outbound import outbound_client
 from app.common.redaction import redact
-from app.common.request_id import log_gates
+from app.environment import project_metadata
 from app.integrations.log_control.thinning import Key, Thinning
-from app.settings import get_settings, project_metadata
+from app.settings import get_settings
 
 NAME: Final = "log_control"
-OURS: Final = {"let_through": True}
+OURS: Final = {"passes_gates": True}
 MOST_WAITING, POST_SECONDS, SILENCE = 100, 3.0, 60.0
 log = logging.getLogger("app.alert")
 

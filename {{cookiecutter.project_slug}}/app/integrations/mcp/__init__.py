@@ -15,10 +15,11 @@ from starlette.routing import Route
 
 from app.common.exceptions import NotReady, ServiceError
 from app.common.response import Response
+from app.environment import EnvironmentSettings, Words, read_settings
 from app.integrations.mcp.client import Server
-from app.integrations.mcp.messages import Messages
+from app.integrations.mcp.forwarding import Messages
 from app.integrations.mcp.tools import server
-from app.settings import EnvironmentSettings, Settings, Words, get_settings, read_settings
+from app.settings import Settings, get_settings
 
 PATH = "/mcp"
 URL = re.compile(r"https?://([^\s/?#@]+@)?([\w.-]+|\[[\dA-Fa-f:.]+\])(:\d{1,5})?([/?]\S*)?").fullmatch

@@ -5,11 +5,10 @@ import atexit
 import os
 import signal
 
-from app.common.log_handler import configure_logging, prepare_log_files
-from app.integrations import observe_work
+from app.environment import read_settings
 from app.integrations.mcp import SETTINGS
 from app.integrations.mcp.tools import server
-from app.settings import get_settings, read_settings
+from app.integrations.processes import set_up_process
 
 
 def end(*_: object) -> None:
@@ -18,8 +17,7 @@ def end(*_: object) -> None:
     os._exit(0)
 
 
-for set_up in (prepare_log_files, configure_logging, observe_work):
-    set_up(get_settings())
+set_up_process()
 server.client_log_level = read_settings(SETTINGS).log_level
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, end)

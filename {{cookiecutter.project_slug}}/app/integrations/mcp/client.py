@@ -28,8 +28,9 @@ from app.common.exceptions import NotReady
 from app.common.outbound import OutboundAsyncClient
 from app.common.request_id import current_request_id
 from app.common.task_record import inject
-from app.integrations.mcp.messages import Message, Messages
-from app.settings import PROJECT_ROOT, Settings
+from app.environment import PROJECT_ROOT
+from app.integrations.mcp.forwarding import Message, Messages
+from app.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ from fastmcp import Context, FastMCP
 from fastmcp.exceptions import ToolError
 from pydantic import Field
 
-from app.common.log_format import dump_json
+from app.common.logs.formatters import dump_json
 from app.common.request_id import new_request_id
-from app.integrations.mcp.trail import Trail
-from app.settings import project_metadata
+from app.environment import project_metadata
+from app.integrations.mcp.propagation import Propagation
 
 MAX_STORED, MAX_SIZE = 1000, 65_536
 """Results that are kept, and characters that one may have as JSON."""
 Numbers = Annotated[list[float], Field(max_length=10_000)]
 
-server = FastMCP(project_metadata().get("name", "service"), mask_error_details=True, middleware=[Trail()])
+server = FastMCP(project_metadata().get("name", "service"), mask_error_details=True, middleware=[Propagation()])
 stored: dict[str, dict[str, Any]] = {}
 
 

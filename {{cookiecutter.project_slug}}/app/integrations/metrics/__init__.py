@@ -16,13 +16,14 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.common.access_fields import method_of, policy
-from app.common.log_filters import RepetitionFilter
-from app.common.measures import measure_watchers
-from app.common.request_record import RequestRecord, request_watchers
+from app.common.context.observers import measure_watchers, request_watchers
+from app.common.context.request_record import RequestRecord
+from app.common.http.routes import route_of
+from app.common.logs.access_fields import method_of, policy
+from app.common.logs.filters import RepetitionFilter
 
 PATH = "/metrics"
-APP = "app.metrics.app"
+COUNTED = "app.metrics.counted"
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY"))
 LABELS = ("method", "route", "status")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -64,8 +65,8 @@ def wrap(app: ASGIApp, _settings: object) -> ASGIApp:
     """Return the application with its requests in flight counted, scrapes excepted."""
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"] if scope.get("path") != PATH and APP not in scope else "uncounted"
-        scope.setdefault(APP, scope.get("app"))  # before one that is mounted puts itself there
+        kind = scope["type"] if scope.get("path") != PATH and COUNTED not in scope else "uncounted"
+        scope[COUNTED] = True  # also for an application like this one that is mounted
         with under_way.get(kind, nullcontext()):
             await app(scope, receive, send)
 
@@ -74,7 +75,7 @@ def wrap(app: ASGIApp, _settings: object) -> ASGIApp:
 
 def count_request(record: RequestRecord) -> None:
     """Count a request that is over; of a websocket (101) neither the time it was open nor what it has sent."""
-    route, method, seconds = route_of(record.scope), method_of(record), record.duration
+    route, method, seconds = route_of(record.scope) or "_UNMATCHED", method_of(record), record.duration
     if route == PATH and record.status < 400:  # noqa: PLR2004
         return
     labels = (method if method in METHODS else "_OTHER", route, str(record.status))
@@ -95,21 +96,6 @@ def count_measure(name: str, seconds: float, labels: Mapping[str, str]) -> None:
     if name not in measured:
         measured[name] = Histogram(f"{name}_seconds", "Measured by an integration.", [*labels], buckets=SECONDS)
     measured[name].labels(**labels).observe(seconds)
-
-
-def route_of(scope: Scope) -> str:
-    """Return the template of the path with its prefixes; never the path itself, as there is no end of them."""
-    included, root = scope.get("fastapi", {}).get("effective_route_context"), scope.get("root_path", "")
-    known = (getattr(included, "starlette_route", None), included, scope.get("route"))
-    inner = next((template for one in known if (template := str(getattr(one, "path_format", "")))), "")
-    own_root = scope.get("app_root_path", root)
-    if inner and root == own_root:
-        return inner
-    # What is mounted tells its own part alone, and a route of Starlette nothing: the rest is that of the first to fit.
-    path = scope["path"].removeprefix(own_root) if "endpoint" in scope else ""
-    routes = [one for one in getattr(scope.get(APP), "routes", ()) if hasattr(one, "path_regex")]
-    outer: str = next((one.path_format for one in routes if one.path_regex.match(path)), "")
-    return outer.removesuffix("/{path}") + inner if inner else outer or "_UNMATCHED"
 
 
 def make_and_count(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401 - what logging gives it

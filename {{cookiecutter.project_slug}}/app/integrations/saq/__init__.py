@@ -11,14 +11,14 @@ from saq import Job, Status
 from saq.web.starlette import saq_web
 from starlette.types import Receive, Scope, Send
 
-from app.common.log_handler import configure_logging, prepare_log_files
+from app.common.context.request_record import current_record
 from app.common.request_id import stamp
-from app.common.request_record import current_record
 from app.common.response import Response
-from app.integrations import observe_work
+from app.environment import read_settings
+from app.integrations.processes import set_up_process
 from app.integrations.saq.jobs import AGAIN, WORK
 from app.integrations.saq.queue import SETTINGS, get_queue, make_queue, record_of
-from app.settings import Settings, get_settings, read_settings
+from app.settings import Settings
 
 STATES: Final = {Status.QUEUED: "retried", Status.ACTIVE: "cancelled"}  # the latter where nobody could be told
 
@@ -67,7 +67,8 @@ async def before_process(ctx: dict[str, Any]) -> None:
 async def after_process(ctx: dict[str, Any]) -> None:
     """Write the last line of an attempt."""
     state = STATES.get(ctx["job"].status, ctx["job"].status.value)
-    ctx["record"].tell(ctx["job"].function, state, logging.INFO if state == "complete" else logging.WARNING)
+    level = logging.INFO if state == "complete" else logging.WARNING
+    ctx["record"].tell(ctx["job"].function, state, level, failed=ctx["job"].status is Status.FAILED)
     ctx["record"].__exit__()
 
 
@@ -105,8 +106,7 @@ async def ready() -> None:
 
 def settings() -> dict[str, Any]:
     """Return what `saq app.integrations.saq.settings` works with; its lines are written as the service's are."""
-    for set_up in (prepare_log_files, configure_logging, observe_work):
-        set_up(get_settings())
+    set_up_process()
     own, queue = read_settings(SETTINGS), make_queue(stays=True, waits="--check" not in sys.argv)
     hooks = {"startup": startup, "before_process": before_process, "after_process": after_process}
     work = {"concurrency": own.concurrency, "timers": {"sweep": own.sweep}, "dequeue_timeout": 5}

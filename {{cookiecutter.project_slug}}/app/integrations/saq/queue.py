@@ -16,11 +16,10 @@ from redis.exceptions import RedisError
 from saq import Job, Queue
 from saq.queue.postgres import PostgresQueue
 
-from app.common.constants import REQUEST_ID_KEY
 from app.common.exceptions import NotReady
 from app.common.request_id import new_request_id
 from app.common.task_record import TaskRecord, extract, inject
-from app.settings import EnvironmentSettings, project_metadata, read_settings, server_url
+from app.environment import EnvironmentSettings, project_metadata, read_settings, server_url
 
 # What asks a broker, and what that raises while it is gone, late, or (PostgreSQL, at the very first) without tables.
 ASKS: Final = (
@@ -151,7 +150,5 @@ def record_of(job: Job) -> TaskRecord:
     meta = dict(job.meta) if isinstance(job.meta, dict) else {}
     key = extract({}, job.key).task_id  # as it is in the records, which cut it
     inject(meta, key)  # what is sent again, or cron sent, keeps its own
-    record = extract(meta, key)
-    others = {key: value for key, value in meta.items() if str(key).lower() != REQUEST_ID_KEY}
-    job.meta = {REQUEST_ID_KEY: record.request_id, **others}
+    record, job.meta = extract(meta, key), meta
     return record

@@ -15,14 +15,16 @@ from sentry_sdk.tracing import NoOpSpan
 from sentry_sdk.utils import qualname_from_function
 from starlette import types
 
-from app.common.access_fields import method_of, path_of, policy, query_of
 from app.common.constants import ACCESS_LOGGER, ERROR_LOGGER, NO_REQUEST_ID
-from app.common.log_filters import RepetitionFilter
-from app.common.log_format import NOT_FOR_READERS, dump_json
+from app.common.context.observers import injectors, task_watchers
+from app.common.context.request_record import RequestRecord, current_record
+from app.common.logs.access_fields import method_of, path_of, policy, query_of
+from app.common.logs.filters import RepetitionFilter
+from app.common.logs.formatters import NOT_FOR_READERS, dump_json
 from app.common.redaction import redact
-from app.common.request_record import RequestRecord, current_record, injectors
-from app.common.task_record import TaskRecord, task_watchers
-from app.settings import EnvironmentSettings, Settings, project_metadata, read_settings
+from app.common.task_record import TaskRecord
+from app.environment import EnvironmentSettings, project_metadata, read_settings
+from app.settings import Settings
 
 DSN: Final = r"^https?://[^\s:/?#@]+@[\w.:\[\]-]+/([\w./-]*/)?[0-9]+$"
 IDS = {"request_id": "request_id", "transaction_id": "request_id", "current_id": "task_id", "parent_id": "parent_id"}
@@ -95,14 +97,14 @@ def followed(record: RequestRecord, trace: Mapping[str, Any] | None = None) -> I
     begun: Any = NoOpSpan()
     with suppress(ArithmeticError, ValueError):  # a hostile trace, such as one with the sample rate `inf`
         Scope.get_isolation_scope().generate_propagation_context(trace)
-        if sentry_sdk.get_client().options["traces_sample_rate"] and record.scope.get("path") not in policy.excluded:
+        if sentry_sdk.get_client().options["traces_sample_rate"] and not policy.excludes(record.scope):
             op = "queue.task" if kind == "task" else f"{kind}.server"
             begun = sentry_sdk.start_transaction(sentry_sdk.continue_trace(trace, op=op, name=kind))
     try:
         with sentry_sdk.new_scope(), begun as transaction:
             yield
             if isinstance(record, TaskRecord):
-                transaction.set_status("internal_error" if record.state.startswith("fail") else "ok")
+                transaction.set_status("internal_error" if record.failed else "ok")
             else:
                 transaction.set_http_status(record.status)
     finally:

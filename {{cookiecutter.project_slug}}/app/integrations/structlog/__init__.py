@@ -13,9 +13,10 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, get_conte
 from structlog.stdlib import LoggerFactory, PositionalArgumentsFormatter, filter_by_level
 from structlog.typing import EventDict, WrappedLogger
 
-from app.common.log_values import safe, shown, with_values
-from app.common.request_record import RequestRecord, current_record, log_fields
-from app.common.task_record import TaskRecord, task_watchers
+from app.common.context.observers import log_fields, task_watchers
+from app.common.context.request_record import RequestRecord, current_record
+from app.common.logs.extra import safe, shown, with_values
+from app.common.task_record import TaskRecord
 from app.settings import Settings
 
 OF_LOGGING: Final = ("exc_info", "stack_info", "stacklevel")

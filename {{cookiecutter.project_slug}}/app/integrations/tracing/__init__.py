@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from traceback import format_exception
 from typing import Final
 
@@ -13,15 +12,16 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, set_span_in_context
 from starlette.requests import ClientDisconnect
-from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from app.common.access_fields import method_of, path_of, policy, user_agent_of
-from app.common.outbound import Exchange, exchange_watchers
+from app.common.context.observers import call_watchers, injectors, log_fields, request_watchers, task_watchers
+from app.common.context.request_record import RequestRecord, current_record
+from app.common.http.routes import route_of
+from app.common.logs.access_fields import method_of, path_of, policy, user_agent_of
+from app.common.outbound import Exchange
 from app.common.redaction import redact
-from app.common.request_record import RequestRecord, current_record, injectors, log_fields, request_watchers
-from app.common.task_record import TaskRecord, task_watchers
+from app.common.task_record import TaskRecord
 from app.integrations.tracing.export import SETTINGS, flush, start
 from app.integrations.tracing.trace_context import child_of, inject, remote_context
 from app.settings import Settings
@@ -36,11 +36,10 @@ SPAN, LINE = "app.tracing.span", "app.tracing.line"
 tracer: Final = trace.get_tracer(__name__)
 
 
-def install(app: FastAPI, _: Settings) -> None:
-    """Watch requests, and what they set off; FastAPI, which could do so as well, shall make no provider of its own."""
-    app._telemetry["tracing"] = False  # noqa: SLF001
+def install(_app: FastAPI, _: Settings) -> None:
+    """Watch requests, and what they set off."""
     watch()
-    request_watchers["tracing"] = partial(end_request, app)
+    request_watchers["tracing"] = end_request
 
 
 def observe(_: Settings) -> None:
@@ -52,7 +51,7 @@ def observe(_: Settings) -> None:
 def watch() -> None:
     """Write the IDs into lines and into what goes out, and put spans around calls and tasks."""
     log_fields["tracing"], injectors["tracing"] = fields, inject
-    exchange_watchers["tracing"], task_watchers["tracing"] = call, work
+    call_watchers["tracing"], task_watchers["tracing"] = call, work
 
 
 @asynccontextmanager
@@ -91,7 +90,7 @@ def begin_request(record: RequestRecord) -> Span:
     """Return the span of a request below that of its caller; that of a health check is not recorded."""
     headers = [(name, value.decode("latin-1")) for name, value in record.scope["headers"] if name in CONTEXT]
     caller = remote_context(*([value for name, value in headers if name == one] for one in CONTEXT))
-    if record.scope.get("path") in policy.excluded:
+    if policy.excludes(record.scope):
         return trace.NonRecordingSpan(child_of(get_current_span(caller).get_span_context()))
     return start_span(known(method_of(record), "HTTP"), SpanKind.SERVER, caller, round(record.started_at * 1e9))
 
@@ -105,12 +104,12 @@ def start_span(name: str, kind: SpanKind, context: Context | None = None, nanose
     return trace.NonRecordingSpan(child_of(parent)) if is_parent else span
 
 
-def end_request(app: FastAPI, record: RequestRecord) -> None:
+def end_request(record: RequestRecord) -> None:
     """End its span when the access line is written, which has its IDs, with the same duration."""
     span = record.scope[LINE] = record.scope.get(SPAN)
     if span is None or not span.is_recording():
         return
-    route, status, scope = route_of(app, record.scope), record.status, record.scope
+    route, status, scope = route_of(record.scope), record.status, record.scope
     host = next((value[:256].decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
     failed = status >= 500 or (record.failed and "client_disconnect" not in record.flags)  # noqa: PLR2004
     attributes = {
@@ -135,17 +134,6 @@ def end_request(app: FastAPI, record: RequestRecord) -> None:
 def known(method: str, other: str) -> str:
     """Return the method, or what stands for those that nobody knows, of which there is no end."""
     return method if method in METHODS else other
-
-
-def route_of(app: FastAPI, scope: Scope) -> str:
-    """Return the template of the path, such as /users/{id}, never the path itself; empty where nothing is routed."""
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    template = str(getattr(route, "path_format", ""))
-    if scope.get("root_path", "") == (root := scope.get("app_root_path", "")):
-        return template
-    mounts = [one for one in app.routes if isinstance(one, Mount)]
-    outer = next((one for one in mounts if one.path_regex.match(scope["path"].removeprefix(root))), None)
-    return f"{outer.path_format.removesuffix('/{path}')}{template}" if outer else template
 
 
 def note(span: Span, error: BaseException) -> None:
@@ -213,5 +201,5 @@ def work(record: TaskRecord) -> Iterator[None]:
         yield
         span.set_attributes({"request_id": record.request_id, "task_id": record.task_id})
         span.set_attributes({"task": record.name, "state": record.state})
-        if record.state in ("failure", "failed"):
+        if record.failed:
             span.set_status(StatusCode.ERROR)

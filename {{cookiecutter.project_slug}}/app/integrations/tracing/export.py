@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from pydantic import Field
 
-from app.settings import EnvironmentSettings, get_settings, project_metadata, read_settings, server_url, variable_of
+from app.environment import EnvironmentSettings, project_metadata, read_settings, server_url, variable_of
+from app.settings import get_settings
 
 PAIRS: Final = r"^[^=,]+=[^=,]*(,[^=,]+=[^,]*)*$"
 SAMPLERS: Final = r"^(parentbased_)?(always_on|always_off|traceidratio)$"

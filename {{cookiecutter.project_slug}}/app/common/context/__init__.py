@@ -1,0 +1,1 @@
+"""The state of a request, and the registry of who observes it."""

@@ -1,0 +1,1 @@
+"""How log records become lines, and where the lines go."""

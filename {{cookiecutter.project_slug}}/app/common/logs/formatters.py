@@ -1,0 +1,164 @@
+"""How a log record becomes one line, for people or for machines; what comes from outside can never forge one."""
+
+import logging
+import re
+import time
+from typing import Any, Final
+
+from pydantic_core import to_json, to_jsonable_python
+
+from app.common.constants import LOG_FORMAT, NO_REQUEST_ID, REQUEST_ID_LOG_FORMAT
+from app.common.redaction import redact
+from app.common.request_id import current_request_id, stamp
+
+# C0, DEL, C1, line and paragraph separators, bidirectional controls, byte order mark, lone surrogates: whatever a
+# terminal, a shipper or str.splitlines() could take for an order or a line's end (CWE-117, CWE-150, CVE-2021-42574).
+_HOSTILE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+_CONTROLS = bytes(range(32)) + b"\x7f"
+_OPTIONS: Final[dict[str, Any]] = {"inf_nan_mode": "null", "serialize_unknown": True, "bytes_mode": "utf8"}
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+# uvicorn's message once more, for terminals, the mark of `OwnFileMark`, the IDs once more, what the gates have said.
+NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "passes_gates"})
+_NO_EXTRA: Final = STANDARD_ATTRIBUTES | NOT_FOR_READERS
+_OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
+_NOTHING: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}.items()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return _SHORT.get(match[0]) or f"\\u{ord(match[0]):04x}"
+
+
+def escape(text: str) -> str:
+    r"""Return the text on one line, with every control character in its `\\u0000` form (newline: `\n`)."""
+    is_plain = text.isascii() and len(text.encode().translate(None, _CONTROLS)) == len(text)  # a third of the next one
+    return text if is_plain or text.isprintable() else _HOSTILE.sub(_escaped, text)
+
+
+def dump_json(content: dict[str, Any]) -> str:
+    """Return one line of JSON (RFC 8259) that any encoding can carry; what JSON does not know becomes its `str`."""
+    try:
+        text = _to_json(content)
+    except ValueError:  # bytes or text that are no Unicode
+        text = _to_json({_printable(key): _safe(value) for key, value in content.items()})
+    return text if text.isascii() and "\x7f" not in text else escape(text)  # the others JSON itself escapes
+
+
+def jsonable(value: object) -> Any:  # noqa: ANN401 - of JSON
+    """Return the value as dicts, lists, texts and numbers, as `dump_json` would write it."""
+    try:
+        return to_jsonable_python(value, **_OPTIONS)
+    except ValueError:
+        return _printable(value)
+
+
+def _to_json(value: object) -> str:
+    return to_json(value, **_OPTIONS).decode()
+
+
+def _safe(value: object) -> object:
+    try:
+        _to_json(value)
+    except ValueError:
+        return _printable(value)
+    return value
+
+
+def _printable(value: object) -> str:
+    try:
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+class Clock:
+    """Formats a time of the epoch with its zone; the second's part is made once a second."""
+
+    def __init__(self, pattern: str, separator: str) -> None:
+        self._pattern = pattern
+        self._separator = separator
+        self._cached = (-1, "", "")
+
+    def format(self, seconds: float) -> str:
+        """Return e.g. `2026-10-01 16:58:27,183+0000`."""
+        whole = int(seconds)
+        known, text, zone = self._cached
+        if whole != known:
+            local = time.localtime(whole)
+            text, zone = time.strftime(self._pattern, local), time.strftime("%z", local)
+            self._cached = (whole, text, zone)
+        return f"{text}{self._separator}{int((seconds - whole) * 1000):03d}{zone}"
+
+
+text_clock: Final = Clock("%Y-%m-%d %H:%M:%S", ",")
+iso_clock: Final = Clock("%Y-%m-%dT%H:%M:%S", ".")
+
+
+class TextFormatter(logging.Formatter):
+    """One line for a record; a traceback follows, indented, so that no line of it can pass for a record."""
+
+    def __init__(self, fmt: str = REQUEST_ID_LOG_FORMAT, datefmt: str | None = None) -> None:
+        super().__init__(fmt, datefmt)
+        self._shows_more = fmt not in (LOG_FORMAT, REQUEST_ID_LOG_FORMAT)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return the record's time with its zone, or in the form of `datefmt`."""
+        return super().formatTime(record, datefmt) if datefmt else text_clock.format(record.created)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the indented lines of a traceback where there is one."""
+        stamp(record)
+        for name, value in _NOTHING:
+            record.__dict__.setdefault(name, value)
+        # Alone, as a client could choose an ID that makes the rest of a line be masked.
+        record.message = redact(record.getMessage())
+        record.asctime = self.formatTime(record, self.datefmt)
+        line = escape(self.formatMessage(record))  # the whole of it, since a format may show what `extra` holds
+        if self._shows_more:
+            line = redact(line)
+        details = traceback_of(record)
+        return line if details is None else f"{line}\n{indent(details)}"
+
+
+def traceback_of(record: logging.LogRecord) -> str | None:
+    """Return the record's traceback and stack as text, without what the exception holds of local variables."""
+    parts = []
+    if record.exc_info:
+        parts.append(logging.Formatter().formatException(record.exc_info))
+    elif record.exc_text:
+        parts.append(record.exc_text)
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return redact("\n".join(parts)) or None
+
+
+def indent(text: str) -> str:
+    """Return each line escaped and moved in by four spaces."""
+    return "\n".join(f"    {escape(line)}" for line in text.split("\n"))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object for a record; the `extra` of a call is among its keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object; a key of `extra` never replaces one of ours."""
+        stamp(record)
+        content: dict[str, Any] = {
+            "timestamp": iso_clock.format(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+            "request_id": getattr(record, "request_id", None) or current_request_id(),
+            "pid": record.process,
+            "file": record.filename,
+            "line": record.lineno,
+        }
+        if (details := traceback_of(record)) is not None:
+            content["exception"] = details
+        for key, value in vars(record).items():
+            if key not in _NO_EXTRA and key not in content:
+                content[key] = value if key in _OURS else redact.value(jsonable(value), key)
+        return dump_json(content)

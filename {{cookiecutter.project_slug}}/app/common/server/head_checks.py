@@ -1,0 +1,83 @@
+"""What is wrong with the head of a request (RFC 9112, RFC 6455), found before the application sees it."""
+
+import logging
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Sequence
+from typing import Protocol
+
+import httptools
+
+from app.common.constants import ERROR_LOGGER
+from app.common.http.refusals import Refusal
+
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*").fullmatch
+_WEBSOCKET_KEY_BYTES = 16
+
+
+class Parser(Protocol):
+    """What is asked of the parser of a request's head."""
+
+    def get_http_version(self) -> str:
+        """Return e.g. `1.1`."""
+
+    def get_method(self) -> bytes:
+        """Return e.g. `GET`."""
+
+
+def fault_of_head(parser: Parser, headers: Sequence[tuple[bytes, bytes]], *, upgrade: bool) -> Refusal | None:
+    """Return what forbids to serve a request with this head; `upgrade`: it asks for a websocket."""
+    version = parser.get_http_version()
+    if version not in ("1.0", "1.1"):
+        return Refusal(400, "HTTP is spoken in version 1.1 here.")
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        return Refusal(400, "A request has exactly one Host header.")  # RFC 9112, 3.2
+    if hosts and not _HOST(hosts[0]):
+        return Refusal(400, "The Host header is not the name of a host.")
+    return _fault_of_handshake(parser, headers) if upgrade else None
+
+
+def _fault_of_handshake(parser: Parser, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
+    versions = [value.strip() for name, value in headers if name == b"sec-websocket-version"]
+    if parser.get_method() != b"GET":
+        return Refusal(400, "A websocket begins with a GET request.")
+    if any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
+        return Refusal(400, "A websocket begins with a request that has no body.")
+    if versions != [b"13"]:
+        return Refusal(426, "A websocket is spoken in version 13 here.")
+    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    try:
+        valid = len(keys) == 1 and len(b64decode(keys[0].strip(), validate=True)) == _WEBSOCKET_KEY_BYTES
+    except Base64Error:
+        valid = False
+    return None if valid else Refusal(400, "A websocket begins with a key of 16 bytes in Base64.")
+
+
+class RefusedError(Exception):
+    """Leaves the parser's callback; `refusal` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.cause)
+        self.refusal = refusal
+
+
+def refusal_in(error: httptools.HttpParserError) -> Refusal:
+    """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
+    cause = error.__context__
+    if isinstance(cause, RefusedError):
+        return cause.refusal
+    if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError | AttributeError):
+        logging.getLogger(ERROR_LOGGER).error("A callback of the parser failed", exc_info=cause)
+    return Refusal(400, "This is no valid HTTP request.")
+
+
+def target_of(url: bytes) -> tuple[bytes, bytes]:
+    """Return path and query of a request target as far as they can be told; credentials before a host are not kept."""
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserError:
+        path, _, query = url.partition(b"?")
+        return (path, query) if url.startswith(b"/") else (b"-", b"")
+    return parsed.path or b"/", parsed.query or b""

@@ -1,0 +1,282 @@
+"""Work outside of a request: its three IDs in every line, how they travel, and what is done with doubtful ones."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from starlette_context import context
+
+from app.common.context.observers import injectors, task_watchers
+from app.common.context.request_record import current_record
+from app.common.log_handler import configure_logging
+from app.common.logs.formatters import JsonFormatter, TextFormatter
+from app.common.middlewares import ContextMiddleware
+from app.common.request_id import RequestIdPlugin, current_request_id
+from app.common.request_time import current_request_time
+from app.common.task_record import TaskRecord, extract, inject
+from app.main import Application
+from app.settings import get_settings
+from tests.support import HEADER, ID, UUID4, Logs, connect
+
+log = logging.getLogger("work")
+
+
+def injected(task_id: str = "", **carrier: str) -> dict[str, str]:
+    """Return what travels with a message that is sent now."""
+    inject(carrier, task_id)
+    return carrier
+
+
+def test_record_is_the_context_of_ids_and_times() -> None:
+    with TaskRecord(ID, "task-1", "task-0"):
+        assert current_request_id() == context["X-Request-ID"] == ID
+        assert current_request_time() is not None
+        assert context["X-Request-Start-Time"] > 0
+    assert current_request_id() == "-"
+    assert not context.exists()
+
+
+def test_record_ends_after_an_error() -> None:
+    with pytest.raises(RuntimeError), TaskRecord(ID, "task-1"):
+        raise RuntimeError
+    assert current_request_id() == "-"
+
+
+def test_outer_record_returns_after_an_inner_one() -> None:
+    with TaskRecord(ID, "outer"):
+        with TaskRecord("another-id", "inner"):
+            assert current_request_id() == "another-id"
+        assert current_request_id() == ID
+
+
+def lines_of_a_task(log_format: str, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is logged before, in (three lines) and after a task."""
+    monkeypatch.setenv("LOG_FORMAT", log_format)
+    configure_logging(get_settings())
+    log.info("before")
+    with TaskRecord(ID, "task-1", "task-0") as record:
+        log.info("in it")
+        logging.getLogger("library").warning("so do others")
+        record.tell("count", "done")
+    log.info("after")
+    return logs.error
+
+
+def test_every_text_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, within, others, last, after = lines_of_a_task("text", logs, monkeypatch)
+    assert before.endswith("INFO [-] before")
+    assert within.endswith(f"INFO [{ID}] [task-1 task-0] in it")
+    assert others.endswith(f"WARNING [{ID}] [task-1 task-0] so do others")
+    assert f"INFO [{ID}] [task-1 task-0] count done 0." in last
+    assert after.endswith("INFO [-] after")
+
+
+def test_every_json_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, *within, _ = map(json.loads, lines_of_a_task("json", logs, monkeypatch))
+    assert "current_id" not in before
+    for content in within:
+        assert (content["request_id"], content["current_id"], content["parent_id"]) == (ID, "task-1", "task-0")
+        assert "ids_suffix" not in content
+    content = within[-1]
+    assert (content["task"], content["state"], content["logger"]) == ("count", "done", "app.task")
+    assert 0 < content["duration"] < 30
+
+
+def test_the_duration_is_final() -> None:
+    with TaskRecord(ID, "task-1") as record:
+        record.tell("count", "done")
+        assert current_request_time(9) == current_request_time(9)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_every_id_is_cut_alike(log_format: str, logs: Logs, configure: Callable[..., Application]) -> None:
+    app = configure(LOG_ID_LENGTH="8", LOG_FORMAT=log_format)
+
+    @app.get("/work")
+    def work() -> str:
+        with TaskRecord(current_request_id(), "task-123456", "parent-123456"):
+            log.info("cut")
+        log.info("uncut")
+        return current_request_id()
+
+    answer = connect(app).get("/work", headers={HEADER: ID})
+    assert (answer.json(), answer.headers[HEADER]) == (ID, ID)
+    text = "\n".join([*logs.error, *logs.access])
+    assert ID not in text
+    assert text.count(ID[:8]) == 3
+    shown = ["task-123", "parent-1"] if log_format == "json" else ["[task-123 parent-1] cut"]
+    assert all(word in text for word in shown)
+    assert "task-1234" not in text
+    assert "parent-12" not in text
+
+
+def test_a_format_of_ones_own_may_name_them() -> None:
+    text = TextFormatter("%(request_id)s|%(current_id)s|%(parent_id)s|%(message)s")
+    record = logging.makeLogRecord({"msg": "x"})
+    assert text.format(record) == "-|-|-|x"
+    with TaskRecord(ID, "task-1"):
+        assert text.format(logging.makeLogRecord({"msg": "x"})) == f"{ID}|task-1|-|x"
+        assert json.loads(JsonFormatter().format(logging.makeLogRecord({"msg": "x"})))["current_id"] == "task-1"
+
+
+def test_outside_of_everything_an_id_is_made() -> None:
+    carrier = injected()
+    assert UUID4.fullmatch(carrier.pop("x-request-id"))
+    assert carrier == {}
+
+
+def test_a_request_is_no_parent(app: Application) -> None:
+    app.add_api_route("/send", lambda: injected(""))
+    carrier = connect(app).get("/send", headers={HEADER: ID}).json()
+    assert carrier["x-request-id"] == ID
+    assert "x-parent-id" not in carrier
+
+
+def test_a_watcher_that_fails_leaves_no_record_behind() -> None:
+    """Else the next task here would have the IDs of this one."""
+
+    def fails(_: TaskRecord) -> AbstractContextManager[None]:
+        raise RuntimeError
+
+    task_watchers["fails"] = fails
+    with pytest.raises(RuntimeError):
+        TaskRecord(ID, "task").begin("work")
+    assert current_record.get() is None
+
+
+def test_a_task_is_the_parent_of_what_it_sends_but_not_of_itself() -> None:
+    with TaskRecord(ID, "task-1", "task-0"):
+        assert injected() == {"x-request-id": ID, "x-parent-id": "task-1"}
+        assert injected("task-1") == {"x-request-id": ID, "x-parent-id": "task-0"}
+        assert injected(**{"x-parent-id": "by-hand"}) == {"x-request-id": ID, "x-parent-id": "by-hand"}
+    with TaskRecord(ID, "task-1"):
+        assert injected("task-1") == {"x-request-id": ID}
+
+
+@pytest.mark.parametrize("key", ["x-request-id", "X-Request-ID"])
+def test_inject_keeps_an_existing_id(key: str) -> None:
+    assert injected(**{key: "by-hand-1"}) == {key: "by-hand-1"}
+
+
+@pytest.mark.parametrize(
+    ("carrier", "request_id", "parent_id"),
+    [
+        ({"x-request-id": ID}, ID, "-"),
+        ({"X-Request-ID": ID, "X-Parent-Id": "p"}, ID, "p"),
+        ({"x-request-id": ID.encode(), "x-parent-id": b"p"}, ID, "p"),
+        ({b"x-request-id": ID, 7: 8}, None, "-"),
+        ({"x-request-id": "short"}, None, "-"),
+        ({"x-request-id": "x" * 129}, None, "-"),
+        ({"x-request-id": f"{ID}\nforged"}, None, "-"),
+        ({"x-request-id": "käse-käse"}, None, "-"),
+        ({"x-request-id": 1234567890}, "1234567890", "-"),
+        ({"x-request-id": None, "x-parent-id": None}, None, "-"),
+        ({"x-request-id": ID, "x-parent-id": "a b\n[c]"}, ID, "a_b_[c]"),
+        ({"x-request-id": ID, "x-parent-id": "p" * 1000}, ID, "p" * 128),
+        ({}, None, "-"),
+    ],
+)
+def test_extract_accepts_only_sound_ids(carrier: dict[Any, Any], request_id: str | None, parent_id: str) -> None:
+    record = extract(carrier, "task-1")
+    assert record.request_id == request_id or (request_id is None and UUID4.fullmatch(record.request_id))
+    assert (record.task_id, record.parent_id) == ("task-1", parent_id)
+
+
+def test_a_fallback_is_for_those_who_send_no_id() -> None:
+    assert extract({}, "m", "foreign-correlation").request_id == "foreign-correlation"
+    assert extract({"x-request-id": ID}, "m", "foreign-correlation").request_id == ID
+    assert UUID4.fullmatch(extract({}, "m", "no\nid").request_id)
+
+
+def test_a_task_that_is_called_instead_of_sent() -> None:
+    with TaskRecord(ID, "task-1"):
+        assert (extract({}, "called").request_id, extract({}, "called").parent_id) == (ID, "task-1")
+        assert extract({"x-request-id": "another-id"}, "sent").parent_id == "-"
+    with TaskRecord(ID, "task-1", "task-0"):
+        assert extract({}, "task-1").parent_id == "task-0"
+
+
+def test_long_task_name_is_truncated(logs: Logs) -> None:
+    configure_logging(get_settings())
+    with TaskRecord(ID, "task-1") as record:
+        record.tell("x" * 100_000, "done")
+    assert len(logs.error[0]) < 500
+
+
+def test_tasks_at_a_time_do_not_mix() -> None:
+    async def work(number: int) -> None:
+        with TaskRecord(f"request-{number}", f"task-{number}"):
+            await asyncio.sleep(0)
+            assert injected() == {"x-request-id": f"request-{number}", "x-parent-id": f"task-{number}"}
+            assert await asyncio.to_thread(current_request_id) == f"request-{number}"
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(work, range(100)))
+
+    asyncio.run(all_of_them())
+
+
+def test_work_is_watched_from_its_beginning_to_its_end() -> None:
+    seen: list[object] = []
+    number = ContextVar("number", default=0)
+
+    @contextmanager
+    def work(record: TaskRecord) -> Iterator[None]:
+        seen.append((record.name, record.request_id, record.headers))
+        number.set(5)
+        yield
+        seen.append((record.name, record.state, record.failed))
+
+    task_watchers["test"] = work
+    injectors["test"] = lambda carrier: carrier.setdefault("x-number", str(number.get()))
+    inject(carrier := dict[str, str]())
+    with extract(carrier, "a-line-about-it"):
+        pass
+    record = extract(carrier, "task").begin("work")
+    inject(sent := {"X-Number": "kept"} | carrier)
+    inject(follower := dict[str, str]())
+    record.tell("work", "gave up", failed=True)
+    record.__exit__()
+    assert seen == [("work", record.request_id, carrier), ("work", "gave up", True)]
+    assert (carrier["x-number"], sent["x-number"], follower["x-number"]) == ("0", "0", "5")
+
+
+@pytest.mark.parametrize("given", [{}, {"X-Request-Id": "bad one", "X-REQUEST-ID": "\n"}, {"x-request-id": b"short"}])
+def test_message_of_a_foreign_sender_has_one_id_however_often_it_is_read(given: dict[str, Any]) -> None:
+    first, second = extract(given, "task-1"), extract(given, "task-2")
+    assert first.request_id == second.request_id == given["x-request-id"]
+    assert UUID4.fullmatch(first.request_id)
+    assert len(given) == 1
+
+
+def test_id_by_which_a_foreign_sender_follows_its_message_is_written_back() -> None:
+    carrier: dict[str, Any] = {}
+    assert extract(carrier, "task", "their-correlation-id").request_id == "their-correlation-id"
+    assert carrier == {"x-request-id": "their-correlation-id"}
+
+
+def test_ids_of_tasks_follow_the_policy_of_requests() -> None:
+    """Of a policy of one's own that a request follows, tasks and messages follow it as well."""
+    plugin = RequestIdPlugin(generator=lambda: "made-here", validator=lambda value: value == b"4711")
+    ContextMiddleware(never, plugins=[plugin])
+    inject(carrier := dict[str, Any]())
+    assert carrier == {"x-request-id": "made-here"}
+    found = [extract({"x-request-id": given}, "task").request_id for given in ("4711", ID)]
+    assert found == ["4711", "made-here"]
+
+
+def test_transformer_changes_an_id_once_on_its_way() -> None:
+    ContextMiddleware(never, plugins=[RequestIdPlugin(transformer=lambda chosen: f"eu-{chosen}")])
+    inject(carrier := dict[str, Any]())
+    assert carrier["x-request-id"].startswith("eu-")
+    assert extract(carrier, "task").request_id == carrier["x-request-id"]
+    assert extract({}, "task", "their-correlation-id").request_id == "eu-their-correlation-id"
+
+
+async def never(*_: object) -> None:
+    raise AssertionError
