@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 if TYPE_CHECKING:
@@ -29,6 +29,18 @@ def _split(value: object) -> object:
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A comma-separated list in the environment."""
+
+
+def each(pattern: str, meaning: str) -> AfterValidator:
+    """Return a check of `Words`: each must match the pattern in full, or else it "is not `meaning`"."""
+
+    def check(words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not re.fullmatch(pattern, word):
+                raise ValueError(f"{word!r} is not {meaning}")
+        return words
+
+    return AfterValidator(check)
 
 
 def server_url(*schemes: str) -> str:

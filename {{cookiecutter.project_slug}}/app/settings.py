@@ -3,13 +3,12 @@
 import ipaddress
 import logging
 import os
-import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from app.environment import EnvironmentSettings, Words, read_settings
+from app.environment import EnvironmentSettings, Words, each, read_settings
 
 
 def available_processors() -> int:
@@ -26,9 +25,13 @@ HEADERS_WITH_A_MEANING = frozenset(
 )
 """An ID in one of these would break the message or mislead its reader (RFC 9110)."""
 
-_HOST_ENTRY = re.compile(r"(\*?\.)?([^\s/@:*\[\]?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?").fullmatch
-
 PREFIXES_WITH_A_MEANING = ("access-control-", "content-", "if-", "proxy-", "sec-", "x-forwarded-")
+
+LEVEL = each(r"[\w.-]+=(?i:DEBUG|INFO|WARNING|ERROR|CRITICAL)", "a logger and its level such as app.outbound=DEBUG")
+HOST = each(
+    r"(\*?\.)?([^\s/@:*\[\]?#]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host, .domain or *.domain with an optional :port"
+)
+ORIGIN = each(r"\*|https?://[^/]*", "an origin such as https://example.org")
 
 
 class Settings(EnvironmentSettings):
@@ -41,13 +44,13 @@ class Settings(EnvironmentSettings):
     debug: bool = Field(False, description="docs pages, readable errors; never in production")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field("INFO", description="lowest level kept")
-    log_levels: Words = Field((), description="levels of single loggers: app.outbound=WARNING,sqlalchemy=DEBUG")
+    log_levels: Annotated[Words, LEVEL] = Field(
+        (), description="levels of single loggers: app.outbound=WARNING,sqlalchemy=DEBUG"
+    )
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
     log_id_length: int = Field(0, ge=0, description="characters of each ID that a line shows; 0: all")
     log_path: Path | None = Field(None, description="folder for log files; empty: stdout and stderr")
-    log_rotation: Literal["off", "time", "size"] = Field(
-        "off", description="rotate the files in the process (single process only): at midnight, or at 200 MiB"
-    )
+    log_rotation: Literal["off", "time", "size"] = Field("off", description="single process: at midnight, at 200 MiB")
     access_log_exclude: Words = Field(("/livez", "/readyz"), description="paths that leave no access line")
     masked_query: Words = Field(
         ("token", "pass", "pwd", "secret", "key", "auth", "jwt", "credential", "signature", "session"),
@@ -61,22 +64,18 @@ class Settings(EnvironmentSettings):
     request_id_header: str = Field(
         "X-Request-ID", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="header that carries the ID"
     )
-    request_id_trust: Literal["always", "proxies", "never"] = Field(
-        "always", description="whose incoming IDs are taken over"
+    request_id_trust: Literal["always", "proxies", "never"] = Field("always", description="whose IDs are taken over")
+    forwarded_allow_ips: Words = Field(("127.0.0.1",), description="proxies whose X-Forwarded-* count; * for everyone")
+    cors_origins: Annotated[Words, ORIGIN] = Field(
+        (), description="origins that browsers may call from; empty: no CORS; * for all"
     )
-    forwarded_allow_ips: Words = Field(
-        ("127.0.0.1",), description="addresses and networks of proxies whose X-Forwarded-* count; * for everyone"
-    )
-    cors_origins: Words = Field((), description="origins that browsers may call from; empty: no CORS; * for all")
-    outbound_hosts: Words = Field((), description="hosts that get the ID on outgoing calls")
+    outbound_hosts: Annotated[Words, HOST] = Field((), description="hosts that get the ID on outgoing calls")
 
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=0, description="larger request bodies: 413")
     limit_request_line: int = Field(8190, ge=64, le=65536, description="bytes of the request target; more: 414")
     limit_request_fields: int = Field(100, ge=1, le=1000, description="header lines; more: 431")
     limit_request_head: int = Field(32768, ge=256, le=1048576, description="bytes of all header lines; more: 431")
-    limit_concurrency: int = Field(
-        0, ge=0, description="requests that one worker serves at a time; more: 503; 0: no limit"
-    )
+    limit_concurrency: int = Field(0, ge=0, description="requests at a time in a worker; more: 503; 0: no limit")
     head_timeout: float = Field(20, gt=0, description="seconds for a request's head to arrive; longer: 408")
     body_timeout: float = Field(30, gt=0, description="seconds for a request's body, and one more for every 500 bytes")
 
@@ -91,14 +90,6 @@ class Settings(EnvironmentSettings):
     @classmethod
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
-
-    @field_validator("log_levels")
-    @classmethod
-    def _levels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for word in value:
-            if not re.fullmatch(r"[\w.-]+=(DEBUG|INFO|WARNING|ERROR|CRITICAL)", word, re.IGNORECASE):
-                raise ValueError(f"{word!r} is not a logger and its level such as app.outbound=DEBUG")
-        return value
 
     @field_validator("host")
     @classmethod
@@ -120,22 +111,6 @@ class Settings(EnvironmentSettings):
         for word in value:
             if word != "*":
                 ipaddress.ip_network(word, strict=False)
-        return value
-
-    @field_validator("outbound_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for word in value:
-            if not _HOST_ENTRY(word):
-                raise ValueError(f"{word!r} is not a host, .domain or *.domain with an optional :port")
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for word in value:
-            if word != "*" and (not word.startswith(("http://", "https://")) or word.count("/") != 2):  # noqa: PLR2004
-                raise ValueError(f"{word!r} is not an origin such as https://example.org")
         return value
 
     @model_validator(mode="after")

@@ -108,11 +108,6 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         self.set_up()
 
     @property
-    def name(self) -> str:
-        """The logger's name."""
-        return self.logger.name
-
-    @property
     def file_name(self) -> str:
         """The name of its file in the folder LOG_PATH."""
         return file_name_of(self.name)

@@ -46,8 +46,8 @@ class _Rule(NamedTuple):
         rest = entry.removeprefix("*.") if entry.startswith("*") else entry.removeprefix(".")
         try:
             url = httpx2.URL(f"//{rest}")
-        except httpx2.InvalidURL as error:
-            raise ValueError(f"The outbound host {entry!r} is not valid: {error}") from error
+        except httpx2.InvalidURL:
+            url = httpx2.URL()
         host, netloc = url.raw_host.decode("ascii"), url.netloc.decode("ascii")
         if not _HOST.fullmatch(host) or str(url) != f"//{netloc}":
             raise ValueError(f"The outbound host {entry!r} is not a host, .domain or *.domain with an optional :port.")
@@ -127,16 +127,18 @@ def _log(request: httpx2.Request, started: float, outcome: int | BaseException) 
     logger.log(level, "%s %s %s %s %.3fs", request.method, host, path, result, duration, extra=fields)
 
 
-class OutboundAsyncClient(httpx2.AsyncClient):
-    """An `httpx2.AsyncClient` that sends the request ID to allowed hosts and logs each exchange.
-
-    `allowed_hosts`: `host`, `host:port`; `.domain` or `*.domain` for subdomains, but not the domain itself.
-    Anything else raises ValueError. All other arguments are httpx2's.
-    """
-
+class _Correlated:
     def __init__(self, *, header: str = REQUEST_ID_HEADER, allowed_hosts: Iterable[str] = (), **options: Any) -> None:  # noqa: ANN401
         self._correlation = _Correlation(header, allowed_hosts)
         super().__init__(**options)
+
+
+class OutboundAsyncClient(_Correlated, httpx2.AsyncClient):
+    """An `httpx2.AsyncClient` that sends the request ID to allowed hosts and logs each exchange.
+
+    `header`: name of the ID's header. `allowed_hosts`: `host`, `host:port`; `.domain` or `*.domain` for subdomains, but
+    not the domain itself; anything else raises ValueError. All other arguments are httpx2's.
+    """
 
     # Undocumented, but the one place that every exchange passes, whatever its transport, proxy or mount. Should httpx2
     # rename it, mypy and the tests fail.
@@ -146,12 +148,8 @@ class OutboundAsyncClient(httpx2.AsyncClient):
         return response
 
 
-class OutboundClient(httpx2.Client):
+class OutboundClient(_Correlated, httpx2.Client):
     """The same as `OutboundAsyncClient`, for code that runs in threads."""
-
-    def __init__(self, *, header: str = REQUEST_ID_HEADER, allowed_hosts: Iterable[str] = (), **options: Any) -> None:  # noqa: ANN401
-        self._correlation = _Correlation(header, allowed_hosts)
-        super().__init__(**options)
 
     def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
         with _exchange(self._correlation, request) as exchange:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from app.common.constants import ACCESS_LOGGER
 from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_files
 from app.main import Application, create_app
-from app.settings import Settings
+from app.settings import Settings, get_settings
 from tests.support import ADDED, HEADER, ID, Logs, connect
 
 pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
@@ -176,3 +177,28 @@ def test_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=r"LOG_PATH is '.+', and no file can be written there"):
         prepare_log_files(Settings(log_path=tmp_path / "file" / "log"))
+
+
+def test_given_settings_decide_how_lines_are_written(tmp_path: Path, logs: Logs) -> None:
+    """Also those of a logger that was made before, as at an import."""
+    log = RequestLogHandler("early")
+    given = Settings(log_format="json", log_path=tmp_path / "given", log_level="WARNING")
+    client = connect(create_app(given))
+    log.warning("first")
+    logging.getLogger("parcels").info("below the level")
+    client.get("/api/demo", headers={HEADER: ID})
+    lines = Logs(tmp_path / "given").lines
+    assert [json.loads(line)["message"] for line in lines("early.log")] == ["first"]
+    assert [json.loads(line)["request_id"] for line in lines("access.log")] == [ID]
+    assert lines("error.log") == logs.access == logs.lines("early.log") == []
+
+
+def test_settings_that_are_given_again_change_no_handlers(tmp_path: Path) -> None:
+    """Those of a user's own logging configuration stay."""
+    settings = get_settings()
+    create_app(settings)
+    access = logging.getLogger(ACCESS_LOGGER)
+    access.addHandler(logging.FileHandler(tmp_path / "own.log"))
+    before = list(access.handlers)
+    create_app(settings.model_copy())
+    assert access.handlers == before

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.common.http.refusals import REFUSAL_KEY, Refusal
@@ -88,6 +89,18 @@ def test_refusals_of_the_server_have_cors_headers(browser: TestClient) -> None:
     assert headers[b"access-control-expose-headers"] == HEADER.encode()
 
 
-def test_telemetry_of_fastapi_is_off(app: Application, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app._native_telemetry, "enabled", lambda: pytest.fail("It has asked."))
-    assert connect(app).get("/livez").status_code == 200
+def test_telemetry_of_fastapi_is_off(app: Application) -> None:
+    assert not any(app._telemetry[kind] for kind in ("tracing", "metrics", "logs"))
+
+
+def test_middleware_of_a_user_is_inside_of_the_layers(app: Application, logs: Logs) -> None:
+    """As Starlette puts it: its error, too, is answered with the ID."""
+
+    @app.middleware("http")
+    async def broken(*_: object) -> None:
+        raise RuntimeError
+
+    response = connect(app).get("/api/demo", headers={HEADER: ID})
+    assert (response.status_code, response.headers[HEADER], response.json()["request_id"]) == (500, ID, ID)
+    assert [f" {ID} 500 " in line for line in logs.access] == [True]
+    assert Application.build_middleware_stack is FastAPI.build_middleware_stack

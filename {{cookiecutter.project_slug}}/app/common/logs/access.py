@@ -102,23 +102,12 @@ def _written(handler: logging.Handler, request: RequestRecord) -> bool:
 
 
 class AccessRecord(logging.LogRecord):
-    """The record of a request for any handler; `request` is what our formatters read."""
+    """The record of a request for any handler: our formatters read `request`, others print its line and status."""
 
     def __init__(self, request: RequestRecord) -> None:
-        super().__init__(logger.name, logging.INFO, __file__, 0, "%s", (AccessMessage(request),), None)
+        message = f"{request_line_of(request)} {request.status}"
+        super().__init__(logger.name, logging.INFO, __file__, 0, "%s", (message,), None)
         self.request = request
         self.request_id = logged_id(request.request_id)
         if log_fields:
             self.fields = current_fields()
-
-
-class AccessMessage:
-    """What a handler without our formatter prints: the request line and the status."""
-
-    __slots__ = ("_request",)
-
-    def __init__(self, request: RequestRecord) -> None:
-        self._request = request
-
-    def __str__(self) -> str:
-        return f"{request_line_of(self._request)} {self._request.status}"

@@ -5,15 +5,9 @@ import logging
 from app.common.context.request_record import current_record
 from app.common.exceptions import AlreadyLoggedError
 
-_REPETITIONS = frozenset(
-    {
-        '%s - "WebSocket %s" [accepted]',
-        '%s - "WebSocket %s" 403',
-        '%s - "WebSocket %s" %d',
-        "connection open",
-        "connection closed",
-        "connection rejected (%d %s)",
-    }
+_REPETITIONS = (
+    *('%s - "WebSocket %s" [accepted]', '%s - "WebSocket %s" 403', '%s - "WebSocket %s" %d'),
+    *("connection open", "connection closed", "connection rejected (%d %s)"),
 )
 """What uvicorn and its websockets say of a websocket; the access line says it once more, without the secrets."""
 

@@ -25,7 +25,7 @@ STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"mess
 NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "passes_gates"})
 _NO_EXTRA: Final = STANDARD_ATTRIBUTES | NOT_FOR_READERS
 _OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
-_NOTHING: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}.items()
+_NO_TASK: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -101,7 +101,7 @@ class TextFormatter(logging.Formatter):
     """One line for a record; a traceback follows, indented, so that no line of it can pass for a record."""
 
     def __init__(self, fmt: str = REQUEST_ID_LOG_FORMAT, datefmt: str | None = None) -> None:
-        super().__init__(fmt, datefmt)
+        super().__init__(fmt, datefmt, defaults=_NO_TASK)
         self._shows_more = fmt not in (LOG_FORMAT, REQUEST_ID_LOG_FORMAT)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
@@ -111,8 +111,6 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and the indented lines of a traceback where there is one."""
         stamp(record)
-        for name, value in _NOTHING:
-            record.__dict__.setdefault(name, value)
         # Alone, as a client could choose an ID that makes the rest of a line be masked.
         record.message = redact(record.getMessage())
         record.asctime = self.formatTime(record, self.datefmt)

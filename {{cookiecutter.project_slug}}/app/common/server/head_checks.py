@@ -5,30 +5,19 @@ import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
-from typing import Protocol
 
 import httptools
 
 from app.common.constants import ERROR_LOGGER
 from app.common.http.refusals import Refusal
 
+Headers = Sequence[tuple[bytes, bytes]]
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*").fullmatch
 _WEBSOCKET_KEY_BYTES = 16
 
 
-class Parser(Protocol):
-    """What is asked of the parser of a request's head."""
-
-    def get_http_version(self) -> str:
-        """Return e.g. `1.1`."""
-
-    def get_method(self) -> bytes:
-        """Return e.g. `GET`."""
-
-
-def fault_of_head(parser: Parser, headers: Sequence[tuple[bytes, bytes]], *, upgrade: bool) -> Refusal | None:
+def fault_of_head(version: str, method: bytes, headers: Headers, *, upgrade: bool) -> Refusal | None:
     """Return what forbids to serve a request with this head; `upgrade`: it asks for a websocket."""
-    version = parser.get_http_version()
     if version not in ("1.0", "1.1"):
         return Refusal(400, "HTTP is spoken in version 1.1 here.")
     hosts = [value for name, value in headers if name == b"host"]
@@ -36,12 +25,12 @@ def fault_of_head(parser: Parser, headers: Sequence[tuple[bytes, bytes]], *, upg
         return Refusal(400, "A request has exactly one Host header.")  # RFC 9112, 3.2
     if hosts and not _HOST(hosts[0]):
         return Refusal(400, "The Host header is not the name of a host.")
-    return _fault_of_handshake(parser, headers) if upgrade else None
+    return _fault_of_handshake(method, headers) if upgrade else None
 
 
-def _fault_of_handshake(parser: Parser, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
+def _fault_of_handshake(method: bytes, headers: Headers) -> Refusal | None:
     versions = [value.strip() for name, value in headers if name == b"sec-websocket-version"]
-    if parser.get_method() != b"GET":
+    if method != b"GET":
         return Refusal(400, "A websocket begins with a GET request.")
     if any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
         return Refusal(400, "A websocket begins with a request that has no body.")

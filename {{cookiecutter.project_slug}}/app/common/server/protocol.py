@@ -89,7 +89,8 @@ class RequestHttpProtocol(TimeoutProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless its head is at fault or there are too many already."""
         upgrade = self.parser.should_upgrade() and self._should_upgrade()
-        refusal = fault_of_head(self.parser, self.headers, upgrade=upgrade)
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        refusal = fault_of_head(version, method, self.headers, upgrade=upgrade)
         if upgrade and self.cycle is not None and not self.cycle.response_complete:
             refusal = Refusal(400, "A websocket begins when all requests before it are answered.")
         if refusal is None and 0 < self.settings.limit_concurrency <= len(self.tasks):

@@ -4,6 +4,8 @@ import json
 import logging
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -20,6 +22,7 @@ from app.common.logs.access import JsonAccessFormatter, RequestAccessFormatter, 
 from app.common.logs.access_fields import FIELDS, client_of, percent_encoded, policy, query_of, request_line_of
 from app.common.logs.handlers import LogFileHandler, LogStreamHandler
 from app.common.request_id import set_logged_length
+from app.environment import PROJECT_ROOT
 from app.main import Application
 from app.settings import Settings
 from tests.core.support import http_scope
@@ -371,3 +374,28 @@ def test_bytes_are_those_of_the_body_that_was_sent(
     app.add_api_route("/text", lambda: PlainTextResponse("12345"), methods=["GET", "HEAD"])
     client.request(method, "/text")
     assert [vars(record)["request"].bytes_sent for record in caplog.records if record.name == "app.access"] == [size]
+
+
+def test_format_in_the_constants_is_the_only_one(logs: Logs) -> None:
+    """Whoever edits `ACCESS_LOG_FORMAT` has another line, and need edit nothing else."""
+    code = (
+        "from app.common import constants; constants.ACCESS_LOG_FORMAT = '%(status)s of %(path)s'\n"
+        "from starlette.testclient import TestClient; from app.main import app; TestClient(app).get('/api/demo')"
+    )
+    subprocess.run([sys.executable, "-Bc", code], cwd=PROJECT_ROOT, check=True, capture_output=True)
+    assert logs.access == ["200 of /api/demo"]
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"path": "/livez"},
+        {"path": "/service/livez", "root_path": "/service"},
+        {"path": "/service/livez", "root_path": "/service/part", "app_root_path": "/service"},
+        {"path": "/livez", "root_path": "/service"},  # of a server that keeps the prefix out of the path
+    ],
+)
+def test_excluded_path_is_excluded_below_a_prefix(scope: dict[str, str], configure: Callable[..., Application]) -> None:
+    configure(ACCESS_LOG_EXCLUDE="/livez")
+    assert policy.excludes(scope)
+    assert not policy.excludes({**scope, "path": f"/other{scope['path']}"})
