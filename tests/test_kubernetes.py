@@ -311,8 +311,10 @@ def test_workers_can_use_more_than_the_scaler_aims_at() -> None:
 
 
 def test_service_reads_each_setting_and_takes_its_value(installed: Path) -> None:
-    code = "from app.settings import Settings, variable_of as v; import json; s = Settings()\n"
-    code += "print(json.dumps({v(Settings, n): str(getattr(s, n)) for n in Settings.model_fields}))"
+    code = (
+        "from app.environment import variable_of as v; from app.settings import Settings as S; import json; s = S()\n"
+    )
+    code += "print(json.dumps({v(S, n): str(getattr(s, n)) for n in S.model_fields}))"
     python = installed / ".venv" / "bin" / "python"
     read = json.loads(must(run([python, "-c", code], installed, {"PATH": os.defpath} | SETTINGS)).stdout)
     assert [name for name in SETTINGS if name not in read] == []

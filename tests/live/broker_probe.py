@@ -10,7 +10,7 @@ import atexit
 import logging
 import os
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,9 +93,8 @@ async def ready() -> None:
     if settings.folder is None:
         raise NotReady("BROKER_FOLDER is not set.")
     log.info("asking the broker")
-    while state("hangs").exists():  # and ignores cancellation
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
+    while state("hangs").exists():  # noqa: ASYNC110 - it is a file
+        await asyncio.sleep(60)
     if state("crashes").exists():
         raise OSError("broker://user:hunter2@broker:5672")
     if not state("up").exists():

@@ -142,7 +142,8 @@ def test_application_that_cannot_start_ends_the_master(
 
 def test_empty_values_count_as_none(project: Path, tmp_path: Path) -> None:
     code = (
-        "from app.settings import Settings as S, variable_of; print(*(variable_of(S, name) for name in S.model_fields))"
+        "from app.environment import variable_of; from app.settings import Settings as S; "
+        "print(*(variable_of(S, name) for name in S.model_fields))"
     )
     names = {*run_python(project, code).stdout.split()} - {"PORT", "HOST", "WORKERS"}
     assert len(names) > 20

@@ -149,7 +149,7 @@ def test_hook_that_fails_at_a_worker_s_end_is_logged(shared: Service) -> None:
 
 
 def test_each_worker_connects_and_disconnects(integrated: Path, broker: Path) -> None:
-    """Every hook runs in its process; the exit is clean, though a readiness check heeds no cancellation."""
+    """Every hook runs in its process; the exit is clean, though a readiness check has hung."""
     with serve(integrated, broker, BROKER_SIZE="7", GRACEFUL_TIMEOUT="10") as service:
         workers = set(wait_connected(service, 2))
         request_id = new_id("broker")

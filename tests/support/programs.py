@@ -30,9 +30,10 @@ def _may_install() -> bool:
 
 
 def _install(package: str) -> None:
-    """Install a Debian package; one process at a time, as apt-get does not wait for another one."""
+    """Install a Debian package; one process at a time, and after what else installs packages at that moment."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
     with Path(gettempdir(), "fastapi-trail-apt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
-            subprocess.run(["apt-get", *words], env=environment, check=False, timeout=300)  # pytest shows what it says
+            subprocess.run([*command, *words], env=environment, check=False, timeout=300)  # pytest shows what it says

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import sentry_sdk
 from pydantic import Field
-from pydantic_core import from_json
 from sentry_sdk.integrations import logging as sentry_logging
 from sentry_sdk.scope import Scope, ScopeType
 from sentry_sdk.tracing import NoOpSpan
@@ -20,9 +19,8 @@ from app.common.context.observers import injectors, task_watchers
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.logs.access_fields import method_of, path_of, policy, query_of
 from app.common.logs.filters import RepetitionFilter
-from app.common.logs.formatters import NOT_FOR_READERS, dump_json
+from app.common.logs.formatters import NOT_FOR_READERS, jsonable
 from app.common.redaction import redact
-from app.common.task_record import TaskRecord
 from app.environment import EnvironmentSettings, project_metadata, read_settings
 from app.settings import Settings
 
@@ -81,7 +79,7 @@ def wrap(app: types.ASGIApp, settings: Settings) -> types.ASGIApp:
             await app(scope, receive, send)
             sentry_sdk.flush(1.0)  # a process that a signal ends has no other end
             return
-        trace = {key.decode(): value.decode("latin-1") for key, value in scope["headers"] if key in wanted}
+        trace = {name.decode(): text.decode("latin-1") for name, text in scope["headers"] if name in wanted}
         with followed(record, trace):
             await app(scope, receive, send)
 
@@ -103,7 +101,7 @@ def followed(record: RequestRecord, trace: Mapping[str, Any] | None = None) -> I
     try:
         with sentry_sdk.new_scope(), begun as transaction:
             yield
-            if isinstance(record, TaskRecord):
+            if kind == "task":
                 transaction.set_status("internal_error" if record.failed else "ok")
             else:
                 transaction.set_http_status(record.status)
@@ -136,14 +134,14 @@ def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
         event |= {"tags": (event.get("tags") or {}) | ids(), "transaction": place}
         if event.get("type") == "transaction":
             event |= {"start_timestamp": record.started_at, "timestamp": record.ended_at}
-        if not isinstance(record, TaskRecord):
+        if record.scope["type"] != "task":
             event["request"] = {"method": method_of(record), "url": path_of(record), "query_string": query_of(record)}
     return event
 
 
 def clean(value: Any) -> Any:  # noqa: ANN401
     """Return it without secrets, and without what repeats a message or its parts."""
-    return redact.value(from_json(dump_json(value)), without=NOT_SENT)
+    return redact.value(jsonable(value), without=NOT_SENT)
 
 
 def ids() -> dict[str, str]:
