@@ -24,7 +24,7 @@ FOLDER = ROOT / TEMPLATE / "deploy/nginx"
 def reserved() -> list[str]:
     """Give what the service refuses as the name of the ID's header."""
     source = (ROOT / TEMPLATE / "app/settings.py").read_text()
-    block = source[source.index("HEADERS_WITH_A_MEANING") : source.index("_HOST_ENTRY")]
+    block = source[source.index("HEADERS_WITH_A_MEANING") : source.index("PREFIXES_WITH_A_MEANING =")]
     names = re.findall(r"[a-z][a-z-]+(?=[ \"])", "".join(re.findall(r'"[a-z -]+"', block)))
     prefixes = re.findall(r'"([a-z-]+-)"', source[source.index("PREFIXES_WITH_A_MEANING =") :].splitlines()[0])
     assert len(names) > 25

@@ -36,4 +36,4 @@ def _install(package: str) -> None:
     with Path(gettempdir(), "fastapi-trail-apt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
-            subprocess.run([*command, *words], env=environment, check=False, timeout=300)  # pytest shows what it says
+            subprocess.run([*command, *words], env=environment, check=False, timeout=600)  # pytest shows what it says

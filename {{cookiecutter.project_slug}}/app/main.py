@@ -15,7 +15,7 @@ from app.common.http.refusals import RefusalMiddleware
 from app.common.log_handler import configure_logging
 from app.common.middlewares import ContextMiddleware
 from app.common.openapi import describe
-from app.common.request_id import RequestIdPlugin
+from app.common.request_id import RequestIdPlugin, id_policy
 from app.environment import project_metadata
 from app.integrations import install_integrations, lifespan_of, load_integrations, wrapped
 from app.settings import Settings, get_settings
@@ -47,11 +47,14 @@ def layers(app: ASGIApp, settings: Settings, integrations: Mapping[str, ModuleTy
     """Return the application inside of its layers; the last one here is the outermost."""
     app = with_cors(RefusalMiddleware(app), settings)
     app = wrapped(app, settings, integrations)
+    ids = RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust)
+    id_policy.follow(ids.policy)  # so do tasks and messages
     return ContextMiddleware(
         app,
-        plugins=(RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust),),
+        plugins=(ids,),
         proxies=TrustedProxies(settings.forwarded_allow_ips),
         max_body_bytes=settings.max_body_bytes,
+        refuses=False,
     )
 
 

@@ -50,7 +50,9 @@ class Settings(EnvironmentSettings):
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
     log_id_length: int = Field(0, ge=0, description="characters of each ID that a line shows; 0: all")
     log_path: Path | None = Field(None, description="folder for log files; empty: stdout and stderr")
-    log_rotation: Literal["off", "time", "size"] = Field("off", description="single process: at midnight, at 200 MiB")
+    log_rotation: Literal["off", "time", "size"] = Field(
+        "off", description="a single process rotates: midnight, 200 MiB"
+    )
     access_log_exclude: Words = Field(("/livez", "/readyz"), description="paths that leave no access line")
     masked_query: Words = Field(
         ("token", "pass", "pwd", "secret", "key", "auth", "jwt", "credential", "signature", "session"),
@@ -64,7 +66,7 @@ class Settings(EnvironmentSettings):
     request_id_header: str = Field(
         "X-Request-ID", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$", description="header that carries the ID"
     )
-    request_id_trust: Literal["always", "proxies", "never"] = Field("always", description="whose IDs are taken over")
+    request_id_trust: Literal["always", "proxies", "never"] = Field("always", description="whose incoming IDs are kept")
     forwarded_allow_ips: Words = Field(("127.0.0.1",), description="proxies whose X-Forwarded-* count; * for everyone")
     cors_origins: Annotated[Words, ORIGIN] = Field(
         (), description="origins that browsers may call from; empty: no CORS; * for all"
@@ -75,7 +77,7 @@ class Settings(EnvironmentSettings):
     limit_request_line: int = Field(8190, ge=64, le=65536, description="bytes of the request target; more: 414")
     limit_request_fields: int = Field(100, ge=1, le=1000, description="header lines; more: 431")
     limit_request_head: int = Field(32768, ge=256, le=1048576, description="bytes of all header lines; more: 431")
-    limit_concurrency: int = Field(0, ge=0, description="requests at a time in a worker; more: 503; 0: no limit")
+    limit_concurrency: int = Field(0, ge=0, description="requests a worker serves at a time; more: 503; 0: no limit")
     head_timeout: float = Field(20, gt=0, description="seconds for a request's head to arrive; longer: 408")
     body_timeout: float = Field(30, gt=0, description="seconds for a request's body, and one more for every 500 bytes")
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from app.common import log_handler
 from app.common.context import observers
 from app.common.logs.access_fields import policy
 from app.common.redaction import redact
-from app.common.request_id import RequestIdPolicy, id_policy, set_logged_length
+from app.common.request_id import id_policy, set_logged_length
 from app.environment import EnvironmentSettings
 from app.integrations import names, settings_classes
 from app.settings import Settings
@@ -32,7 +33,7 @@ for integration in settings_classes().values():  # those whose names a standard 
 
 from app.main import Application, create_app  # noqa: E402
 
-made_at_import = frozenset(log_handler.made)
+made_at_import, policy_at_import = frozenset(log_handler.made), copy(id_policy)
 
 
 def reset() -> None:
@@ -41,7 +42,7 @@ def reset() -> None:
     policy.configure((), ())
     redact.configure(())
     set_logged_length(0)
-    id_policy.follow(RequestIdPolicy())
+    id_policy.follow(policy_at_import)
     observers.clear()
     log_handler.made.intersection_update(made_at_import)
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]

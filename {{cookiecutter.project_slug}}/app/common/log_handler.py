@@ -64,11 +64,17 @@ def logging_config() -> dict[str, Any]:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Make the settings those of this process, and set up logging unless the server has done so by the same ones."""
-    changed = current != [settings]
+    """Make the settings those of this process, and set up logging unless the server has done so by the same ones.
+
+    A configuration of others stays, and so do handlers of theirs beside ours.
+    """
+    changed, root, access = current != [settings], logging.getLogger(), logging.getLogger(ACCESS_LOGGER).handlers
     use_settings(settings)
-    if changed or not logging.getLogger(ACCESS_LOGGER).handlers:
-        logging.config.dictConfig(logging_config())
+    if not access or (changed and access[0].name == "access"):
+        config = logging_config()
+        others = [handler for handler in root.handlers if access and handler.name not in config["handlers"]]
+        logging.config.dictConfig(config)
+        root.handlers += others
     for known in list(made):
         known.set_up()
     logging.getLogger().setLevel(settings.log_level)
@@ -128,15 +134,15 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
             self.logger.setLevel(self._level)
         if not self._stream:
             self.logger.propagate = False
-        folder = get_settings().log_path
-        if self._file and folder is not None and not self._has_file(folder / self.file_name):
+        folder = get_settings().log_path if self._file else None
+        if not self._has_file(folder and folder / self.file_name) and folder:
             self.logger.addHandler(self._own_file())
 
-    def _has_file(self, path: Path) -> bool:
+    def _has_file(self, path: Path | None) -> bool:
         """Tell whether the file is open already; one in another folder is closed."""
         for handler in [handler for handler in self.logger.handlers if handler.name == OWN_FILE]:
-            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute():
-                handler.setFormatter(default_formatter(self.format))
+            if path and isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute():
+                handler.setFormatter(default_formatter(vars(handler)["fmt"]))
                 return True
             self.logger.removeHandler(handler)
             handler.close()
@@ -144,7 +150,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
 
     def _own_file(self) -> logging.Handler:
         handler = file_handler(self.file_name)
-        handler.name = OWN_FILE
+        handler.name, vars(handler)["fmt"] = OWN_FILE, self.format
         handler.setFormatter(default_formatter(self.format))
         handler.addFilter(RequestIDLogFilter())
         handler.addFilter(OwnFileMark())

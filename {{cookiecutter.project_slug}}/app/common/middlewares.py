@@ -17,8 +17,8 @@ from app.common.context.request_record import SCOPE_KEY, RequestRecord, bind, cu
 from app.common.errors import error_response
 from app.common.http.exchange import Exchange
 from app.common.http.proxy_headers import TrustedProxies
-from app.common.http.refusals import REFUSAL_KEY
-from app.common.request_id import RequestIdPlugin, id_policy
+from app.common.http.refusals import REFUSAL_KEY, RefusalMiddleware
+from app.common.request_id import RequestIdPlugin
 from app.common.request_time import RequestTimePlugin
 
 
@@ -27,7 +27,8 @@ class ContextMiddleware:
 
     `plugins`: a `RequestIdPlugin` configures the ID, `RequestTimePlugin` may stand here too; any other plugin of
     starlette-context adds its value to the context. `proxies`: whose `X-Forwarded-*` counts; default: nobody's.
-    `max_body_bytes`: larger request bodies are refused with 413; None: any size.
+    `max_body_bytes`: larger request bodies are refused with 413; None: any size. `refuses`: it answers what is refused;
+    False: a `RefusalMiddleware` further inside does, as in app/main.py.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class ContextMiddleware:
         plugins: Sequence[Plugin] = (),
         proxies: TrustedProxies | None = None,
         max_body_bytes: int | None = None,
+        refuses: bool = True,
     ) -> None:
-        self.app = app
+        self.app = RefusalMiddleware(app) if refuses else app
         self.proxies = proxies or TrustedProxies(())
         self.max_body_bytes = max_body_bytes
         self.id_plugin = next((p for p in plugins if isinstance(p, RequestIdPlugin)), None) or RequestIdPlugin()
-        id_policy.follow(self.id_plugin.policy)
         self.plugins = tuple(p for p in plugins if not isinstance(p, RequestIdPlugin | RequestTimePlugin))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,10 +56,11 @@ class ContextMiddleware:
             record.outer = outer
         bound = bind(record)
         exchange = Exchange(record, receive, send, self.id_plugin.raw_header_name, self.plugins)
+        asks_plugins = self.plugins and REFUSAL_KEY not in scope
         if self.max_body_bytes is not None and scope["type"] == "http":
             exchange.limit_body(self.max_body_bytes)
         try:
-            if self.plugins and REFUSAL_KEY not in scope:
+            if asks_plugins:
                 await self._serve(exchange)
             else:
                 await self.app(scope, exchange.receive, exchange.send)

@@ -31,7 +31,7 @@ logger = logging.getLogger("app.outbound")
 # httpx2 copies a request's extensions to the request that follows its redirect, automatic or by hand.
 _FIRST_ORIGIN = "app.first_origin"
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-_HOST = re.compile(r"[a-z0-9_:-][a-z0-9._:-]*")
+_HOST_NAME = re.compile(r"[a-z0-9_:-][a-z0-9._:-]*")
 
 
 class _Rule(NamedTuple):
@@ -49,7 +49,7 @@ class _Rule(NamedTuple):
         except httpx2.InvalidURL:
             url = httpx2.URL()
         host, netloc = url.raw_host.decode("ascii"), url.netloc.decode("ascii")
-        if not _HOST.fullmatch(host) or str(url) != f"//{netloc}":
+        if not _HOST_NAME.fullmatch(host) or str(url) != f"//{netloc}":
             raise ValueError(f"The outbound host {entry!r} is not a host, .domain or *.domain with an optional :port.")
         return cls(host if rest == entry else f".{host}", url.port)
 
@@ -89,7 +89,7 @@ def _copy(given: httpx2.Request, headers: httpx2.Headers) -> httpx2.Request:
     return copy
 
 
-class Exchange:
+class OutboundCall:
     """One request as it is sent, and what became of it: for `call_watchers`."""
 
     def __init__(self, request: httpx2.Request) -> None:
@@ -98,21 +98,21 @@ class Exchange:
 
 
 @contextmanager
-def _exchange(correlation: _Correlation, request: httpx2.Request) -> Iterator[Exchange]:
+def _call(correlation: _Correlation, request: httpx2.Request) -> Iterator[OutboundCall]:
     """Stamp the request and write the line of its exchange; the seconds end with the response's headers."""
-    exchange = Exchange(request)
+    call = OutboundCall(request)
     with ExitStack() as stack:
         for watch in call_watchers.values():
-            stack.enter_context(watch(exchange))
-        exchange.request = correlation.stamp(request)
+            stack.enter_context(watch(call))
+        call.request = correlation.stamp(request)
         started = time.perf_counter()
         try:
-            yield exchange
+            yield call
         except BaseException as error:  # also a cancelled call, which leaves no other trace
-            _log(exchange.request, started, error)
+            _log(call.request, started, error)
             raise
-        if exchange.response is not None:
-            _log(exchange.request, started, exchange.response.status_code)
+        if call.response is not None:
+            _log(call.request, started, call.response.status_code)
 
 
 def _log(request: httpx2.Request, started: float, outcome: int | BaseException) -> None:
@@ -134,7 +134,7 @@ class _Correlated:
 
 
 class OutboundAsyncClient(_Correlated, httpx2.AsyncClient):
-    """An `httpx2.AsyncClient` that sends the request ID to allowed hosts and logs each exchange.
+    """An `httpx2.AsyncClient` that sends the request ID to allowed hosts and logs each call.
 
     `header`: name of the ID's header. `allowed_hosts`: `host`, `host:port`; `.domain` or `*.domain` for subdomains, but
     not the domain itself; anything else raises ValueError. All other arguments are httpx2's.
@@ -143,8 +143,8 @@ class OutboundAsyncClient(_Correlated, httpx2.AsyncClient):
     # Undocumented, but the one place that every exchange passes, whatever its transport, proxy or mount. Should httpx2
     # rename it, mypy and the tests fail.
     async def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
-        with _exchange(self._correlation, request) as exchange:
-            response = exchange.response = await super()._send_single_request(exchange.request)
+        with _call(self._correlation, request) as call:
+            response = call.response = await super()._send_single_request(call.request)
         return response
 
 
@@ -152,8 +152,8 @@ class OutboundClient(_Correlated, httpx2.Client):
     """The same as `OutboundAsyncClient`, for code that runs in threads."""
 
     def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
-        with _exchange(self._correlation, request) as exchange:
-            response = exchange.response = super()._send_single_request(exchange.request)
+        with _call(self._correlation, request) as call:
+            response = call.response = super()._send_single_request(call.request)
         return response
 
 

@@ -49,9 +49,9 @@ def is_acceptable(value: bytes) -> bool:
 class RequestIdPolicy:
     """Which IDs are made and accepted.
 
-    `generator`: makes one. `validator`: accepts the raw bytes of an incoming one; None: any. `transformer`: changes
-    the chosen one. What they return or raise never fails a request: an unusable ID is replaced by a new UUID. `new()`
-    returns a new ID.
+    `generator`: makes one. `validator`: accepts the raw bytes of an incoming one, and should accept what the generator
+    makes; None: any. `transformer`: changes the chosen one, once on its way. What they return or raise never fails a
+    request: an unusable ID is replaced by a new UUID. `new()` returns a new ID.
     """
 
     def __init__(
@@ -68,20 +68,21 @@ class RequestIdPolicy:
         """Use the callables of the other one from now on."""
         vars(self).update(vars(other))
 
-    def accepts(self, value: bytes) -> bool:
-        """Tell whether an incoming value may become an ID; an empty one may not."""
+    def accepts(self, value: bytes, *, is_carried: bool = False) -> bool:
+        """Tell whether an incoming value may become an ID; an empty one may not.
+
+        `is_carried`: a process that follows this policy has sent it, and transformed it already.
+        """
+        validator = is_acceptable if is_carried and self.transformer is not None else self.validator
         try:
-            return bool(value) and (self.validator is None or bool(self.validator(value)))
+            return bool(value) and (validator is None or bool(validator(value)))
         except Exception:
             log.exception("The validator of the ID policy failed; the value is not accepted")
             return False
 
     def choose(self, value: bytes, *, is_carried: bool = False) -> str:
-        """Return the ID for an incoming value: itself, or a new one where it is not accepted.
-
-        `is_carried`: a process that follows this policy has sent it, and transformed it already.
-        """
-        accepted = self.accepts(value)
+        """Return the ID for an incoming value: itself, or a new one where it is not accepted."""
+        accepted = self.accepts(value, is_carried=is_carried)
         try:
             chosen = value.decode("latin-1") if accepted else self.generator()
             if self.transformer is not None and not (accepted and is_carried):
@@ -95,16 +96,15 @@ class RequestIdPolicy:
 
 
 id_policy: Final = RequestIdPolicy()
-"""The policy of this process. Give it your generator, validator or transformer here, and every process follows it."""
+"""The policy of this process. Give it your generator, validator or transformer here: every process follows."""
 
 
 class RequestIdPlugin(Plugin):
     """Reads a request's ID from its header.
 
     `header_name`: the header that brings it in and takes it out. `trust`: whose IDs are taken over: "always",
-    "proxies" or "never". `generator`, `validator`, `transformer`: a policy of its own, which this process follows as
-    soon as the plugin is in use; default: `id_policy`. `update_request_header`: the request's header shows the final
-    ID as well.
+    "proxies" or "never". `generator`, `validator`, `transformer`: those of a policy of its own; default: `id_policy`.
+    `update_request_header`: the request's header shows the final ID as well.
     """
 
     key = REQUEST_ID_CTX_KEY

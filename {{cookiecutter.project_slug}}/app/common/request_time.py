@@ -1,7 +1,5 @@
 """The clock: how long the current request has taken, and the plugin that puts it into the context."""
 
-from time import perf_counter
-
 from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
@@ -12,9 +10,7 @@ from app.common.context.request_record import current_record
 def current_request_time(precision: int = 3) -> float | None:
     """Return the request's time in seconds, final once its response is over; None outside of a request."""
     record = current_record.get()
-    if record is None:
-        return None
-    return round(record.duration if record.is_over else perf_counter() - record.started, precision)
+    return None if record is None else round(record.elapsed(), precision)
 
 
 class RequestTimePlugin(Plugin):

@@ -91,27 +91,26 @@ def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
 def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
     """Return the record of the work on a message; a doubtful ID in it is replaced, as that of a request.
 
-    Without one, `fallback` is taken (the ID by which a foreign sender follows it), then that of the work that runs here
-    already (a task that is called instead of sent), then a new one; it is written back, so that a message has one ID.
+    Without one, `fallback` is taken (the ID by which a foreign sender follows it), else a new one, and written back, so
+    that a message has one ID. What is called instead of sent has the ID of the work that runs here already.
     """
     headers = {str(key).lower(): value for key, value in carrier.items()}
     carried, foreign = _bytes_of(headers.get(REQUEST_ID_KEY)), _bytes_of(fallback)
     parent, outer = headers.get(PARENT_ID_KEY), current_record.get()
-    if id_policy.accepts(carried):
+    if id_policy.accepts(carried, is_carried=True):
         request_id = id_policy.choose(carried, is_carried=True)
     elif outer and not id_policy.accepts(foreign):
         request_id, parent = outer.request_id, outer.parent_id if outer.task_id == task_id else outer.task_id
     else:
         request_id = id_policy.choose(foreign)
-    if carried != request_id.encode("latin-1"):
         _write_back(carrier, request_id)
-    return TaskRecord(request_id, _printable(task_id), _printable(parent or NO_REQUEST_ID), headers)
+    return TaskRecord(request_id, printable(task_id), printable(parent or NO_REQUEST_ID), headers)
 
 
 def _write_back(carrier: Mapping[Any, Any], request_id: str) -> None:
     if isinstance(carrier, MutableMapping):
         for key in [key for key in carrier if str(key).lower() == REQUEST_ID_KEY]:
-            del carrier[key]
+            carrier.pop(key, None)
         carrier[REQUEST_ID_KEY] = request_id
 
 
@@ -119,6 +118,7 @@ def _bytes_of(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value or "").encode("utf-8", "replace")
 
 
-def _printable(value: object) -> str:
+def printable(value: object) -> str:
+    """Return an ID as records have it: in printable ASCII, cut to 128 characters."""
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
     return _UNSAFE.sub("_", text[:_MAX_ID])

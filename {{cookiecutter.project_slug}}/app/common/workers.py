@@ -22,6 +22,7 @@ from app.common.log_handler import access_formatter, default_formatter
 from app.common.logs.access import RequestAccessFormatter
 from app.common.request_id import RequestIDLogFilter
 from app.common.server.lingering import stop_listening
+from app.common.server.protocol import RequestHttpProtocol
 from app.settings import get_settings
 
 HEARTBEAT = 1
@@ -70,7 +71,7 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     # smuggled. uvicorn starts a pipelined request inside the context of the one before, hence reset_contextvars.
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "auto",
-        "http": "app.common.server.protocol:RequestHttpProtocol",
+        "http": RequestHttpProtocol,
         "ws": "websockets-sansio",
         "ws_max_size": 1024 * 1024,
         "access_log": False,

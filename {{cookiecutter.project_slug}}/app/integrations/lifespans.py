@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def kept(app: FastAPI, lifespans: Mapping[str, Lifespan], stop_seconds: float) -> AsyncIterator[None]:
-    """Enter the lifespans one after the other, and leave them in reverse order, each in its share of the time."""
+    """Enter the lifespans one after the other, and leave them in reverse order, each in its share of what time is left."""
     checks, keepers, failed = app.state.readiness_checks, list[Keeper](), list[str]()
     try:
         for name, lifespan in lifespans.items():
@@ -40,8 +40,10 @@ async def kept(app: FastAPI, lifespans: Mapping[str, Lifespan], stop_seconds: fl
             await keepers[-1].start()
         yield
     finally:
-        for keeper in reversed(keepers):
-            if not await keeper.stop(stop_seconds / len(keepers)):
+        end = asyncio.get_running_loop().time() + stop_seconds
+        while keepers:
+            share = max(0.0, end - asyncio.get_running_loop().time()) / len(keepers)
+            if not await (keeper := keepers.pop()).stop(share):
                 failed.append(keeper.name)
         app.state.readiness_checks = checks
     if failed:

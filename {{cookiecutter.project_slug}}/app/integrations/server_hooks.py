@@ -14,7 +14,7 @@ from typing import Any, Final
 from gunicorn.config import make_settings
 
 import app.integrations as package
-from app.integrations import BOOT_ERROR, CannotStart, names, starting
+from app.integrations import BOOT_ERROR, names, starting
 
 Hook = Callable[..., None]
 
@@ -23,21 +23,18 @@ MUST_WORK: Final = frozenset({"on_starting", "when_ready", "post_fork", "post_wo
 
 log = logging.getLogger("gunicorn.error")
 
-_loaded: dict[str, Any] = {}
+_loaded: list[dict[str, dict[str, Any]]] = []
 """The content of each integration's server.py, as it was loaded last without a fault."""
 
 
 def load_hooks() -> None:
     """Run each server.py; where that worked before (SIGHUP), a fault is logged, and the hooks stay as they were."""
     try:
-        found = {name: _content_of(name) for name in names()}
-    except CannotStart:
+        _loaded[:] = [{name: _content_of(name) for name in names()}]
+    except SystemExit:
         if not _loaded:
             raise
         log.error("The hooks of the integrations stay as they were.")  # noqa: TRY400 - the log says why
-        return
-    _loaded.clear()
-    _loaded.update(found)
 
 
 def _content_of(integration: str) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def _content_of(integration: str) -> dict[str, Any]:
 
 def in_turn(name: str, *own: Hook) -> Hook:
     """Return gunicorn's server hook `name`: `own` first, then those of the integrations in their order."""
-    theirs = [partial(_call, one, name, content[name]) for one, content in _loaded.items() if name in content]
+    theirs = [partial(_call, one, name, content[name]) for one, content in _loaded[0].items() if name in content]
     hooks: list[Hook] = [*own, *theirs]
     default: Any = make_settings()[name].default
 

@@ -9,7 +9,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.common.constants import ACCESS_LOGGER
-from app.common.log_handler import LOG_CONFIG, LogHandler, RequestLogHandler, logging_config, prepare_log_files
+from app.common.log_handler import (
+    LOG_CONFIG,
+    LogHandler,
+    RequestLogHandler,
+    configure_logging,
+    logging_config,
+    prepare_log_files,
+)
 from app.main import Application, create_app
 from app.settings import Settings, get_settings
 from tests.support import ADDED, HEADER, ID, Logs, connect
@@ -202,3 +209,22 @@ def test_settings_that_are_given_again_change_no_handlers(tmp_path: Path) -> Non
     before = list(access.handlers)
     create_app(settings.model_copy())
     assert access.handlers == before
+
+
+def test_handlers_of_others_stay_where_settings_are_given(tmp_path: Path) -> None:
+    own = logging.FileHandler(tmp_path / "own.log")
+    logging.getLogger().addHandler(own)
+    create_app(Settings(log_path=tmp_path / "given"))
+    logging.getLogger("parcels").warning("seen")
+    assert (tmp_path / "own.log").read_text() == "seen\n"
+    assert messages(Logs(tmp_path / "given").error) == ["WARNING [-] seen"]
+
+
+def test_own_file_keeps_its_form_and_ends_with_its_folder(tmp_path: Path, logs: Logs) -> None:
+    log, plain = RequestLogHandler("shared"), LogHandler("shared")
+    for folder in (tmp_path / "given", None):
+        configure_logging(Settings(log_path=folder))
+        for one in (log, plain):
+            one.warning("text")
+    assert messages(Logs(tmp_path / "given").lines("shared.log")) == ["WARNING [-] text"] * 2
+    assert logs.lines("shared.log") == []

@@ -136,8 +136,8 @@ class OrderIdPlugin(RequestIdPlugin):
     ],
 )
 def test_context_has_the_values_of_every_plugin(plugins: list[Plugin], shown: list[str]) -> None:
-    door = ContextMiddleware(show_context, plugins=plugins)
-    text = connect(door).get("/", headers={"User-Agent": "tester", **OWN}).text
+    outermost = ContextMiddleware(show_context, plugins=plugins)
+    text = connect(outermost).get("/", headers={"User-Agent": "tester", **OWN}).text
     assert all(value in text for value in shown)
 
 

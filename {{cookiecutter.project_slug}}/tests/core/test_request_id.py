@@ -159,9 +159,11 @@ def test_request_keeps_its_header_where_update_request_header_is_false() -> None
         text = ",".join(HTTPConnection(scope).headers.getlist(HEADER))
         await PlainTextResponse(f"{text} {current_request_id()}")(scope, receive, send)
 
-    door = ContextMiddleware(seen, plugins=[RequestIdPlugin(update_request_header=False, generator=lambda: "made")])
-    assert connect(door).get("/", headers={HEADER: "bad id"}).text == "bad id made"
-    assert connect(door).get("/").text == " made"
+    outermost = ContextMiddleware(
+        seen, plugins=[RequestIdPlugin(update_request_header=False, generator=lambda: "made")]
+    )
+    assert connect(outermost).get("/", headers={HEADER: "bad id"}).text == "bad id made"
+    assert connect(outermost).get("/").text == " made"
 
 
 def test_the_filter_stamps_each_record_once() -> None:

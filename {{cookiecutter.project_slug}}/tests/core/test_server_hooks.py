@@ -42,7 +42,7 @@ def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     configure_logging(get_settings())
     monkeypatch.setattr(package, "__path__", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "server_hooks_of_alpha", raising=False)
-    monkeypatch.setattr(integrated, "_loaded", {})
+    monkeypatch.setattr(integrated, "_loaded", [])
 
     def load(alpha: str, beta: str = "", **own: Hook) -> Hooks:
         for name, code in {"alpha": alpha, "beta": beta, "gamma": ""}.items():
@@ -170,6 +170,16 @@ def test_running_server_keeps_its_hooks(
     for made in (good, kept, hooks("def on_exit(_): print('mended')")):
         made["on_exit"](None)
     assert capsys.readouterr().out == "good\ngood\nmended\n"
+
+
+def test_first_server_py_of_a_running_server_may_be_faulty(
+    hooks: Load, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "__path__", [str(tmp_path / "nothing")])
+    load_hooks()
+    monkeypatch.setattr(package, "__path__", [str(tmp_path)])
+    hooks("import nowhere")
+    assert logs.error[-1].endswith(KEPT)
 
 
 # A lifespan that has failed

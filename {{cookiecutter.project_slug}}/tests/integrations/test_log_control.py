@@ -270,7 +270,7 @@ def test_error_that_a_server_repeats_is_not_counted(begin: Begin, logs: Logs, to
     begin(WINDOW="3600", BURST="1")
     error = RuntimeError("known")
     with serving("the-request") as record:
-        record.failed = True
+        record.failed, record.error_id = True, id(error)
         for _ in range(3):
             logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
     end()

@@ -420,6 +420,30 @@ def test_a_transaction_takes_as_long_as_its_line_says(begin: Begin, logs: Logs) 
     assert (second["transaction"], second["contexts"]["trace"]["status"]) == ("no route", "not_found")
 
 
+def test_a_transaction_that_ends_before_its_line_has_an_end(begin: Begin) -> None:
+    """A websocket, and a response that has broken off."""
+    app, kept = begin(SENTRY_TRACES_SAMPLE_RATE="1")
+
+    @app.websocket("/socket")
+    async def socket(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    @app.get("/breaks")
+    async def breaks() -> StreamingResponse:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"first"
+            raise RuntimeError
+
+        return StreamingResponse(body())
+
+    with connect(app).websocket_connect("/socket"):
+        pass
+    connect(app).get("/breaks")
+    ends = [one["timestamp"] - one["start_timestamp"] for one in kept.of("transaction")]
+    assert [0 < seconds < 30 for seconds in ends] == [True, True]
+
+
 def test_release_and_environment(begin: Begin) -> None:
     project, chosen = project_metadata(), {"SENTRY_RELEASE": "shop@7", "SENTRY_ENVIRONMENT": "staging"}
     default = (f"{project['name']}@{project['version']}", "production")

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,11 +17,10 @@ from app.common.context.observers import injectors, task_watchers
 from app.common.context.request_record import current_record
 from app.common.log_handler import configure_logging
 from app.common.logs.formatters import JsonFormatter, TextFormatter
-from app.common.middlewares import ContextMiddleware
-from app.common.request_id import RequestIdPlugin, current_request_id
+from app.common.request_id import RequestIdPlugin, RequestIdPolicy, current_request_id, id_policy
 from app.common.request_time import current_request_time
 from app.common.task_record import TaskRecord, extract, inject
-from app.main import Application
+from app.main import Application, create_app
 from app.settings import get_settings
 from tests.support import HEADER, ID, UUID4, Logs, connect
 
@@ -260,23 +261,36 @@ def test_id_by_which_a_foreign_sender_follows_its_message_is_written_back() -> N
     assert carrier == {"x-request-id": "their-correlation-id"}
 
 
-def test_ids_of_tasks_follow_the_policy_of_requests() -> None:
-    """Of a policy of one's own that a request follows, tasks and messages follow it as well."""
-    plugin = RequestIdPlugin(generator=lambda: "made-here", validator=lambda value: value == b"4711")
-    ContextMiddleware(never, plugins=[plugin])
+def test_ids_of_tasks_follow_the_policy_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that the plugin in app/main.py is given."""
+    own = partial(RequestIdPlugin, generator=lambda: "made-here", validator=lambda value: value == b"4711")
+    monkeypatch.setattr("app.main.RequestIdPlugin", own)
+    create_app()
     inject(carrier := dict[str, Any]())
     assert carrier == {"x-request-id": "made-here"}
     found = [extract({"x-request-id": given}, "task").request_id for given in ("4711", ID)]
     assert found == ["4711", "made-here"]
 
 
+UUID_BYTES = re.compile(rb"[0-9a-f-]{36}")
+
+
 def test_transformer_changes_an_id_once_on_its_way() -> None:
-    ContextMiddleware(never, plugins=[RequestIdPlugin(transformer=lambda chosen: f"eu-{chosen}")])
+    id_policy.follow(
+        RequestIdPolicy(
+            validator=lambda value: UUID_BYTES.fullmatch(value) is not None, transformer=lambda chosen: f"eu-{chosen}"
+        )
+    )
     inject(carrier := dict[str, Any]())
     assert carrier["x-request-id"].startswith("eu-")
     assert extract(carrier, "task").request_id == carrier["x-request-id"]
-    assert extract({}, "task", "their-correlation-id").request_id == "eu-their-correlation-id"
+    assert extract({}, "task", ID).request_id == f"eu-{ID}"
 
 
-async def never(*_: object) -> None:
-    raise AssertionError
+def test_id_of_the_work_that_runs_here_is_not_written_into_what_is_called() -> None:
+    """Which may be a dict that several calls share."""
+    shared: dict[str, Any] = {"tenant": "a"}
+    for request_id in (ID, ID[::-1]):
+        with TaskRecord(request_id, "task"):
+            assert extract(shared, "called").request_id == request_id
+    assert shared == {"tenant": "a"}

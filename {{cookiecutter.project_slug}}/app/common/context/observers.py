@@ -27,7 +27,7 @@ task_watchers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] =
 """Put around each task, with its `TaskRecord`: its `headers`, and, when it ends, its `state` and whether it failed."""
 
 call_watchers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
-"""Put around each outgoing call, with its `outbound.Exchange`: the request, the answer; an error passes through."""
+"""Put around each outgoing call, with its `OutboundCall`: the request, the answer; an error passes through."""
 
 measure_watchers: Final[dict[str, Callable[[str, float, Mapping[str, str]], None]]] = {}
 """Called with each measurement: its name, the seconds, and its labels, whose values are few."""

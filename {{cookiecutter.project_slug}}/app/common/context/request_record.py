@@ -15,12 +15,12 @@ class RequestRecord:
 
     Times are seconds. `started` is a reading of `perf_counter()`, `started_at` and `ended_at` are of the epoch, by the
     clock at the request's arrival. `duration` is from the arrival to the response's last byte, `ttfb` to its start.
-    `context` is what `starlette_context.context` shows.
+    Duration and end are known when the request `is_over`. `context` is what `starlette_context.context` shows.
     """
 
     __slots__ = (
-        *("bytes_sent", "context", "duration", "ended_at", "failed", "flags", "is_over", "outer", "raw_request_id"),
-        *("request_id", "scope", "started", "started_at", "status", "ttfb"),
+        *("bytes_sent", "context", "duration", "ended_at", "error_id", "failed", "flags", "is_over", "outer"),
+        *("raw_request_id", "request_id", "scope", "started", "started_at", "status", "ttfb"),
     )
 
     task_id = NO_REQUEST_ID
@@ -41,6 +41,7 @@ class RequestRecord:
         self.is_over = self.failed = False
         self.duration = self.ended_at = 0.0
         self.status = self.bytes_sent = 0
+        self.error_id = 0  # of the error that came out of the application, by `id`: a reference would keep its frames
         self.flags: list[str] = []
 
     def end(self) -> None:
@@ -48,6 +49,10 @@ class RequestRecord:
         self.is_over, self.duration = True, perf_counter() - self.started
         self.ended_at = self.started_at + self.duration
         self.context[REQUEST_TIME_CTX_KEY] = self.duration
+
+    def elapsed(self) -> float:
+        """Return the seconds from the request's arrival to now, or to its response's last byte."""
+        return self.duration if self.is_over else perf_counter() - self.started
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)

@@ -127,7 +127,7 @@ class Exchange:
         if task is None or not task.cancelling():
             await self.failed(error)  # nobody has cancelled us: the application let go of a task that it cancelled
             return
-        self.record.failed = True
+        self.record.failed, self.record.error_id = True, id(error)
         self.record.flags.append("CancelledError")
         if self._finished:
             log_cancelled()
@@ -136,7 +136,7 @@ class Exchange:
     async def failed(self, error: BaseException) -> None:
         """Keep the error for the line and log its traceback, unless it only says that the client has left."""
         record = self.record
-        record.failed = True
+        record.failed, record.error_id = True, id(error)
         if isinstance(error, ClientDisconnect | WebSocketDisconnect) or error is self._send_error:
             return
         self._plugins = ()  # one of them may be what has failed

@@ -42,7 +42,7 @@ class AccessLogPolicy:
         path: str = scope.get("path", "")
         if path in self.excluded:
             return True
-        root: str = scope.get("app_root_path") or scope.get("root_path", "")
+        root: str = scope.get("app_root_path", scope.get("root_path", ""))  # a mount adds its own path to the latter
         return bool(root) and path.removeprefix(root) in self.excluded
 
 

@@ -38,9 +38,13 @@ class RepetitionFilter(logging.Filter):
         request = current_record.get()
         if record.msg == _NO_HANDSHAKE:
             return request is None or not request.status
-        if request is not None and request.failed and (record.exc_info or _TRACEBACK in str(record.msg)):
+        if request is not None and request.failed and _repeats_error(record, request.error_id):
             return False
         return record.msg not in _REPETITIONS
+
+
+def _repeats_error(record: logging.LogRecord, error_id: int) -> bool:
+    return id(record.exc_info[1]) == error_id if record.exc_info else _TRACEBACK in str(record.msg)
 
 
 def _is_logged_before(record: logging.LogRecord) -> bool:

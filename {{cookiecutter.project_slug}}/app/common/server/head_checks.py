@@ -12,7 +12,7 @@ from app.common.constants import ERROR_LOGGER
 from app.common.http.refusals import Refusal
 
 Headers = Sequence[tuple[bytes, bytes]]
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*").fullmatch
+_HOST_VALUE = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*").fullmatch
 _WEBSOCKET_KEY_BYTES = 16
 
 
@@ -23,7 +23,7 @@ def fault_of_head(version: str, method: bytes, headers: Headers, *, upgrade: boo
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         return Refusal(400, "A request has exactly one Host header.")  # RFC 9112, 3.2
-    if hosts and not _HOST(hosts[0]):
+    if hosts and not _HOST_VALUE(hosts[0]):
         return Refusal(400, "The Host header is not the name of a host.")
     return _fault_of_handshake(method, headers) if upgrade else None
 

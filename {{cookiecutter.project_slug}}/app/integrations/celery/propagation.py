@@ -35,7 +35,7 @@ def _send(headers: dict[str, Any], **_: object) -> None:
 @signals.task_prerun.connect(weak=False)
 def _begin(task: Task, task_id: str, **_: object) -> None:
     own_id = task_id if task.app.conf.use_task_id else new_request_id()
-    task.request.record = extract(task.request.headers or {}, own_id).begin(task.name)
+    task.request.record = extract({**(task.request.headers or {})}, own_id).begin(task.name)
 
 
 @signals.task_postrun.connect(weak=False)

@@ -18,7 +18,7 @@ from saq.queue.postgres import PostgresQueue
 
 from app.common.exceptions import NotReady
 from app.common.request_id import new_request_id
-from app.common.task_record import TaskRecord, extract, inject
+from app.common.task_record import TaskRecord, extract, inject, printable
 from app.environment import EnvironmentSettings, project_metadata, read_settings, server_url
 
 # What asks a broker, and what that raises while it is gone, late, or (PostgreSQL, at the very first) without tables.
@@ -148,7 +148,7 @@ async def _insist(queue: Any, waits: bool, limit: float | None, call: Any) -> An
 def record_of(job: Job) -> TaskRecord:
     """Return the record of a job, whose meta has its request ID from now on: also one that replaces a doubtful one."""
     meta = dict(job.meta) if isinstance(job.meta, dict) else {}
-    key = extract({}, job.key).task_id  # as it is in the records, which cut it
+    key = printable(job.key)  # as it is in the records, which cut it
     inject(meta, key)  # what is sent again, or cron sent, keeps its own
     record, job.meta = extract(meta, key), meta
     return record

@@ -133,7 +133,7 @@ def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
         place = getattr(record, "name", "") or qualname_from_function(endpoint) or "no route"
         event |= {"tags": (event.get("tags") or {}) | ids(), "transaction": place}
         if event.get("type") == "transaction":
-            event |= {"start_timestamp": record.started_at, "timestamp": record.ended_at}
+            event |= {"start_timestamp": record.started_at, "timestamp": record.started_at + record.elapsed()}
         if record.scope["type"] != "task":
             event["request"] = {"method": method_of(record), "url": path_of(record), "query_string": query_of(record)}
     return event

@@ -19,7 +19,7 @@ from app.common.context.observers import call_watchers, injectors, log_fields, r
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.http.routes import route_of
 from app.common.logs.access_fields import method_of, path_of, policy, user_agent_of
-from app.common.outbound import Exchange
+from app.common.outbound import OutboundCall
 from app.common.redaction import redact
 from app.common.task_record import TaskRecord
 from app.integrations.tracing.export import SETTINGS, flush, start
@@ -174,7 +174,7 @@ def fail(span: Span, kind: str) -> None:
 
 
 @contextmanager
-def call(exchange: Exchange) -> Iterator[None]:
+def call(exchange: OutboundCall) -> Iterator[None]:
     """Put a span around a call, up to its answer's headers; user and query, where secrets may be, are left out."""
     method, url = known(exchange.request.method, "HTTP"), exchange.request.url
     span = start_span(method, SpanKind.CLIENT)

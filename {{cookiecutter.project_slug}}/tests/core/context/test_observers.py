@@ -15,7 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.common.context.observers import call_watchers, injectors, log_fields, request_watchers
 from app.common.context.request_record import RequestRecord
-from app.common.outbound import Exchange, OutboundAsyncClient
+from app.common.outbound import OutboundAsyncClient, OutboundCall
 from app.main import Application
 from tests.support import HEADER, ID, Logs, connect
 
@@ -36,7 +36,7 @@ def told() -> list[tuple[object, ...]]:
     told: list[tuple[object, ...]] = []
 
     @contextmanager
-    def call(exchange: Exchange) -> Iterator[None]:
+    def call(exchange: OutboundCall) -> Iterator[None]:
         number.set(7)
         try:
             yield

@@ -2,13 +2,26 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
+from starlette.types import ASGIApp
 
 from app.common.http.refusals import REFUSAL_KEY, Refusal, RefusalMiddleware
 from app.common.middlewares import ContextMiddleware
 from tests.core.support import drive, http_scope
 from tests.support import ID
+
+
+@pytest.mark.parametrize(
+    "inside", [ContextMiddleware, lambda app: ContextMiddleware(RefusalMiddleware(app), refuses=False)]
+)
+def test_context_middleware_alone_answers_refusals_and_large_bodies(inside: Callable[[ASGIApp], ASGIApp]) -> None:
+    """As where a user adds it to an application of their own."""
+    scope = {**http_scope(), REFUSAL_KEY: Refusal(431, "Too much.")}
+    assert asyncio.run(drive(inside(never), scope))[0]["status"] == 431
+    large = http_scope(method="POST", headers=[(b"content-length", b"11")])
+    assert asyncio.run(drive(ContextMiddleware(never, max_body_bytes=10), large))[0]["status"] == 413
 
 
 async def never(*_: object) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from app.common.constants import ACCESS_LOG_FORMAT
@@ -399,3 +401,10 @@ def test_excluded_path_is_excluded_below_a_prefix(scope: dict[str, str], configu
     configure(ACCESS_LOG_EXCLUDE="/livez")
     assert policy.excludes(scope)
     assert not policy.excludes({**scope, "path": f"/other{scope['path']}"})
+
+
+def test_excluded_path_below_a_mount_has_its_line(app: Application, logs: Logs) -> None:
+    app.mount("/sub", Starlette(routes=[Route("/livez", PlainTextResponse("alive"))]))
+    client = connect(app)
+    assert [client.get(path).status_code for path in ("/sub/livez", "/livez")] == [200, 200]
+    assert ["/sub/livez" in line for line in logs.access] == [True]

@@ -31,7 +31,7 @@ user: ContextVar[str] = ContextVar("user", default="nobody")
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[tuple[str, int]]:
+def serving() -> Iterator[tuple[tuple[str, int], Server]]:
     """Serve as a worker does; the settings are read anew for each connection."""
     app = create_app()
 
@@ -61,14 +61,20 @@ def address() -> Iterator[tuple[str, int]]:
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield listening.getsockname()
+        yield listening.getsockname(), server
         server.should_exit = True
         thread.join()
 
 
 @pytest.fixture
-def connect(address: tuple[str, int]) -> Iterator[Open]:
-    """Return a function that opens a connection and sends this."""
+def address(serving: tuple[tuple[str, int], Server]) -> tuple[str, int]:
+    return serving[0]
+
+
+@pytest.fixture
+def connect(serving: tuple[tuple[str, int], Server]) -> Iterator[Open]:
+    """Return a function that opens a connection and sends this; when the test is over, so are its requests."""
+    address, server = serving
     connections: list[socket.socket] = []
 
     def create(sent: bytes = b"") -> socket.socket:
@@ -79,6 +85,8 @@ def connect(address: tuple[str, int]) -> Iterator[Open]:
     yield create
     for connection in connections:
         connection.close()
+    while server.server_state.tasks:
+        time.sleep(0.01)
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:

@@ -1,0 +1,31 @@
+"""What a server says of a request once more, and what only looks like it."""
+
+import logging
+
+import pytest
+
+from app.common.context.request_record import RequestRecord, bind, unbind
+from app.common.log_handler import configure_logging
+from app.settings import get_settings
+from tests.support import ID, Logs
+
+
+@pytest.mark.parametrize(
+    ("name", "is_known", "count"),
+    [
+        ("uvicorn.error", True, 0),
+        ("gunicorn.error", True, 0),
+        ("hypercorn.error", True, 0),
+        ("uvicorn.error", False, 1),  # of a hook, or of a task that the request has left behind
+        ("app.services.demo", True, 1),
+    ],
+)
+def test_server_s_traceback_of_the_failed_request_is_dropped(name: str, is_known: bool, count: int, logs: Logs) -> None:
+    configure_logging(get_settings())
+    error = RuntimeError("known")
+    record = RequestRecord(ID, {"type": "http"})
+    record.failed, record.error_id = True, id(error)
+    bound = bind(record)
+    logging.getLogger(name).error("It failed.", exc_info=error if is_known else OSError("another"))
+    unbind(bound)
+    assert sum("It failed." in line for line in logs.error) == count
