@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def kept(app: FastAPI, lifespans: Mapping[str, Lifespan], stop_seconds: float) -> AsyncIterator[None]:
-    """Enter the lifespans one after the other, and leave them in reverse order, each in its share of what time is left."""
+    """Enter the lifespans one after the other, and leave them in reverse order, each in its share of the time left."""
     checks, keepers, failed = app.state.readiness_checks, list[Keeper](), list[str]()
     try:
         for name, lifespan in lifespans.items():
