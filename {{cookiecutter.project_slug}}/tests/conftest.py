@@ -44,7 +44,8 @@ def reset() -> None:
     set_logged_length(0)
     id_policy.follow(policy_at_import)
     observers.clear()
-    log_handler.made.intersection_update(made_at_import)
+    for made in set(log_handler.made) - made_at_import:
+        del log_handler.made[made]
     known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     for logger in (logging.root, *known):
         for handler in logger.handlers[:]:

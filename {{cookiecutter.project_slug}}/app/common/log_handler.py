@@ -11,7 +11,7 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from app.common.constants import ACCESS_LOG_FORMAT, ACCESS_LOGGER, LOG_FORMAT, REQUEST_ID_LOG_FORMAT
 from app.common.logs.access import JsonAccessFormatter, RequestAccessFormatter
@@ -29,8 +29,8 @@ SERVERS = ("gunicorn.", "uvicorn.", "hypercorn.", "granian.")
 OWN_FILE = "own file of a LogHandler"
 LOG_CONFIG = PROJECT_ROOT / "log_config.json"
 
-made: "WeakSet[LogHandler]" = WeakSet()
-"""Every `LogHandler`: those that are made at import follow settings that come later."""
+made: "WeakKeyDictionary[LogHandler, None]" = WeakKeyDictionary()
+"""Every `LogHandler` in its order: those that are made at import follow settings that come later."""
 
 
 def default_formatter(fmt: str = REQUEST_ID_LOG_FORMAT) -> logging.Formatter:
@@ -110,7 +110,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
         refuse_reserved(name)
         super().__init__(logging.getLogger(name), {})
         self._level, self._stream, self._file = level, stream, file
-        made.add(self)
+        made[self] = None
         self.set_up()
 
     @property
