@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from app import settings as of_process
 from app.environment import PROJECT_ROOT, EnvironmentSettings, Words, project_metadata, read_settings
-from app.settings import Settings, available_processors, get_settings
+from app.settings import Settings, available_processors, get_settings, reload_settings
 
 
 class QueueSettings(EnvironmentSettings):
@@ -143,6 +143,20 @@ def test_settings_are_read_once_and_stay_as_they_are(monkeypatch: pytest.MonkeyP
     assert get_settings().port == 9000
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1  # type: ignore[misc]
+
+
+def test_settings_that_are_read_again_stay_where_one_has_become_bad(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As at SIGHUP; at the first start a bad value ends it."""
+    monkeypatch.setenv("PORT", "0")
+    with pytest.raises(SystemExit, match="PORT is '0'"):
+        reload_settings()
+    monkeypatch.setenv("PORT", "9000")
+    assert reload_settings() is get_settings()
+    monkeypatch.setenv("PORT", "0")
+    assert (reload_settings().port, get_settings().port) == (9000, 9000)
+    assert "The settings stay as they were. The environment variable PORT is '0'" in caplog.text
 
 
 def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
