@@ -220,6 +220,17 @@ def test_handlers_of_others_stay_where_settings_are_given(tmp_path: Path) -> Non
     assert messages(Logs(tmp_path / "given").error) == ["WARNING [-] seen"]
 
 
+def test_logging_that_others_have_set_up_stays_where_settings_are_given(tmp_path: Path) -> None:
+    """As by `--log-config` with a file of one's own."""
+    access = logging.getLogger(ACCESS_LOGGER)
+    for ours in list(access.handlers):
+        access.removeHandler(ours)
+        ours.close()
+    access.addHandler(theirs := logging.FileHandler(tmp_path / "theirs.log"))
+    create_app(Settings(log_path=tmp_path / "given"))
+    assert access.handlers == [theirs]
+
+
 def test_own_file_keeps_its_form_and_ends_with_its_folder(tmp_path: Path, logs: Logs) -> None:
     log, plain = RequestLogHandler("shared"), LogHandler("shared")
     for folder in (tmp_path / "given", None):

@@ -282,8 +282,8 @@ def test_transformer_changes_an_id_once_on_its_way() -> None:
         )
     )
     inject(carrier := dict[str, Any]())
-    assert carrier["x-request-id"].startswith("eu-")
-    assert extract(carrier, "task").request_id == carrier["x-request-id"]
+    assert (sent := carrier["x-request-id"]).startswith("eu-")
+    assert extract(carrier, "task").request_id == sent
     assert extract({}, "task", ID).request_id == f"eu-{ID}"
 
 
