@@ -71,21 +71,22 @@ class RequestIdPolicy:
     def accepts(self, value: bytes, *, is_carried: bool = False) -> bool:
         """Tell whether an incoming value may become an ID; an empty one may not.
 
-        `is_carried`: a process that follows this policy has sent it, and transformed it already.
+        `is_carried`: a process that follows this policy has sent it, and transformed it already: it is an ID as it is.
         """
         validator = is_acceptable if is_carried and self.transformer is not None else self.validator
         try:
-            return bool(value) and (validator is None or bool(validator(value)))
+            accepted = bool(value) and (validator is None or bool(validator(value)))
         except Exception:
             log.exception("The validator of the ID policy failed; the value is not accepted")
             return False
+        return accepted and (not is_carried or _HARMLESS(value.decode("latin-1")) is not None)
 
-    def choose(self, value: bytes, *, is_carried: bool = False) -> str:
+    def choose(self, value: bytes) -> str:
         """Return the ID for an incoming value: itself, or a new one where it is not accepted."""
-        accepted = self.accepts(value, is_carried=is_carried)
+        accepted = self.accepts(value)
         try:
             chosen = value.decode("latin-1") if accepted else self.generator()
-            if self.transformer is not None and not (accepted and is_carried):
+            if self.transformer is not None:
                 chosen = self.transformer(chosen)
             if not self._is_default and not _HARMLESS(chosen):
                 raise ValueError("An ID is 1 to 128 printable ASCII characters without a space.")  # noqa: TRY301

@@ -98,7 +98,7 @@ def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -
     carried, foreign = _bytes_of(headers.get(REQUEST_ID_KEY)), _bytes_of(fallback)
     parent, outer = headers.get(PARENT_ID_KEY), current_record.get()
     if id_policy.accepts(carried, is_carried=True):
-        request_id = id_policy.choose(carried, is_carried=True)
+        request_id = carried.decode("latin-1")
     elif outer and not id_policy.accepts(foreign):
         request_id, parent = outer.request_id, outer.parent_id if outer.task_id == task_id else outer.task_id
     else:

@@ -287,6 +287,12 @@ def test_transformer_changes_an_id_once_on_its_way() -> None:
     assert extract({}, "task", ID).request_id == f"eu-{ID}"
 
 
+def test_carried_id_that_would_break_a_line_is_replaced_whatever_the_validator_accepts() -> None:
+    id_policy.follow(RequestIdPolicy(validator=None))
+    assert extract({"x-request-id": "4711"}, "task").request_id == "4711"
+    assert UUID4.fullmatch(extract({"x-request-id": "a\x1b[31m\nforged"}, "task").request_id)
+
+
 def test_id_of_the_work_that_runs_here_is_not_written_into_what_is_called() -> None:
     """Which may be a dict that several calls share."""
     shared: dict[str, Any] = {"tenant": "a"}
