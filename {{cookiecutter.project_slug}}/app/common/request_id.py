@@ -69,10 +69,8 @@ class RequestIdPolicy:
         vars(self).update(vars(other))
 
     def accepts(self, value: bytes, *, is_carried: bool = False) -> bool:
-        """Tell whether an incoming value may become an ID; an empty one may not.
-
-        `is_carried`: a process that follows this policy has sent it, and transformed it already: it is an ID as it is.
-        """
+        """Tell whether a value may become an ID; `is_carried`: it is one of a process that follows this policy."""
+        # The transformer has changed it already, so the validator of what comes from outside does not fit.
         validator = is_acceptable if is_carried and self.transformer is not None else self.validator
         try:
             accepted = bool(value) and (validator is None or bool(validator(value)))
