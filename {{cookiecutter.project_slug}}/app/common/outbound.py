@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx2
 
 from app.common.constants import MAX_LOGGED_TARGET, NO_REQUEST_ID, REQUEST_ID_HEADER
-from app.common.context.observers import call_watchers, injectors
+from app.common.context.observers import call_observers, injectors
 from app.common.request_id import current_request_id
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _copy(given: httpx2.Request, headers: httpx2.Headers) -> httpx2.Request:
 
 
 class OutboundCall:
-    """One request as it is sent, and what became of it: for `call_watchers`."""
+    """One request as it is sent, and what became of it: for `call_observers`."""
 
     def __init__(self, request: httpx2.Request) -> None:
         self.request = request
@@ -102,7 +102,7 @@ def _call(correlation: _Correlation, request: httpx2.Request) -> Iterator[Outbou
     """Stamp the request and write the line of its exchange; the seconds end with the response's headers."""
     call = OutboundCall(request)
     with ExitStack() as stack:
-        for watch in call_watchers.values():
+        for watch in call_observers.values():
             stack.enter_context(watch(call))
         call.request = correlation.stamp(request)
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
 
 from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_ID_HEADER
-from app.common.context.observers import current_fields, fields_suffix, log_fields, log_gates
+from app.common.context.observers import current_fields, fields_suffix, log_fields, log_filters
 from app.common.context.request_record import current_record
 
 # UUID, ULID, 32 hex digits and W3C's trace parent pass. Not uuid.UUID(), which takes 60,000 hyphens, and not "$", which
@@ -174,9 +174,9 @@ class RequestIDLogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add `request_id`, and in a task `current_id` and `parent_id`; let it pass unless an integration does not."""
         stamp(record)
-        if not log_gates:
+        if not log_filters:
             return True
         known = vars(record)
-        if "passes_gates" not in known:  # one decision for all handlers
-            known["passes_gates"] = all(passes(record) for passes in log_gates.values())
-        return bool(known["passes_gates"])
+        if "passes_filters" not in known:  # one decision for all handlers
+            known["passes_filters"] = all(passes(record) for passes in log_filters.values())
+        return bool(known["passes_filters"])

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from app.common.constants import NO_REQUEST_ID, PARENT_ID_KEY, REQUEST_ID_KEY, TASK_LOGGER
-from app.common.context.observers import injectors, task_watchers
+from app.common.context.observers import injectors, task_observers
 from app.common.context.request_record import Bound, RequestRecord, bind, current_record, unbind
 from app.common.request_id import id_policy
 
@@ -50,7 +50,7 @@ class TaskRecord(RequestRecord):
         self.name = name[:_MAX_NAME]
         self.__enter__()
         try:
-            for watch in task_watchers.values():
+            for watch in task_observers.values():
                 self._watches.enter_context(watch(self))
         except BaseException:
             self.__exit__()  # or the next task here would have this one's IDs
@@ -61,7 +61,7 @@ class TaskRecord(RequestRecord):
         self._watches.close()
         unbind(self._bound)
 
-    def tell(self, name: str, state: str, level: int = logging.INFO, *, failed: bool = False) -> None:
+    def finish(self, name: str, state: str, level: int = logging.INFO, *, failed: bool = False) -> None:
         """Write the last line of this work: what it was, how it ended, after how many seconds.
 
         `failed`: whether it ended in a failure, for those who watch; `state` is a word for people.

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from app.common.context.observers import log_gates
+from app.common.context.observers import log_filters
 from app.common.log_handler import RequestLogHandler
 from app.common.middlewares import ContextMiddleware
 from app.common.request_id import (
@@ -176,14 +176,14 @@ def test_the_filter_stamps_each_record_once() -> None:
 
 
 def test_integrations_may_keep_a_record_out() -> None:
-    log_gates["first"], log_gates["second"] = lambda record: record.levelno > 10, lambda record: record.levelno < 30
+    log_filters["first"], log_filters["second"] = lambda record: record.levelno > 10, lambda record: record.levelno < 30
     passing = [n for n in (10, 20, 30) if RequestIDLogFilter().filter(logging.makeLogRecord({"levelno": n}))]
     assert passing == [20]
 
 
 def test_a_record_that_is_kept_out_is_in_no_file(configure: Callable[..., Application], logs: Logs) -> None:
     configure()
-    log_gates["test"] = lambda record: record.getMessage() != "noise"
+    log_filters["test"] = lambda record: record.getMessage() != "noise"
     for name in ("test", "elsewhere"):
         log = RequestLogHandler(name, file=name == "test")
         log.error("noise")

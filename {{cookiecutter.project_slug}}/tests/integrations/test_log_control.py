@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from app.common.constants import ACCESS_LOGGER
-from app.common.context.observers import log_gates
+from app.common.context.observers import log_filters
 from app.common.context.request_record import RequestRecord, bind, unbind
 from app.common.log_handler import LogHandler, RequestLogHandler
 from app.common.outbound import logger as outbound_logger
@@ -127,7 +127,7 @@ def test_json_has_the_number_as_a_key(begin: Begin, logs: Logs) -> None:
     wait_for(lambda: len(logs.error) == 3)
     lines = [json.loads(line) for line in logs.error]
     assert [line.get("suppressed") for line in lines] == [None, None, 3]
-    assert not {"passes_gates", "ids_suffix"} & {name for line in lines for name in line}
+    assert not {"passes_filters", "ids_suffix"} & {name for line in lines for name in line}
 
 
 def test_numbers_are_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -756,4 +756,4 @@ def test_second_application_replaces_the_first(begin: Begin) -> None:
     begin(SAMPLE="7")
     assert not hooks
     assert len(logging.getLogger(ACCESS_LOGGER).filters) == 1
-    assert len(log_gates) == 1
+    assert len(log_filters) == 1

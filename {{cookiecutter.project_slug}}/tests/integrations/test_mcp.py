@@ -25,7 +25,7 @@ from fastmcp.tools import ToolResult
 from starlette.testclient import TestClient
 
 from app.common.constants import PARENT_ID_KEY, REQUEST_ID_KEY
-from app.common.context.observers import measure_watchers
+from app.common.context.observers import metric_observers
 from app.common.context.request_record import current_record
 from app.common.exceptions import NotReady
 from app.common.outbound import OutboundAsyncClient
@@ -54,9 +54,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No other integration, which would look for its own broker; and no observer of measurements."""
     for place in ("app.integrations.names", "app.integrations.processes.names"):
         monkeypatch.setattr(place, lambda: ["mcp"])
-    measure_watchers.clear()
+    metric_observers.clear()
     yield
-    measure_watchers.clear()
+    metric_observers.clear()
 
 
 @pytest.fixture
@@ -497,7 +497,7 @@ RECORDED |= {level: level.upper() for level in ("debug", "info", "warning", "err
 def test_message_becomes_a_record(configure: Configure, logs: Logs, level: str) -> None:
     configure(LOG_FORMAT="json", LOG_LEVEL="DEBUG")
     told: list[tuple[str, dict[str, str]]] = []
-    measure_watchers["test"] = lambda name, seconds, labels: told.append(
+    metric_observers["test"] = lambda name, seconds, labels: told.append(
         (name, {**labels, "ok": str(0 <= seconds < 5)})
     )
     extra = {"name": "n", "args": 1, "server": "forged", "exc_info": True, "msg": "m", "request_id": "forged"}

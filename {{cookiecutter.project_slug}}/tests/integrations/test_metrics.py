@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp
 
-from app.common.context.observers import measure, measure_watchers, request_watchers
+from app.common.context.observers import metric_observers, observe_metric, request_observers
 from app.environment import PROJECT_ROOT
 from app.integrations import metrics
 from app.integrations.metrics import server
@@ -50,8 +50,8 @@ def grown(app: Application) -> Iterator[Grown]:  # noqa: ARG001 - which counts
     """Return by how much a metric has grown since the test began: the metrics are those of the process."""
     before = counted()
     yield lambda name, **labels: total(counted(), name, labels) - total(before, name, labels)
-    request_watchers.clear()
-    measure_watchers.clear()
+    request_observers.clear()
+    metric_observers.clear()
 
 
 async def plain(_: Request) -> PlainTextResponse:
@@ -401,8 +401,8 @@ def test_queries_name_what_is_there(client: TestClient) -> None:
 
 def test_what_an_integration_measures_is_a_histogram(grown: Grown) -> None:
     for seconds in (0.2, 0.7):
-        measure("probe", seconds, kind="a")
-    measure("probe", 0.1, kind="b")
+        observe_metric("probe", seconds, kind="a")
+    observe_metric("probe", 0.1, kind="b")
     assert grown("probe_seconds_count", kind="a") == 2
     assert grown("probe_seconds_sum", kind="a") == pytest.approx(0.9)
     assert grown("probe_seconds_bucket", kind="a", le="0.25") == 1

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 
 from app.common.constants import ACCESS_LOGGER
-from app.common.context.observers import injectors, request_watchers, task_watchers
+from app.common.context.observers import injectors, request_observers, task_observers
 from app.common.task_record import TaskRecord, extract, inject
 from app.environment import project_metadata, read_settings
 from app.integrations.sentry import SETTINGS, clean, observe, wrap
@@ -319,7 +319,7 @@ def test_a_task_in_the_trace_of_its_request(begin: Begin) -> None:
     record = extract(sent, "task-1").begin("tasks.work")
     log.info("begins")
     log.error("fails", exc_info=ValueError("in a task"))
-    record.tell("tasks.work", "failure", failed=True)
+    record.finish("tasks.work", "failure", failed=True)
     record.__exit__()
     of_request, of_task = kept.of()
     assert of_request["tags"] == {"request_id": ID, "transaction_id": ID}
@@ -345,7 +345,7 @@ def test_task_without_a_sender_s_trace_begins_its_own(begin: Begin) -> None:
         headers = {"sentry-trace": b"\xff", "baggage": 5}
         record = TaskRecord(f"origin-{number}", f"task-{number}", "task-0", headers).begin("work")
         log.error("told")
-        record.tell("work", "success")
+        record.finish("work", "success")
         record.__exit__()
     log.error("outside")
     *of_tasks, outside = kept.of()
@@ -480,7 +480,7 @@ def test_without_a_dsn_nothing_is_changed(
     assert not sentry_sdk.get_client().is_active()
     assert logging.Logger.callHandlers is before
     assert threading.active_count() <= threads
-    assert not [table for table in (injectors, task_watchers, request_watchers) if "sentry" in table]
+    assert not [table for table in (injectors, task_observers, request_observers) if "sentry" in table]
     assert wrap(app, app.settings) is app
     assert wrap(app, begin()[0].settings) is not app
     assert logging.Logger.callHandlers is not before

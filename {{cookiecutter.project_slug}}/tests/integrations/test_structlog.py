@@ -168,7 +168,7 @@ def test_a_task_begins_with_nothing_bound_and_leaves_nothing(configure: Callable
         record = TaskRecord(f"{ID}-{number}", f"task-{number}").begin("work")
         assert get_contextvars() == {}
         bind_contextvars(number=number)
-        record.tell("work", "success")
+        record.finish("work", "success")
         record.__exit__()
         assert logs.error[-1].count(f"number={number}") == logs.error[-1].count("number=") == 1
     assert get_contextvars() == {"outside": 1}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from starlette_context import context
 
-from app.common.context.observers import injectors, task_watchers
+from app.common.context.observers import injectors, task_observers
 from app.common.context.request_record import current_record
 from app.common.log_handler import configure_logging
 from app.common.logs.formatters import JsonFormatter, TextFormatter
@@ -63,7 +63,7 @@ def lines_of_a_task(log_format: str, logs: Logs, monkeypatch: pytest.MonkeyPatch
     with TaskRecord(ID, "task-1", "task-0") as record:
         log.info("in it")
         logging.getLogger("library").warning("so do others")
-        record.tell("count", "done")
+        record.finish("count", "done")
     log.info("after")
     return logs.error
 
@@ -90,7 +90,7 @@ def test_every_json_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPat
 
 def test_the_duration_is_final() -> None:
     with TaskRecord(ID, "task-1") as record:
-        record.tell("count", "done")
+        record.finish("count", "done")
         assert current_request_time(9) == current_request_time(9)
 
 
@@ -144,7 +144,7 @@ def test_a_watcher_that_fails_leaves_no_record_behind() -> None:
     def fails(_: TaskRecord) -> AbstractContextManager[None]:
         raise RuntimeError
 
-    task_watchers["fails"] = fails
+    task_observers["fails"] = fails
     with pytest.raises(RuntimeError):
         TaskRecord(ID, "task").begin("work")
     assert current_record.get() is None
@@ -205,7 +205,7 @@ def test_a_task_that_is_called_instead_of_sent() -> None:
 def test_long_task_name_is_truncated(logs: Logs) -> None:
     configure_logging(get_settings())
     with TaskRecord(ID, "task-1") as record:
-        record.tell("x" * 100_000, "done")
+        record.finish("x" * 100_000, "done")
     assert len(logs.error[0]) < 500
 
 
@@ -233,7 +233,7 @@ def test_work_is_watched_from_its_beginning_to_its_end() -> None:
         yield
         seen.append((record.name, record.state, record.failed))
 
-    task_watchers["test"] = work
+    task_observers["test"] = work
     injectors["test"] = lambda carrier: carrier.setdefault("x-number", str(number.get()))
     inject(carrier := dict[str, str]())
     with extract(carrier, "a-line-about-it"):
@@ -241,7 +241,7 @@ def test_work_is_watched_from_its_beginning_to_its_end() -> None:
     record = extract(carrier, "task").begin("work")
     inject(sent := {"X-Number": "kept"} | carrier)
     inject(follower := dict[str, str]())
-    record.tell("work", "gave up", failed=True)
+    record.finish("work", "gave up", failed=True)
     record.__exit__()
     assert seen == [("work", record.request_id, carrier), ("work", "gave up", True)]
     assert (carrier["x-number"], sent["x-number"], follower["x-number"]) == ("0", "0", "5")

@@ -433,7 +433,7 @@ def test_a_call_that_fails_says_how(memory: Memory) -> None:
 def test_a_task_has_a_span_below_its_sender_s(failed: bool, value: object, memory: Memory) -> None:
     tracing.observe(get_settings())
     task = extract({"X-Request-ID": ID, "TraceParent": value, "tracestate": "foo=1"}, "task-1").begin("demo")
-    task.tell("demo", "over", failed=failed)
+    task.finish("demo", "over", failed=failed)
     task.__exit__()
     span = span_of(memory, SpanKind.CONSUMER)
     assert (span.name, span.parent and f"{span.parent.trace_id:032x}") == ("process demo", TRACE)

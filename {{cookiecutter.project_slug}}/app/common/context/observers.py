@@ -14,27 +14,27 @@ from app.common.redaction import redact
 log_fields: Final[dict[str, Callable[[], Mapping[str, object]]]] = {}
 """What each line has besides the IDs, such as those of a trace: of the context in which the line is written."""
 
-log_gates: Final[dict[str, Callable[[LogRecord], bool]]] = {}
+log_filters: Final[dict[str, Callable[[LogRecord], bool]]] = {}
 """Which records become lines, access lines excepted; called once for each record."""
 
 injectors: Final[dict[str, Callable[[MutableMapping[Any, Any]], None]]] = {}
 """What goes out besides the IDs, into the headers of calls (to allowed hosts), tasks and messages."""
 
-request_watchers: Final[dict[str, Callable[[RequestRecord], None]]] = {}
+request_observers: Final[dict[str, Callable[[RequestRecord], None]]] = {}
 """Called with each request that is over, refused ones and websockets included."""
 
-task_watchers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
+task_observers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
 """Put around each task, with its `TaskRecord`: its `headers`, and, when it ends, its `state` and whether it failed."""
 
-call_watchers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
+call_observers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
 """Put around each outgoing call, with its `OutboundCall`: the request, the answer; an error passes through."""
 
-measure_watchers: Final[dict[str, Callable[[str, float, Mapping[str, str]], None]]] = {}
+metric_observers: Final[dict[str, Callable[[str, float, Mapping[str, str]], None]]] = {}
 """Called with each measurement: its name, the seconds, and its labels, whose values are few."""
 
 _tables: Final[tuple[dict[str, Any], ...]] = (
-    *(log_fields, log_gates, injectors),
-    *(request_watchers, task_watchers, call_watchers, measure_watchers),
+    *(log_fields, log_filters, injectors),
+    *(request_observers, task_observers, call_observers, metric_observers),
 )
 
 
@@ -44,9 +44,9 @@ def clear() -> None:
         table.clear()
 
 
-def measure(name: str, seconds: float, **labels: str) -> None:
+def observe_metric(name: str, seconds: float, **labels: str) -> None:
     """Report a measurement other than that of a request."""
-    for watch in measure_watchers.values():
+    for watch in metric_observers.values():
         watch(name, seconds, labels)
 
 

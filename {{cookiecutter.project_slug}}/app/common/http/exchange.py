@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Send
 from starlette.websockets import WebSocketDisconnect
 from starlette_context.plugins import Plugin
 
-from app.common.context.observers import request_watchers
+from app.common.context.observers import request_observers
 from app.common.context.request_record import RequestRecord
 from app.common.errors import error_response, log_cancelled, log_unhandled, phrase_of
 from app.common.http.messages import BODIES, COUNTED, NO_CLOSE_FRAME, STARTS, SWITCHING_PROTOCOLS, check, size_of
@@ -179,7 +179,7 @@ class Exchange:
         self._finished = True
         if self._client_left():
             self.record.flags.insert(0, "client_disconnect")
-        for watch in request_watchers.values():
+        for watch in request_observers.values():
             watch(self.record)
         write_access_line(self.record)
 

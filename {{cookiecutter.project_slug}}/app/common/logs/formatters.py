@@ -22,7 +22,7 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
 # uvicorn's message once more, for terminals, the mark of `OwnFileMark`, the IDs once more, what the gates have said.
-NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "passes_gates"})
+NOT_FOR_READERS: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "passes_filters"})
 _NO_EXTRA: Final = STANDARD_ATTRIBUTES | NOT_FOR_READERS
 _OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
 _NO_TASK: Final = {"current_id": NO_REQUEST_ID, "parent_id": NO_REQUEST_ID, "ids_suffix": ""}

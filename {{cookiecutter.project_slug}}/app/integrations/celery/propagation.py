@@ -40,7 +40,7 @@ def _begin(task: Task, task_id: str, **_: object) -> None:
 
 @signals.task_postrun.connect(weak=False)
 def _end(task: Task, state: str | None = None, **_: object) -> None:
-    task.request.record.tell(task.name, (state or "ended").lower(), failed=state == states.FAILURE)
+    task.request.record.finish(task.name, (state or "ended").lower(), failed=state == states.FAILURE)
     task.request.record.__exit__()
 
 

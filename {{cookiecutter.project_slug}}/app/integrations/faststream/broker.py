@@ -73,7 +73,7 @@ class Correlation(BaseMiddleware[Any, Any]):
                 tell_failure(error)
             state = "returned" if back else "failed" if error else "processed"
             level = logging.WARNING if error else logging.INFO
-            self.record.tell(self.record.name, state, level, failed=state == "failed")
+            self.record.finish(self.record.name, state, level, failed=state == "failed")
             self.record.__exit__()
             if isinstance(error, NotTaken):
                 await asyncio.sleep(KIND in ("kafka", "rabbit"))  # a second: they give it again at once

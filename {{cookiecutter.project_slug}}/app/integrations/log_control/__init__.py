@@ -13,7 +13,7 @@ from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.common.constants import ACCESS_LOGGER, NO_REQUEST_ID
-from app.common.context.observers import log_gates
+from app.common.context.observers import log_filters
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.logs.filters import RepetitionFilter
 from app.common.outbound import logger as outbound_logger
@@ -152,7 +152,7 @@ def observe(*_: object) -> None:
     for old in in_force:
         access.removeFilter(old.keeps)
     in_force[:] = [control := Control(own)]
-    log_gates[NAME] = control.passes
+    log_filters[NAME] = control.passes
     if own.sample < ALL:
         access.addFilter(control.keeps)
     hooks.pop("url", None)

@@ -8,7 +8,7 @@ from threading import RLock, Thread
 from time import monotonic, time
 from typing import Final, NamedTuple
 
-from app.common.context.observers import log_gates
+from app.common.context.observers import log_filters
 from app.common.logs.formatters import iso_clock
 from app.common.outbound import outbound_client
 from app.common.redaction import redact
@@ -17,7 +17,7 @@ from app.integrations.log_control.thinning import Key, Thinning
 from app.settings import get_settings
 
 NAME: Final = "log_control"
-OURS: Final = {"passes_gates": True}
+OURS: Final = {"passes_filters": True}
 MOST_WAITING, POST_SECONDS, SILENCE = 100, 3.0, 60.0
 log = logging.getLogger("app.alert")
 
@@ -72,7 +72,7 @@ class Alerts:
                 self.thread.start()
 
     def _work(self, waiting: SimpleQueue[Alert | None]) -> None:
-        while waiting is self.waiting and NAME in log_gates:
+        while waiting is self.waiting and NAME in log_filters:
             with suppress(Empty):
                 if (alert := waiting.get(timeout=self.pause)) is None:
                     return
@@ -101,7 +101,7 @@ class Alerts:
 
     def stop(self, seconds: float) -> None:
         """Tell what is held back, and wait so long for the thread, but only once for a hook that hangs."""
-        if NAME in log_gates:
+        if NAME in log_filters:
             self.lines.close(self.lines.window)
             self.kinds.close(self.kinds.window)
         if self.thread.is_alive():

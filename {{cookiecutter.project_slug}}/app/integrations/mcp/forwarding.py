@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from pydantic_core import from_json
 
-from app.common.context.observers import measure
+from app.common.context.observers import observe_metric
 from app.common.logs.extra import with_values
 from app.common.logs.formatters import dump_json
 from app.common.request_id import logged_id
@@ -61,7 +61,7 @@ def write(message: Message) -> None:
     logging.getLogger(f"app.mcp.{message.server}").log(
         level, "%s", text, extra={**values, **ours, "request_id": logged_id(message.request_id)}
     )
-    measure("mcp_log_message", perf_counter() - message.came, server=message.server, level=message.level)
+    observe_metric("mcp_log_message", perf_counter() - message.came, server=message.server, level=message.level)
 
 
 class Messages:

@@ -104,7 +104,7 @@ class Propagation(Middleware):
             finally:
                 level = logging.INFO if state == "complete" else logging.WARNING
                 level = level if context.method in WORK else logging.DEBUG
-                record.tell(name, state, level, failed=state == "failed")
+                record.finish(name, state, level, failed=state == "failed")
         return result
 
     async def on_call_tool(

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.common.context.observers import measure_watchers, request_watchers
+from app.common.context.observers import metric_observers, request_observers
 from app.common.context.request_record import RequestRecord
 from app.common.http.routes import route_of
 from app.common.logs.access_fields import method_of, policy
@@ -47,7 +47,7 @@ make_record, is_new = logging.getLogRecordFactory(), RepetitionFilter().filter
 def install(app: FastAPI, _settings: object) -> None:
     """Add /metrics, which is neither counted nor in the access log, and begin to count."""
     policy.excluded |= {PATH}
-    request_watchers["metrics"], measure_watchers["metrics"] = count_request, count_measure
+    request_observers["metrics"], metric_observers["metrics"] = count_request, count_measure
 
     @app.get(PATH, include_in_schema=False)
     def metrics(request: Request) -> Response:

@@ -68,7 +68,7 @@ async def after_process(ctx: dict[str, Any]) -> None:
     """Write the last line of an attempt."""
     state = STATES.get(ctx["job"].status, ctx["job"].status.value)
     level = logging.INFO if state == "complete" else logging.WARNING
-    ctx["record"].tell(ctx["job"].function, state, level, failed=ctx["job"].status is Status.FAILED)
+    ctx["record"].finish(ctx["job"].function, state, level, failed=ctx["job"].status is Status.FAILED)
     ctx["record"].__exit__()
 
 

@@ -15,7 +15,7 @@ from sentry_sdk.utils import qualname_from_function
 from starlette import types
 
 from app.common.constants import ACCESS_LOGGER, ERROR_LOGGER, NO_REQUEST_ID
-from app.common.context.observers import injectors, task_watchers
+from app.common.context.observers import injectors, task_observers
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.logs.access_fields import method_of, path_of, policy, query_of
 from app.common.logs.filters import RepetitionFilter
@@ -63,7 +63,7 @@ def observe(*_: object) -> None:
         before_send_transaction=finish_event,
         before_send_log=lambda line, _: clean(line) | {"attributes": clean(line["attributes"]) | ids()},
     )
-    injectors["sentry"], task_watchers["sentry"] = inject_trace, followed
+    injectors["sentry"], task_observers["sentry"] = inject_trace, followed
     Finalize(None, sentry_sdk.flush, (1.0,), exitpriority=0)
 
 

@@ -13,7 +13,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars, get_conte
 from structlog.stdlib import LoggerFactory, PositionalArgumentsFormatter, filter_by_level
 from structlog.typing import EventDict, WrappedLogger
 
-from app.common.context.observers import log_fields, task_watchers
+from app.common.context.observers import log_fields, task_observers
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.logs.extra import safe, shown, with_values
 from app.common.task_record import TaskRecord
@@ -29,7 +29,7 @@ def install(_app: FastAPI, settings: Settings) -> None:
 
 def observe(_settings: Settings) -> None:
     """Hand it over to standard logging, in this process, and show what is bound in each line."""
-    log_fields["structlog"], task_watchers["structlog"] = bound, nothing_bound
+    log_fields["structlog"], task_observers["structlog"] = bound, nothing_bound
     structlog.configure(
         processors=[filter_by_level, PositionalArgumentsFormatter(), hand_over],
         wrapper_class=structlog.stdlib.BoundLogger,

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from app.common.context.observers import call_watchers, injectors, log_fields, request_watchers, task_watchers
+from app.common.context.observers import call_observers, injectors, log_fields, request_observers, task_observers
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.http.routes import route_of
 from app.common.logs.access_fields import method_of, path_of, policy, user_agent_of
@@ -39,7 +39,7 @@ tracer: Final = trace.get_tracer(__name__)
 def install(_app: FastAPI, _: Settings) -> None:
     """Watch requests, and what they set off."""
     watch()
-    request_watchers["tracing"] = end_request
+    request_observers["tracing"] = end_request
 
 
 def observe(_: Settings) -> None:
@@ -51,7 +51,7 @@ def observe(_: Settings) -> None:
 def watch() -> None:
     """Write the IDs into lines and into what goes out, and put spans around calls and tasks."""
     log_fields["tracing"], injectors["tracing"] = fields, inject
-    call_watchers["tracing"], task_watchers["tracing"] = call, work
+    call_observers["tracing"], task_observers["tracing"] = call, work
 
 
 @asynccontextmanager

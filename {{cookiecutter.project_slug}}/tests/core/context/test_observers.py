@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from app.common.context.observers import call_watchers, injectors, log_fields, request_watchers
+from app.common.context.observers import call_observers, injectors, log_fields, request_observers
 from app.common.context.request_record import RequestRecord
 from app.common.outbound import OutboundAsyncClient, OutboundCall
 from app.main import Application
@@ -45,7 +45,7 @@ def told() -> list[tuple[object, ...]]:
             raise
         told.append((exchange.request.headers.get("x-trace"), exchange.response and exchange.response.status_code))
 
-    call_watchers["test"] = call
+    call_observers["test"] = call
     log_fields["test"], injectors["test"] = fields, stamp
     return told
 
@@ -105,7 +105,7 @@ def test_watcher_is_called_once_for_each_finished_request(
     app: Application, method: str, path: str, status: int
 ) -> None:
     told: list[RequestRecord] = []
-    request_watchers["test"] = told.append
+    request_observers["test"] = told.append
     if method == "WEBSOCKET":
         with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect(path, headers={HEADER: ID}):
             pass
