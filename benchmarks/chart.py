@@ -1,4 +1,4 @@
-"""A horizontal bar chart in SVG, readable on light and on dark pages."""
+"""Horizontal bar charts in SVG, for light and dark pages."""
 
 from collections.abc import Sequence
 from html import escape
@@ -20,7 +20,7 @@ STYLE = """
 
 
 class Bar(NamedTuple):
-    """A value with its quartiles, how many times that of the base it is, and whose it is."""
+    """A value with its quartiles, its ratio to the base value, and the style of the bar."""
 
     name: str
     value: float
@@ -30,8 +30,8 @@ class Bar(NamedTuple):
     kind: Literal["ours", "option", "peer"]
 
 
-def bar_chart(title: str, remark: str, bars: Sequence[Bar], base: float, unit: str) -> str:
-    """Give the picture; a line marks the value of the base."""
+def bar_chart(title: str, remark: str, bars: Sequence[Bar], *, base: float, base_name: str, unit: str) -> str:
+    """Return the chart as SVG; a dashed line marks the `base` value and has the label `base_name`."""
     scale = WIDTH / max(bar.high for bar in bars)
     height = TOP + ROW * len(bars) + 20
     bottom, at = height - 12, LEFT + base * scale
@@ -42,7 +42,7 @@ def bar_chart(title: str, remark: str, bars: Sequence[Bar], base: float, unit: s
         '<rect class="back" width="100%" height="100%" rx="6"/>',
         f'<text class="text" x="16" y="26" style="font-size:16px;font-weight:600">{escape(title)}</text>',
         f'<text class="soft" x="16" y="48">{escape(remark)}</text>',
-        f'<text class="named" x="{at:.1f}" y="{TOP - 12}" text-anchor="middle">bare FastAPI</text>',
+        f'<text class="named" x="{at:.1f}" y="{TOP - 12}" text-anchor="middle">{escape(base_name)}</text>',
         f'<text class="soft" x="{COST}" y="{TOP - 12}" text-anchor="end">CPU</text>',
         f'<text class="soft" x="{RATIO}" y="{TOP - 12}" text-anchor="end">ratio</text>',
     ]

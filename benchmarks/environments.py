@@ -1,4 +1,4 @@
-"""One environment for each set of packages, all with the versions of the service's lock."""
+"""One virtual environment per set of packages, all with the versions of the service's `uv.lock`."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from benchmarks.subject import Subject
 from scripts.generate import clean_environment, generate, install
 from scripts.snapshot import ROOT
 
-SERVED_BY = ("fastapi", "starlette", "pydantic", "pydantic-core", "uvicorn", "uvicorn-worker", "gunicorn", "uvloop",
-             "httptools")  # fmt: skip
+SERVER_PACKAGES = ("fastapi", "starlette", "pydantic", "pydantic-core", "uvicorn", "uvicorn-worker", "gunicorn",
+                   "uvloop", "httptools")  # fmt: skip
 LOCK = ROOT / "{{cookiecutter.project_slug}}" / "uv.lock"
 SUBJECTS_FOLDER = ROOT / "benchmarks" / "subjects"
 
@@ -29,34 +29,36 @@ print(",".join(found))
 
 
 class Environment(NamedTuple):
-    """Where programs are, and the generated service, if there is one."""
+    """The `bin` folder of a virtual environment, and the generated service that it belongs to, if any."""
 
     bin: Path
     project: Path | None
 
     @property
     def python(self) -> Path:
-        """The interpreter."""
+        """The path of the Python interpreter."""
         return self.bin / "python"
 
 
 class Environments:
-    """Makes each environment once, below `folder`."""
+    """Creates each environment once, below `folder`."""
 
     def __init__(self, folder: Path, uv: Path) -> None:
         self.folder, self.uv = folder, uv
         self.constraints = folder / "constraints.txt"
         self.constraints.write_text("".join(f"{name}=={version}\n" for name, version in locked_versions().items()))
-        self.made: dict[tuple[str, ...], Environment] = {}
+        self._created: dict[tuple[str, ...], Environment] = {}
 
-    def of(self, subject: Subject) -> Environment:
-        """Give the environment of a subject."""
+    def get(self, subject: Subject) -> Environment:
+        """Return the environment of a subject, and create it on the first call."""
         key = ("packages", *subject.packages) if subject.service is None else ("service", *subject.service)
-        if key not in self.made:
-            folder = self.folder / f"environment-{len(self.made)}"
-            self.made[key] = self._service(folder, key[1:]) if key[0] == "service" else self._packages(folder, key[1:])
-            check_versions(self.made[key])
-        return self.made[key]
+        if key not in self._created:
+            folder = self.folder / f"environment-{len(self._created)}"
+            self._created[key] = (
+                self._service(folder, key[1:]) if key[0] == "service" else self._packages(folder, key[1:])
+            )
+            check_versions(self._created[key])
+        return self._created[key]
 
     def _service(self, folder: Path, options: Iterable[str]) -> Environment:
         project = generate(folder, **dict.fromkeys(options, True))
@@ -65,9 +67,9 @@ class Environments:
 
     def _packages(self, folder: Path, packages: Iterable[str]) -> Environment:
         self._uv("venv", "--python", sys.executable, str(folder))
-        wanted = [name for name in SERVED_BY if name != "pydantic-core"]
-        where = ("--python", str(folder / "bin/python"), "--constraint", str(self.constraints))
-        self._uv("pip", "install", *where, *wanted, *packages)
+        packages_of_server = [name for name in SERVER_PACKAGES if name != "pydantic-core"]
+        options = ("--python", str(folder / "bin/python"), "--constraint", str(self.constraints))
+        self._uv("pip", "install", *options, *packages_of_server, *packages)
         return Environment(folder / "bin", None)
 
     def _uv(self, *arguments: str) -> None:
@@ -77,13 +79,13 @@ class Environments:
 
 @cache
 def locked_versions() -> dict[str, str]:
-    """Give the versions of the service's lock, by name."""
+    """Return the versions in the service's `uv.lock`, by package name."""
     packages = tomllib.loads(LOCK.read_text("utf-8"))["package"]
     return {package["name"]: package["version"] for package in packages if "registry" in package["source"]}
 
 
 def installed_versions(environment: Environment, names: Iterable[str]) -> dict[str, str]:
-    """Give the versions of packages in an environment."""
+    """Return the installed versions of packages in an environment, by package name."""
     code = "import json, sys; from importlib.metadata import version as v; "
     code += "print(json.dumps({name: v(name) for name in sys.argv[1:]}))"
     command = [str(environment.python), "-c", code, *names]
@@ -93,14 +95,15 @@ def installed_versions(environment: Environment, names: Iterable[str]) -> dict[s
 
 
 def check_versions(environment: Environment) -> None:
-    """Raise RuntimeError where an environment serves with other versions than the lock's."""
-    for name, version in installed_versions(environment, SERVED_BY).items():
+    """Raise RuntimeError if an environment serves with other versions than those in `uv.lock`."""
+    for name, version in installed_versions(environment, SERVER_PACKAGES).items():
         if version != locked_versions()[name]:
-            raise RuntimeError(f"{name} is {version} in {environment.bin}, and {locked_versions()[name]} in the lock.")
+            expected = locked_versions()[name]
+            raise RuntimeError(f"{environment.bin} has {name} {version}, but uv.lock has {expected}.")
 
 
-def variables_of(subject: Subject, environment: Environment, folder: Path, port: int = 8000) -> dict[str, str]:
-    """Give the environment variables in which a subject is served or imported; its files are in `folder`."""
+def environment_variables(subject: Subject, environment: Environment, folder: Path, port: int = 8000) -> dict[str, str]:
+    """Return the environment variables for serving or importing a subject that writes its files to `folder`."""
     paths = [SUBJECTS_FOLDER, *([environment.project] if subject.is_ours and environment.project else [])]
     variables = {
         "PATH": f"{environment.bin}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -114,8 +117,8 @@ def variables_of(subject: Subject, environment: Environment, folder: Path, port:
 
 
 def third_party_modules(subject: Subject, environment: Environment, folder: Path) -> str:
-    """Give the modules, with commas, that the service imports and that neither it nor Python brings."""
-    variables = variables_of(subject, environment, folder)
+    """Return the third-party modules that the service imports, in import order, separated by commas."""
+    variables = environment_variables(subject, environment, folder)
     command = [str(environment.python), "-c", THIRD_PARTY]
     found = subprocess.run(command, check=True, capture_output=True, text=True, env=variables, cwd=folder)
     return found.stdout.split()[-1]

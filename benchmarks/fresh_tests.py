@@ -1,8 +1,8 @@
-"""`make test` in a fresh project without a `.venv`: how long it takes, and each command in it."""
+"""Times `make test`, and each uv command in it, in a new project without a `.venv`."""
 
 from pathlib import Path
 
-from benchmarks.generating import Bench, Taken, seconds
+from benchmarks.generating import Bench, Duration, run_timed
 
 ROUNDS = 3
 TIMED_UV = """#!/bin/sh
@@ -14,34 +14,34 @@ exit $code
 """
 
 
-def timed_uv(folder: Path, uv: Path) -> tuple[Path, Path]:
-    """Write a script that does what uv does, and notes how long it took; give it, and where it does so."""
+def write_uv_wrapper(folder: Path, uv: Path) -> tuple[Path, Path]:
+    """Write a script that runs uv and appends start time, end time and arguments to a file; return both paths."""
     script, times = folder / "timed-uv", folder / "times"
     script.write_text(TIMED_UV.format(uv=uv, times=times), encoding="utf-8")
     script.chmod(0o755)
     return script, times
 
 
-def commands_in(times: Path) -> dict[str, Taken]:
-    """Give the seconds of each command that was given to uv."""
+def read_command_times(times: Path) -> dict[str, Duration]:
+    """Return the duration of each uv command, by its shortened arguments."""
     found = {}
     for line in times.read_text("utf-8").splitlines():
         began, ended, words = line.split(" ", 2)
         name = words.removeprefix("run --no-sync ").removeprefix("python -m ")
-        found[name if name != words else f"uv {words}"] = Taken(float(ended) - float(began))
+        found[name if name != words else f"uv {words}"] = Duration(float(ended) - float(began))
     return found
 
 
-def testing(bench: Bench, uv: Path) -> dict[str, list[Taken]]:
-    """Give the seconds of `make test` in a fresh project, and of each of its commands."""
-    script, times = timed_uv(bench.folder, uv)
-    found: dict[str, list[Taken]] = {}
+def time_make_test(bench: Bench, uv: Path) -> dict[str, list[Duration]]:
+    """Return the durations of `make test` in a new project and of each of its commands, one per round."""
+    script, times = write_uv_wrapper(bench.folder, uv)
+    found: dict[str, list[Duration]] = {}
     for number in range(ROUNDS + 1):
-        seconds(bench.command(), bench.folder)
+        run_timed(bench.command(), bench.folder)
         (project,) = (bench.folder / "output").iterdir()
         times.unlink(missing_ok=True)
-        whole = seconds(["make", "test", f"UV={script}"], project)
+        total = run_timed(["make", "test", f"UV={script}"], project)
         if number:  # the first round fills uv's cache
-            for name, taken in {"whole": whole, **commands_in(times)}.items():
-                found.setdefault(f"`make test`: {name}", []).append(taken)
+            for name, duration in {"total": total, **read_command_times(times)}.items():
+                found.setdefault(f"`make test`: {name}", []).append(duration)
     return found

@@ -1,4 +1,4 @@
-"""Generations by cookiecutter in fresh processes, from a copy of the repository, and how long they take."""
+"""Times the generation of projects by cookiecutter, each in a new process, from a copy of the repository."""
 
 import json
 import resource
@@ -15,28 +15,29 @@ from scripts.snapshot import ROOT, copy_repository
 
 ROUNDS = 7
 
-Way = Callable[[], Sequence[str | Path]]
+MakeCommand = Callable[[], Sequence[str | Path]]
+"""Prepares a run and returns its command."""
 
 
-class Taken(NamedTuple):
-    """Seconds of a clock at the wall, and of processors, where they are known."""
+class Duration(NamedTuple):
+    """Seconds of wall clock, and of CPU time if it was measured."""
 
     wall: float
     cpu: float | None = None
 
 
 class Bench:
-    """A copy of the template, and settings for cookiecutter that keep it out of the user's home, in a folder."""
+    """A copy of the template in `folder`, with cookiecutter settings that keep its files out of the user's home."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.template = copy_repository(folder / "template")
         self.settings = folder / "settings.yaml"
-        kept = {key: str(folder / key) for key in ("cookiecutters_dir", "replay_dir")}
-        self.settings.write_text(json.dumps(kept), encoding="utf-8")  # JSON is YAML
+        folders = {key: str(folder / key) for key in ("cookiecutters_dir", "replay_dir")}
+        self.settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML
 
     def command(self, *options: str, **answers: bool) -> list[str | Path]:
-        """Give the command that generates into a fresh folder."""
+        """Empty the output folder and return the command that generates a project into it."""
         output = self.folder / "output"
         shutil.rmtree(output, ignore_errors=True)
         where: list[str | Path] = ["--no-input", "--config-file", self.settings, "--output-dir", output]
@@ -45,46 +46,46 @@ class Bench:
 
 
 def all_options() -> list[str]:
-    """Give the names of the options that are on or off."""
+    """Return the names of the boolean options."""
     questions = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
     return [name for name, default in questions.items() if isinstance(default, bool)]
 
 
-def children() -> float:
-    """Give the seconds that all child processes so far have had a processor, their own children included."""
+def children_cpu_time() -> float:
+    """Return the seconds of CPU time of all finished child processes and their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def seconds(command: Sequence[str | Path], folder: Path) -> Taken:
-    """Give the seconds of a command; raises SystemExit with its words when it fails."""
-    began, cpu = time.perf_counter(), children()
+def run_timed(command: Sequence[str | Path], folder: Path) -> Duration:
+    """Run a command and return its duration; raise SystemExit with its output if it fails."""
+    began, cpu = time.perf_counter(), children_cpu_time()
     done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, env=clean_environment())
     if done.returncode:
-        raise SystemExit(f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return Taken(time.perf_counter() - began, children() - cpu)
+        raise SystemExit(f"{command[0]} exited with code {done.returncode}:\n{done.stdout}{done.stderr}")
+    return Duration(time.perf_counter() - began, children_cpu_time() - cpu)
 
 
-def all_rounds(ways: Mapping[str, Way], folder: Path) -> dict[str, list[Taken]]:
-    """Give the seconds of each way, which take turns; the first round, which compiles, does not count."""
-    found: dict[str, list[Taken]] = {name: [] for name in ways}
+def all_rounds(commands: Mapping[str, MakeCommand], folder: Path) -> dict[str, list[Duration]]:
+    """Return the durations of each command in interleaved rounds; the first round, which compiles, is discarded."""
+    found: dict[str, list[Duration]] = {name: [] for name in commands}
     for number in range(ROUNDS + 1):
-        for name in sorted(ways, reverse=bool(number % 2)):
-            taken = seconds(ways[name](), folder)
+        for name in sorted(commands, reverse=bool(number % 2)):
+            duration = run_timed(commands[name](), folder)
             if number:
-                found[name].append(taken)
+                found[name].append(duration)
     return found
 
 
-def generation(bench: Bench) -> dict[str, list[Taken]]:
-    """Give the seconds of generations, and of commands that do a part of one."""
+def time_generation(bench: Bench) -> dict[str, list[Duration]]:
+    """Return the durations of whole generations and of commands that run only the first steps of one."""
     off, on = (dict.fromkeys(all_options(), answer) for answer in (False, True))
-    ways: dict[str, Way] = {
-        "generation, defaults": bench.command,
-        "generation, every option off": lambda: bench.command(**off),
-        "generation, every option on": lambda: bench.command(**on),
-        "part: Python started": lambda: [sys.executable, "-c", "pass"],
-        "part: Python started, cookiecutter imported": lambda: [sys.executable, "-m", "cookiecutter", "--version"],
-        "part: defaults, without hooks": lambda: bench.command("--accept-hooks", "no"),
+    commands: dict[str, MakeCommand] = {
+        "generation, default options": bench.command,
+        "generation, all options off": lambda: bench.command(**off),
+        "generation, all options on": lambda: bench.command(**on),
+        "part: start of Python": lambda: [sys.executable, "-c", "pass"],
+        "part: start of Python, import of cookiecutter": lambda: [sys.executable, "-m", "cookiecutter", "--version"],
+        "part: default options, without hooks": lambda: bench.command("--accept-hooks", "no"),
     }
-    return all_rounds(ways, bench.folder)
+    return all_rounds(commands, bench.folder)

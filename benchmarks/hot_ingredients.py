@@ -1,4 +1,4 @@
-"""The ingredients of a request, each as something to call; in the service's environment, for `hot_loops.py`."""
+"""The steps of a request as callables, for `hot_loops.py`; imported in the service's environment."""
 
 import logging
 import os
@@ -20,22 +20,23 @@ from starlette_context import _request_scope_context_storage as context_storage
 
 ID = "5f0c1d9e-6c2f-4a53-9d0a-1f2e3d4c5b6a"
 Ingredients = dict[str, Callable[[], object]]
+"""Callables by the name that the results page shows."""
 
 
-class Ready(logging.Formatter):
-    """Gives a line that is made already."""
+class FixedFormatter(logging.Formatter):
+    """Returns the same preformatted line for every record."""
 
     def __init__(self, line: str) -> None:
         super().__init__()
         self.line = line
 
     def format(self, _record: logging.LogRecord) -> str:
-        """Give the line."""
+        """Return the line."""
         return self.line
 
 
-class Plain(BaseModel):
-    """The envelope with an ID that is given, not found."""
+class PlainEnvelope(BaseModel):
+    """The response envelope with a constant ID, without looking up the current one."""
 
     code: int = 0
     message: str = "success"
@@ -44,89 +45,90 @@ class Plain(BaseModel):
     result: str | None = None
 
 
-def drive(awaitable: Awaitable[object]) -> None:
-    """Run what waits for nothing to its end, without an event loop; raises RuntimeError when it does wait."""
+def run_to_completion(awaitable: Awaitable[object]) -> None:
+    """Run an awaitable without an event loop; raise RuntimeError if it suspends."""
     for _ in awaitable.__await__():
-        raise RuntimeError("It waits for something.")
+        raise RuntimeError("The awaitable suspended; it must complete without an event loop.")
 
 
 def finished_request() -> RequestRecord:
-    """Give the record of a request that has been answered."""
+    """Return the record of a completed request."""
     record = RequestRecord(ID, new_scope())
     record.status, record.bytes_sent, record.duration = 200, 94, 0.001
     return record
 
 
-def identity() -> Ingredients:
-    """Give the ways of the ID: made, beside two other ways of making one; and taken over."""
+def request_ids() -> Ingredients:
+    """Return the generation of an ID, two alternatives to it, and the validation of an incoming ID."""
     plugin, incoming = RequestIdPlugin(), [ID.encode()]
     return {
         "ID: `new_request_id()`": new_request_id,
         "ID: `str(uuid.uuid4())`": lambda: str(uuid.uuid4()),
         "ID: `os.urandom(16).hex()`": lambda: os.urandom(16).hex(),
-        "ID: an incoming one, checked and chosen": lambda: plugin.choose(incoming, from_proxy=False),
+        "ID: incoming ID, validated and accepted": lambda: plugin.choose(incoming, from_proxy=False),
     }
 
 
 def context() -> Ingredients:
-    """Give the record, and the places where it is found."""
+    """Return the creation of a request record, and the setting of both context variables that lead to it."""
     scope, record = new_scope(), finished_request()
 
     def publish() -> None:
         current_record.set(record)
         context_storage.set(record.context)
 
-    return {"record: `RequestRecord`": lambda: RequestRecord(ID, scope), "context: both variables set": publish}
+    return {
+        "record: create `RequestRecord`": lambda: RequestRecord(ID, scope),
+        "context: set both context variables": publish,
+    }
 
 
 def header() -> Ingredients:
-    """Give the start of an answer, through the `send` that the middleware gives its application, and past it."""
+    """Return the sending of a response start, through the middleware's `send` and directly through the server's."""
     cycle = Cycle()
-    caught: list[Send] = []
+    sends: list[Send] = []
 
-    async def catch(scope: Scope, receive: Receive, send: Send) -> None:
-        caught.append(send)
+    async def capture(scope: Scope, receive: Receive, send: Send) -> None:
+        sends.append(send)
         await trivial(scope, receive, send)
 
-    drive(ContextMiddleware(catch)(new_scope(), cycle.receive, cycle.send))
+    run_to_completion(ContextMiddleware(capture)(new_scope(), cycle.receive, cycle.send))
     return {
-        "header: start of an answer, handed on with the ID": lambda: drive(caught[0](START)),
-        "header: start of an answer, handed on as it is": lambda: drive(cycle.send(START)),
+        "header: response start, passed on with the ID": lambda: run_to_completion(sends[0](START)),
+        "header: response start, passed on unchanged": lambda: run_to_completion(cycle.send(START)),
     }
 
 
 def access_line(form: str) -> Ingredients:
-    """Give the access line: record, format, and all of it with the writing."""
+    """Return the access log line: formatted, formatted and written, and passed through `logging`."""
     request = finished_request()
     formatter, record = logger.handlers[0].formatter, AccessRecord(request)
     assert formatter is not None
     return {
-        f"access line: formatted, {form}": lambda: formatter.format(record),
-        f"access line: formatted and written, {form}": lambda: write_access_line(request),
-        f"access line: the same where somebody else listens, by `logging`, {form}": lambda: logger.handle(
-            AccessRecord(request)
-        ),
+        f"access log: format a line, {form}": lambda: formatter.format(record),
+        f"access log: format and write a line, {form}": lambda: write_access_line(request),
+        f"access log: format and write a line through `logging`, {form}": lambda: logger.handle(AccessRecord(request)),
     }
 
 
 def writing() -> Ingredients:
-    """Give a line that is ready, written by the service's handler, and by nothing but the system call."""
+    """Return the writing of a preformatted line, by the service's handler and by the system call alone."""
     record = AccessRecord(finished_request())
     formatter = logger.handlers[0].formatter
     assert formatter is not None
     line = formatter.format(record)
     handler = LogFileHandler(get_settings().log_path / "ready.log")  # type: ignore[operator]
-    handler.setFormatter(Ready(line))
+    handler.setFormatter(FixedFormatter(line))
     raw = (line + "\n").encode()
     descriptor = os.open(handler.baseFilename, os.O_WRONLY | os.O_APPEND)
     return {
-        "write: a ready line, by `LogFileHandler`": lambda: handler.emit(record),
+        "write: preformatted line, by `LogFileHandler`": lambda: handler.emit(record),
         "write: the same bytes, by `os.write`": lambda: os.write(descriptor, raw),
     }
 
 
 def application_line(form: str) -> Ingredients:
-    """Give a line of the application: the service's way, and the standard library's with nothing of ours."""
+    """Return the logging of an application line, by the service's handler and by the standard library's."""
     ours, both = RequestLogHandler("ours", stream=False), RequestLogHandler("both")
     stdlib = logging.getLogger("stdlib")
     stdlib.propagate = False
@@ -136,37 +138,41 @@ def application_line(form: str) -> Ingredients:
     )
     stdlib.addHandler(handler)
     return {
-        f"application line: `RequestLogHandler`, file, {form}": lambda: ours.info("demo"),
-        f"application line: `RequestLogHandler`, file and stream, {form}": lambda: both.info("demo"),
-        "application line: `logging.FileHandler`, without ID": lambda: stdlib.info("demo"),
+        f"application log: `RequestLogHandler`, file, {form}": lambda: ours.info("demo"),
+        f"application log: `RequestLogHandler`, file and stream, {form}": lambda: both.info("demo"),
+        "application log: `logging.FileHandler`, without an ID": lambda: stdlib.info("demo"),
     }
 
 
-def answer() -> Ingredients:
-    """Give the model of an answer, made and serialised as FastAPI does."""
-    ours, plain = TypeAdapter(Response[str]), TypeAdapter(Plain)
+def response() -> Ingredients:
+    """Return the creation of a response envelope and its serialization, as FastAPI does it."""
+    ours, plain = TypeAdapter(Response[str]), TypeAdapter(PlainEnvelope)
     return {
-        "answer: `Response`, made and serialised": lambda: ours.dump_json(Response[str](result="demo")),
-        "answer: the same model, with an ID that is given": lambda: plain.dump_json(Plain(result="demo")),
+        "response: create and serialize `Response`": lambda: ours.dump_json(Response[str](result="demo")),
+        "response: the same model, with a constant ID": lambda: plain.dump_json(PlainEnvelope(result="demo")),
     }
 
 
-def whole(form: str) -> Ingredients:
-    """Give all of it: the middleware around an application that does nothing, and that application alone."""
+def middleware(form: str) -> Ingredients:
+    """Return a request through the middleware to a trivial application, and one to that application alone."""
     app, cycle = ContextMiddleware(trivial), Cycle()
     return {
-        f"all: middleware and access line, {form}": lambda: drive(app(new_scope(), cycle.receive, cycle.send)),
-        "all: the same application without it": lambda: drive(trivial(new_scope(), cycle.receive, cycle.send)),
+        f"total: middleware and access log, {form}": lambda: run_to_completion(
+            app(new_scope(), cycle.receive, cycle.send)
+        ),
+        "total: the same application without the middleware": lambda: run_to_completion(
+            trivial(new_scope(), cycle.receive, cycle.send)
+        ),
     }
 
 
-def all_of(form: str) -> Ingredients:
-    """Give all of them, for lines in a form: text or JSON."""
-    ingredients: Ingredients = {"a call of nothing": lambda: None, **identity(), **context(), **header()}
+def all_ingredients(form: str) -> Ingredients:
+    """Return all steps for a log format, text or JSON."""
+    ingredients: Ingredients = {"empty call": lambda: None, **request_ids(), **context(), **header()}
     return ingredients | {
         **access_line(form),
         **writing(),
         **application_line(form),
-        **answer(),
-        **whole(form),
+        **response(),
+        **middleware(form),
     }

@@ -1,7 +1,7 @@
-"""Measures each ingredient of a request in a loop, and prints JSON: a name, and the µs of processor time for one.
+"""Measures each step of a request in a loop, and prints the µs of CPU time per call as JSON, by name.
 
-It runs in the service's environment and folder, with LOG_PATH and LOG_FORMAT set: `hot_loops.py COUNT`. What a loop
-itself costs is an ingredient, too: "a call of nothing".
+`hot_loops.py COUNT` runs in the service's environment and folder, with LOG_PATH and LOG_FORMAT set. The step "empty
+call" is the cost of the loop itself.
 """
 
 import json
@@ -13,11 +13,11 @@ from itertools import repeat
 from app.common.context.request_record import current_record
 from app.common.log_handler import configure_logging
 from app.settings import get_settings
-from hot_ingredients import all_of, finished_request
+from hot_ingredients import all_ingredients, finished_request
 
 
 def measure(function: Callable[[], object], count: int) -> float:
-    """Give the µs of processor time that a call takes."""
+    """Return the µs of CPU time per call."""
     for _ in repeat(None, count // 10):
         function()
     began = time.process_time()
@@ -27,10 +27,10 @@ def measure(function: Callable[[], object], count: int) -> float:
 
 
 def main(count: int) -> None:
-    """Measure each ingredient within a request, and print the figures."""
+    """Measure each step with a current request, and print the figures."""
     configure_logging(get_settings())
     form = "JSON" if get_settings().log_format == "json" else "text"
-    ingredients = all_of(form)
+    ingredients = all_ingredients(form)
     current_record.set(finished_request())
     print(json.dumps({name: measure(function, count) for name, function in ingredients.items()}))
 

@@ -1,8 +1,8 @@
-"""Calls an ASGI application as uvicorn would, without sockets, so that nothing but the application is measured.
+"""Calls an ASGI application as uvicorn would, but without sockets, so that only the application is measured.
 
-It runs in the service's environment: `in_process.py APPLICATION REQUESTS` makes the requests one after the other, each
-in a task of its own as uvicorn does (`RequestResponseCycle` of its httptools protocol). What the service does, the
-environment decides: LOG_FORMAT, LOG_PATH.
+`in_process.py APPLICATION REQUESTS` runs in the service's environment. It sends the requests one after the other, each
+in a separate task, as uvicorn's httptools protocol does (`RequestResponseCycle`). The environment variables LOG_FORMAT
+and LOG_PATH configure the service.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OK = 200  # a number, since looking up a member of HTTPStatus takes more instructions than all else here
-PATH = "/livez"  # the service's first route, a plain answer; ACCESS_LOG_EXCLUDE lets it have its line
+OK = 200  # a number: looking up a member of HTTPStatus takes more instructions than the rest of this module
+PATH = "/livez"  # the service's first route; ACCESS_LOG_EXCLUDE is set so that its requests are logged
 HEADERS = [(b"host", b"localhost:8000"), (b"user-agent", b"benchmark"), (b"accept", b"*/*")]
 START: Message = {
     "type": "http.response.start",
@@ -23,7 +23,7 @@ BODY: Message = {"type": "http.response.body", "body": b"{}"}
 
 
 def new_scope() -> Scope:
-    """Give the scope of one request, as new as the server's."""
+    """Return a new scope for one request, as the server creates it."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -42,7 +42,7 @@ def new_scope() -> Scope:
 
 
 class Cycle:
-    """What the server holds of one request; the application gets its `receive` and `send`."""
+    """The server's state of one request; the application gets its `receive` and `send`."""
 
     def __init__(self) -> None:
         self.disconnected = False
@@ -50,11 +50,11 @@ class Cycle:
         self.complete = False
 
     async def receive(self) -> Message:
-        """Give the empty body."""
+        """Return an empty request body."""
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(self, message: Message) -> None:
-        """Take a message of the answer."""
+        """Record the status, and whether the response is complete."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
         else:
@@ -62,13 +62,13 @@ class Cycle:
 
 
 async def trivial(_scope: Scope, _receive: Receive, send: Send) -> None:
-    """Answer with two messages that are made already: an application that costs next to nothing."""
+    """Send two prepared messages: an application that costs almost nothing."""
     await send(START)
     await send(BODY)
 
 
-def door() -> ASGIApp:
-    """Give the service's middleware, around the trivial application, with its lines where the settings say."""
+def middleware() -> ASGIApp:
+    """Return the service's middleware around the trivial application, with logging set up from the settings."""
     from app.common.log_handler import configure_logging
     from app.common.middlewares import ContextMiddleware
     from app.settings import get_settings
@@ -78,11 +78,11 @@ def door() -> ASGIApp:
 
 
 def fastapi() -> ASGIApp:
-    """Give a bare FastAPI with the same answer; as in the service, the first route is the one that is asked for."""
+    """Return a bare FastAPI application with the same response; as in the service, the first route is requested."""
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    class Answer(BaseModel):
+    class Envelope(BaseModel):
         code: int = 0
         message: str = "success"
         cause: str = ""
@@ -92,38 +92,43 @@ def fastapi() -> ASGIApp:
     app = FastAPI(openapi_url=None)
 
     @app.get(PATH)
-    async def livez() -> Answer:
-        return Answer(result="alive")
+    async def livez() -> Envelope:
+        return Envelope(result="alive")
 
     return app
 
 
 def service() -> ASGIApp:
-    """Give the whole application as the server imports it."""
+    """Return the whole application as the server imports it."""
     from app.main import create_app
 
     return create_app()
 
 
-APPLICATIONS: dict[str, Any] = {"trivial": lambda: trivial, "door": door, "fastapi": fastapi, "service": service}
+APPLICATIONS: dict[str, Any] = {
+    "trivial": lambda: trivial,
+    "middleware": middleware,
+    "fastapi": fastapi,
+    "service": service,
+}
 
 
-async def ask(app: ASGIApp, count: int) -> None:
-    """Make requests one after the other; raises RuntimeError when one is not answered with 200."""
+async def send_requests(app: ASGIApp, count: int) -> None:
+    """Send requests one after the other; raise RuntimeError if a response is incomplete or not 200."""
     loop = asyncio.get_running_loop()
     for _ in range(count):
         cycle = Cycle()
         await loop.create_task(app(new_scope(), cycle.receive, cycle.send))  # type: ignore[arg-type]
         if cycle.status != OK or not cycle.complete:
-            raise RuntimeError(f"The application answered {cycle.status}, complete: {cycle.complete}.")
+            raise RuntimeError(f"Expected a complete 200 response, got {cycle.status}, complete: {cycle.complete}.")
 
 
 def run(app: ASGIApp, count: int) -> None:
-    """Make the requests on the event loop that the service runs on."""
+    """Send the requests on uvloop, the event loop of the service."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(ask(app, count))
+        runner.run(send_requests(app, count))
 
 
 if __name__ == "__main__":

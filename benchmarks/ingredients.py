@@ -1,8 +1,8 @@
-"""What each ingredient of a request costs in the service's own code: `python -m benchmarks.ingredients UV`.
+"""CPU time of each step of a request in the service's own code: `python -m benchmarks.ingredients UV`.
 
-`hot_loops.py` measures them one after the other in a process of its own, once with text lines and once with JSON, and
-the processes take turns. A figure is the processor time of one, in µs: the median of all rounds, and the span between
-the quartiles. In a loop the code is warm in the processor's caches; in a server the same takes a few times as long.
+Each round runs `hot_loops.py` in two new processes, one with text and one with JSON log lines. A figure is the CPU time
+of one call in µs: the median of all rounds, with the quartiles. In a loop the code stays in the processor's caches; in
+a server the same call takes a few times as long.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.machine import about, as_text, versions
+from benchmarks.machine import describe_machine, format_versions, versions
 from benchmarks.report import publish
 from scripts.generate import generate, install
 from scripts.snapshot import ROOT
@@ -26,15 +26,15 @@ PACKAGES = ("fastapi", "pydantic", "starlette", "starlette-context")
 
 
 def measure(project: Path, log: Path, log_format: str) -> dict[str, float]:
-    """Give the µs of each ingredient, measured in a fresh process with a fresh log folder."""
-    lines = {"LOG_PATH": str(log), "LOG_FORMAT": log_format, "ACCESS_LOG_EXCLUDE": "/none"}
+    """Return the µs of each step, measured in a new process with a new log folder."""
+    logging = {"LOG_PATH": str(log), "LOG_FORMAT": log_format, "ACCESS_LOG_EXCLUDE": "/none"}
     done = subprocess.run(
         [str(project / ".venv/bin/python"), str(HOT_LOOPS), str(COUNT)],
         cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project), **lines},
+        env={**os.environ, "PYTHONPATH": str(project), **logging},
         check=True,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # where the lines on the stream go
+        stderr=subprocess.DEVNULL,  # receives the log lines of the stream handlers
         text=True,
     )
     found: dict[str, float] = json.loads(done.stdout)
@@ -42,7 +42,7 @@ def measure(project: Path, log: Path, log_format: str) -> dict[str, float]:
 
 
 def all_rounds(project: Path, folder: Path) -> dict[str, list[float]]:
-    """Give the figures of all rounds; what both forms of lines have in common is measured twice in each."""
+    """Return the figures of all rounds; a step that does not depend on the log format has two figures per round."""
     found: dict[str, list[float]] = {}
     for number in range(ROUNDS):
         for log_format in sorted(("text", "json"), reverse=bool(number % 2)):
@@ -52,7 +52,7 @@ def all_rounds(project: Path, folder: Path) -> dict[str, list[float]]:
 
 
 def rows(found: Mapping[str, list[float]]) -> list[str]:
-    """Give the rows of the table: what belongs together stands together."""
+    """Return the table rows, grouped by the part of the name before the colon."""
     groups = list(dict.fromkeys(name.partition(":")[0] for name in found))
     lines = []
     for name in sorted(found, key=lambda name: groups.index(name.partition(":")[0])):
@@ -61,32 +61,34 @@ def rows(found: Mapping[str, list[float]]) -> list[str]:
     return lines
 
 
-def floor(found: Mapping[str, list[float]]) -> str:
-    """Say what a line costs at least, and how far above it the service's is."""
+def minimum_cost(found: Mapping[str, list[float]]) -> str:
+    """Return a sentence that compares the service's access log line with the system call alone."""
     bare = statistics.median(found["write: the same bytes, by `os.write`"])
-    whole = statistics.median(found["access line: formatted and written, text"])
+    total = statistics.median(found["access log: format and write a line, text"])
     return (
-        f"The floor of an access line is the system call that writes it: {bare:.2f} µs. The service's takes "
-        f"{whole:.2f} µs, {whole / bare:.1f} times as long."
+        f"The system call that writes an access log line takes {bare:.2f} µs. Formatting and writing the line takes "
+        f"{total:.2f} µs, {total / bare:.1f} times as long (text)."
     )
 
 
 def main(uv: Path) -> int:
-    """Generate a service, measure, print the table, and write it to `benchmarks/results`."""
+    """Generate a service, measure it, print the results page and write it to `benchmarks/results`."""
     with TemporaryDirectory() as name:
         project = generate(Path(name) / "build")
         install(project, uv)
         by = versions(project, PACKAGES)
         found = all_rounds(project, Path(name) / "log")
-    words = [
-        "# Cost of each ingredient",
+    intro = [
+        "# CPU time of each step of a request",
         "",
-        f"Processor time of one in µs, in a loop of {COUNT}; medians of {ROUNDS} rounds, with the quartiles' span.",
-        "Files are those of the service, on disk. Each figure contains a call of nothing.",
+        f"CPU time per call in µs, in a loop of {COUNT}: medians of {ROUNDS} rounds, with the quartiles.",
+        "The log files are on disk. Each figure includes the cost of an empty call. The service writes access log",
+        "lines through `logging` only if other handlers, filters or tools need the log record.",
         "",
-        floor(found),
+        minimum_cost(found),
     ]
-    publish("ingredients", words, "| ingredient | µs | span |", rows(found), f"{as_text(by)}; {about(by['python'])}")
+    remark = f"{format_versions(by)}; {describe_machine(by['python'])}"
+    publish("ingredients", intro, "| step | µs | quartiles |", rows(found), remark)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Load by wrk, and what a machine must have to be measured on."""
+"""Load from wrk, and the requirements on the machine."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.machine import require_program
-from benchmarks.process import PATH, Served
+from benchmarks.process import PATH, RunningSubject
 
 CONNECTIONS = 16
 SECONDS = 2
@@ -19,7 +19,7 @@ UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
 
 
 class Figures(NamedTuple):
-    """What one run has shown: requests per second, and microseconds."""
+    """The figures of one run: `rate` in requests per second, the others in microseconds."""
 
     rate: float
     cpu: float
@@ -28,30 +28,30 @@ class Figures(NamedTuple):
 
 
 class Cores(NamedTuple):
-    """The two processors: one for the worker, one for whoever asks."""
+    """The numbers of two processors: one for the worker, one for the load generator."""
 
     server: int
     load: int
 
 
 def two_cores() -> Cores:
-    """Take two processors, and bind this process to that of the load.
+    """Choose two processors, and pin this process to the one of the load generator.
 
-    Raises SystemExit with a sentence where the machine lacks something.
+    Raises SystemExit if the machine lacks a requirement.
     """
     if not Path("/proc/self/schedstat").exists():
-        raise SystemExit("Processor time is read from /proc/<pid>/schedstat, which only Linux has: run this there.")
+        raise SystemExit("This benchmark reads CPU time from /proc/<pid>/schedstat, which exists only on Linux.")
     require_program("wrk", "wrk")
     require_program("taskset", "util-linux")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == 1:
-        raise SystemExit("Worker and load need a processor each, and this process has one: run it where it has two.")
+        raise SystemExit("This benchmark needs two processors, but this process may use only one.")
     os.sched_setaffinity(0, {cores[1]})
     return Cores(cores[0], cores[1])
 
 
 def measure(
-    served: Served,
+    served: RunningSubject,
     core: int,
     *,
     path: str = PATH,
@@ -59,9 +59,9 @@ def measure(
     seconds: int = SECONDS,
     script: Path | None = None,
 ) -> Figures:
-    """Load a subject for some seconds, and give the figures; raise RuntimeError if an answer is not 2xx.
+    """Load a subject for some seconds and return the figures; raise RuntimeError if a response is not 2xx.
 
-    At most `connections` requests are unfinished at the end: they cost processor time and are not counted.
+    At the end, up to `connections` requests are unfinished: they cost CPU time but are not counted.
     """
     extra = ["-s", str(script)] if script else []
     command = [
@@ -86,10 +86,10 @@ def measure(
 
 
 def read_report(report: str, used: float) -> Figures:
-    """Give the figures of wrk's report for `used` microseconds of processor time; raise RuntimeError for failures."""
+    """Return the figures of wrk's report and `used` microseconds of CPU time; raise RuntimeError for failures."""
     found = re.search(r"^\s*(\d+) requests in", report, re.MULTILINE)
     if found is None or int(found[1]) == 0 or "Non-2xx" in report or "Socket errors" in report:
-        raise RuntimeError(f"Not every request was answered with 2xx:\n{report}")
+        raise RuntimeError(f"Not every response was 2xx:\n{report}")
     rate = re.search(r"^Requests/sec:\s*([\d.]+)", report, re.MULTILINE)
     assert rate is not None, report
     return Figures(float(rate[1]), used / int(found[1]), _percentile(report, 50), _percentile(report, 99))
@@ -102,8 +102,8 @@ def _percentile(report: str, number: int) -> float:
 
 
 @contextmanager
-def told_errors() -> Iterator[None]:
-    """Show what a command said that has failed; leave no server behind when this process is told to end."""
+def report_command_errors() -> Iterator[None]:
+    """Add the standard error of a failed command to its exception; on SIGTERM, exit so that servers are stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a benchmark needs of the machine, and what it says of it beside its figures."""
+"""The programs that a benchmark requires, and the description of the machine for the results pages."""
 
 import json
 import os
@@ -10,27 +10,27 @@ from pathlib import Path
 
 
 def require_program(name: str, package: str) -> None:
-    """Raise SystemExit with a sentence when a program is not on PATH; `package` is Debian's that brings it."""
+    """Raise SystemExit if a program is not on PATH; `package` is the Debian package that provides it."""
     if shutil.which(name) is None:
-        raise SystemExit(f"This benchmark needs {name}, which is not on PATH: install it (apt-get install {package}).")
+        raise SystemExit(f"This benchmark needs {name}, which is not on PATH. Install it: apt-get install {package}")
 
 
-def processor() -> str:
-    """Give the processor's name, or its architecture where the kernel does not tell."""
+def processor_name() -> str:
+    """Return the model name of the processor, or its architecture if the kernel does not report a name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(": ")[2]
     return platform.machine()
 
 
-def about(python: str) -> str:
-    """Give Python's version and the machine's facts in a line, without what would tell whose machine it is."""
+def describe_machine(python: str) -> str:
+    """Return Python's version, the processor and the kernel in one line, without a host name."""
     kernel = ".".join(platform.release().split(".")[:2])
-    return f"Python {python}, {processor()}, {os.cpu_count()} processors, Linux {kernel}"
+    return f"Python {python}, {processor_name()}, {os.cpu_count()} processors, Linux {kernel}"
 
 
 def versions(project: Path, packages: Sequence[str]) -> dict[str, str]:
-    """Give the versions of `python` and of packages in the environment of a generated service."""
+    """Return the versions of `python` and of packages in the environment of a generated service."""
     code = (
         "import importlib.metadata as m, json, platform, sys; "
         "print(json.dumps({'python': platform.python_version()} | {n: m.version(n) for n in sys.argv[1:]}))"
@@ -40,6 +40,6 @@ def versions(project: Path, packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def as_text(found: dict[str, str]) -> str:
-    """Give the versions of packages in a line."""
+def format_versions(found: dict[str, str]) -> str:
+    """Return the versions of packages in one line, sorted by name."""
     return ", ".join(f"{name} {version}" for name, version in sorted(found.items()) if name != "python")

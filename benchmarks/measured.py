@@ -10,17 +10,17 @@ from benchmarks.load import Figures
 Rounds = Mapping[str, list[Figures]]
 
 
-class Measured(NamedTuple):
-    """All figures of a run; `write` is the microseconds of one bare write."""
+class Measurements(NamedTuple):
+    """All figures of a run; `write` is the CPU time of one `os.write` in microseconds."""
 
     rounds: Rounds
     footprints: Mapping[str, Footprint]
     write: float
 
     def cpu(self, name: str) -> list[float]:
-        """Give the microseconds of processor time of a request, one for each round."""
+        """Return the CPU time per request in microseconds, one figure per round."""
         return [figures.cpu for figures in self.rounds[name]]
 
     def ratio(self, name: str, other: str) -> float:
-        """Give how many times the processor time of `other` a request takes."""
+        """Return the median over the rounds of the CPU time of `name` divided by that of `other`."""
         return statistics.median(a / b for a, b in zip(self.cpu(name), self.cpu(other), strict=True))

@@ -1,8 +1,8 @@
-"""What each observer costs for each request, beside the same service without any: `make bench`.
+"""CPU time per request of each observability option, compared with the service without any: `make bench`.
 
-Services under gunicorn, one worker each, with the lines in a file, are asked in turns over a kept connection. A figure
-is the processor time of the worker, all its threads included, for each request, in microseconds: the median of all
-rounds, and the span between the quartiles. What is sent elsewhere goes to a server on loopback that takes everything.
+Each service runs under gunicorn with one worker and logs to a file. The services take turns; each gets its requests
+over one keep-alive connection. A figure is the CPU time of all threads of the worker per request in microseconds: the
+median of all rounds, with the quartiles. Exporters send to a server on the loopback interface that accepts everything.
 """
 
 import os
@@ -28,7 +28,7 @@ REQUEST = b"GET /api/demo HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: benchmark
 
 
 class Subject(NamedTuple):
-    """A service with some options, and its environment, in which {sink} is the address of what takes everything."""
+    """The options and environment variables of a service; `{sink}` is replaced by the address of `sink()`."""
 
     options: tuple[str, ...]
     variables: Mapping[str, str] = {}
@@ -37,24 +37,26 @@ class Subject(NamedTuple):
 OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://{sink}"}
 SENTRY = {"SENTRY_DSN": "http://key@{sink}/1", "SENTRY_TRACES_SAMPLE_RATE": "0"}
 SUBJECTS = {
-    "off": Subject(()),
+    "none": Subject(()),
     "metrics": Subject(("metrics",)),
-    "tracing, nothing sent": Subject(("tracing",)),
-    "tracing, each trace sent": Subject(("tracing",), OTLP),
-    "sentry, errors": Subject(("sentry",), SENTRY),
-    "sentry, each transaction sent": Subject(("sentry",), SENTRY | {"SENTRY_TRACES_SAMPLE_RATE": "1"}),
+    "tracing, nothing exported": Subject(("tracing",)),
+    "tracing, every trace exported": Subject(("tracing",), OTLP),
+    "sentry, errors only": Subject(("sentry",), SENTRY),
+    "sentry, every transaction sent": Subject(("sentry",), SENTRY | {"SENTRY_TRACES_SAMPLE_RATE": "1"}),
     "structlog": Subject(("structlog",)),
-    "all four, errors and traces sent": Subject(("metrics", "tracing", "sentry", "structlog"), OTLP | SENTRY),
+    "all four: metrics, tracing (every trace exported), sentry (errors only), structlog": Subject(
+        ("metrics", "tracing", "sentry", "structlog"), OTLP | SENTRY
+    ),
 }
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Takes what is posted, and says so."""
+    """Accepts every POST request."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Answer 200."""
+        """Read the body and respond with 200."""
         while self.headers.get("Transfer-Encoding") == "chunked" and (size := int(self.rfile.readline(), 16)):
             self.rfile.read(size + 2)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -63,12 +65,12 @@ class Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def sink() -> Iterator[str]:
-    """Serve on a free port; give the address."""
+    """Run the accepting server on a free port; yield its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
@@ -76,31 +78,31 @@ def sink() -> Iterator[str]:
 
 
 def processor_time(pid: int) -> float:
-    """Give the microseconds that a process has had a processor, threads that have ended aside."""
+    """Return the CPU time in microseconds of all running threads of a process."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 
 
-def ask(port: int, count: int) -> None:
-    """Make requests one after the other on one connection."""
+def send_requests(port: int, count: int) -> None:
+    """Send requests one after the other over one connection."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         for _ in range(count):
             connection.sendall(REQUEST)
-            answer = b""
-            while not answer.endswith(b"}"):
-                answer += connection.recv(65536)
+            response = b""
+            while not response.endswith(b"}"):
+                response += connection.recv(65536)
 
 
 def measure(service: Service) -> float:
-    """Give the microseconds of processor time that a request takes."""
+    """Return the CPU time per request in microseconds."""
     (worker,) = service.workers()
     before = processor_time(worker)
-    ask(service.port, REQUESTS)
+    send_requests(service.port, REQUESTS)
     return (processor_time(worker) - before) / REQUESTS
 
 
-def started(folder: Path, uv: Path, subject: Subject, address: str) -> Service:
-    """Give the service of a subject, generated and installed, to be entered."""
+def create_service(folder: Path, uv: Path, subject: Subject, address: str) -> Service:
+    """Generate and install a service; return it as a context manager that runs it."""
     project = generate(folder / "build", **dict.fromkeys(subject.options, True))
     install(project, uv)
     variables = {name: value.format(sink=address) for name, value in subject.variables.items()}
@@ -109,7 +111,7 @@ def started(folder: Path, uv: Path, subject: Subject, address: str) -> Service:
 
 
 def all_rounds(services: Mapping[str, Service]) -> dict[str, list[float]]:
-    """Give the figures of all services, which take turns, so that what disturbs one disturbs the others."""
+    """Return the figures of all services; they take turns, so that disturbances affect all of them."""
     found: dict[str, list[float]] = {name: [] for name in services}
     for number in range(ROUNDS + 1):
         for name in sorted(services, reverse=bool(number % 2)):
@@ -120,30 +122,31 @@ def all_rounds(services: Mapping[str, Service]) -> dict[str, list[float]]:
 
 
 def rows(found: Mapping[str, list[float]]) -> list[str]:
-    """Give the rows of the table."""
-    off = statistics.median(found["off"])
+    """Return the table rows."""
+    base = statistics.median(found["none"])
     lines = []
     for name, figures in found.items():
         median, (low, _, high) = statistics.median(figures), statistics.quantiles(figures, n=4)
-        shown = f"{median:.0f} ({low:.0f} to {high:.0f})"
-        lines.append(f"| {name} | {shown} | {median - off:+.0f} | {median / off:.2f} |")
+        cell = f"{median:.0f} ({low:.0f} to {high:.0f})"
+        lines.append(f"| {name} | {cell} | {median - base:+.0f} | {median / base:.2f} |")
     return lines
 
 
 def main(uv: Path) -> int:
-    """Make the services, measure, print the table, and write it to `benchmarks/results`."""
+    """Run the services, measure them, print the results page and write it to `benchmarks/results`."""
     with TemporaryDirectory() as name, sink() as address, ExitStack() as stack:
         services = {}
         for number, (subject, what) in enumerate(SUBJECTS.items()):
-            services[subject] = stack.enter_context(started(Path(name) / str(number), uv, what, address))
+            services[subject] = stack.enter_context(create_service(Path(name) / str(number), uv, what, address))
         found = all_rounds(services)
-    about = [
-        "# Cost of observing",
+    intro = [
+        "# CPU time per request of the observability options",
         "",
-        f"Processor time of the worker for each of {REQUESTS} requests in µs; medians of {ROUNDS} rounds.",
+        f"CPU time of the worker per request in µs: medians of {ROUNDS} rounds of {REQUESTS} requests each, with the",
+        "quartiles. Difference and ratio are relative to this template without options.",
     ]
     remark = f"Python {platform.python_version()}, {os.cpu_count()} processors"
-    publish("observing", about, "| options | µs | beside off | ratio |", rows(found), remark)
+    publish("observing", intro, "| options | µs | difference | ratio |", rows(found), remark)
     return 0
 
 

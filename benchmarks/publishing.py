@@ -1,8 +1,8 @@
-"""What it costs to send a message that carries the IDs, beside the bare library: `make bench`.
+"""CPU time to send a message that carries the IDs, compared with the library alone: `make bench`.
 
-Each library sends to a real broker on loopback, once as its own documents show it and once as the service does, in
-processes of their own that take turns. A figure is the processor time of the sending process for each message, in
-microseconds: the median of all rounds, and the span between the quartiles.
+Each library sends to a real broker on the loopback interface: as its documentation shows (`bare`), and as the service
+does (`ours`). Both run in separate processes that take turns. A figure is the CPU time of the sending process per
+message in microseconds: the median of all rounds, with the quartiles.
 """
 
 import json
@@ -25,12 +25,12 @@ ROUNDS = 9
 MESSAGES = 2000
 SENDER = ROOT / "benchmarks" / "sender.py"
 OPTIONS = ("celery", "saq", "faststream")
-# The sender only sends: it neither works on its messages nor writes lines about them.
+# The sender neither consumes its messages nor logs them.
 QUIET = {"LOG_LEVEL": "WARNING", "FASTSTREAM_CONSUME": "false"}
 
 
 class Subject(NamedTuple):
-    """A library, the setting that names its broker, and the broker."""
+    """A library, the setting for the URL of its broker, and the broker."""
 
     library: str
     setting: str
@@ -44,36 +44,38 @@ SUBJECTS = (
 )
 
 
-def send(project: Path, library: str, way: str, variables: Mapping[str, str]) -> float:
-    """Send MESSAGES in a process of its own, and give its processor time for each, in microseconds."""
-    command = [str(project / ".venv/bin/python"), str(SENDER), library, way, str(MESSAGES)]
+def send(project: Path, library: str, variant: str, variables: Mapping[str, str]) -> float:
+    """Send MESSAGES from a new process, and return its CPU time per message in microseconds."""
+    command = [str(project / ".venv/bin/python"), str(SENDER), library, variant, str(MESSAGES)]
     environment = {**os.environ, **variables, "PYTHONPATH": str(project)}
     result = subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True)
     return float(result.stdout.split()[-1])
 
 
 def measure(project: Path, subject: Subject) -> dict[str, list[float]]:
-    """Give the figures of both ways, which take turns, so that what disturbs one disturbs the other."""
+    """Return the figures of both variants; they take turns, so that disturbances affect both."""
     found: dict[str, list[float]] = {"bare": [], "ours": []}
     with subject.broker() as broker:
         for number in range(ROUNDS + 1):
-            for way in sorted(found, reverse=bool(number % 2)):
-                figure = send(project, subject.library, way, {subject.setting: broker.url, **QUIET})
+            for variant in sorted(found, reverse=bool(number % 2)):
+                figure = send(project, subject.library, variant, {subject.setting: broker.url, **QUIET})
                 if number:  # the first round warms up
-                    found[way].append(figure)
+                    found[variant].append(figure)
     return found
 
 
 def row(library: str, found: Mapping[str, list[float]]) -> str:
-    """Give a row of the table."""
-    bare, ours = (statistics.median(found[way]) for way in ("bare", "ours"))
-    spans = {way: statistics.quantiles(found[way], n=4) for way in found}
-    shown = [f"{statistics.median(found[way]):.0f} ({spans[way][0]:.0f} to {spans[way][2]:.0f})" for way in found]
-    return f"| {library} | {' | '.join(shown)} | {ours - bare:+.1f} | {ours / bare:.3f} |"
+    """Return the table row of a library."""
+    bare, ours = (statistics.median(found[variant]) for variant in ("bare", "ours"))
+    cells = []
+    for figures in found.values():
+        low, median, high = statistics.quantiles(figures, n=4)
+        cells.append(f"{median:.0f} ({low:.0f} to {high:.0f})")
+    return f"| {library} | {' | '.join(cells)} | {ours - bare:+.1f} | {ours / bare:.3f} |"
 
 
 def versions(project: Path) -> str:
-    """Give the libraries' versions, and what they ran on."""
+    """Return the versions of the libraries and of Python, and the machine, in one line."""
     code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in %r}))" % (OPTIONS,)  # noqa: UP031
     python = str(project / ".venv/bin/python")
     found = json.loads(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -82,18 +84,28 @@ def versions(project: Path) -> str:
 
 
 def main(uv: Path) -> int:
-    """Make a service with all three, measure, print the table, and write it to `benchmarks/results`."""
+    """Generate a service with all libraries, measure, print the results page and write it to `benchmarks/results`."""
     with TemporaryDirectory() as name:
         project = generate(Path(name) / "build", **dict.fromkeys(OPTIONS, True))
         install(project, uv)
         rows = [row(subject.library, measure(project, subject)) for subject in SUBJECTS]
-        about = [
-            "# Cost of sending a message",
+        intro = [
+            "# CPU time to send a message to a task queue or broker",
             "",
-            f"Processor time of the sender for each of {MESSAGES} messages in µs; medians of {ROUNDS} rounds.",
-            "Bare: as the library's own documents send. Ours: with origin and parent in the message, under a request.",
+            f"CPU time of the sending process per message in µs: medians of {ROUNDS} rounds of {MESSAGES} messages",
+            "each, with the quartiles.",
+            "",
+            "- **Library alone** sends as the library's documentation shows.",
+            "- **This template** sends while it handles a request. The message carries the IDs of the origin request",
+            "  and of its parent.",
         ]
-        publish("publishing", about, "| library | bare | ours | difference | ratio |", rows, versions(project))
+        publish(
+            "publishing",
+            intro,
+            "| library | library alone | this template | difference | ratio |",
+            rows,
+            versions(project),
+        )
     return 0
 
 

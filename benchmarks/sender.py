@@ -1,6 +1,7 @@
-"""Sends messages with one library in one way, and prints the processor time of each in microseconds.
+"""Sends messages with one library, and prints the CPU time per message in microseconds.
 
-It runs in the service's environment and folder: `sender.py celery|saq|faststream bare|ours COUNT`.
+`sender.py celery|saq|faststream bare|ours COUNT` runs in the service's environment and folder. `bare` uses the library
+as its documentation shows, `ours` as the service does.
 """
 
 import asyncio
@@ -13,8 +14,8 @@ from typing import Any
 WARM_UP = 200
 
 
-def in_turn(send: Callable[[], object], count: int) -> float:
-    """Send `count` messages one after the other, and give the seconds of processor time."""
+def time_calls(send: Callable[[], object], count: int) -> float:
+    """Call `send` `count` times and return the seconds of CPU time."""
     for _ in range(WARM_UP):
         send()
     began = time.process_time()
@@ -23,8 +24,8 @@ def in_turn(send: Callable[[], object], count: int) -> float:
     return time.process_time() - began
 
 
-async def awaited(send: Callable[[], Awaitable[Any]], count: int) -> float:
-    """Do the same with what is to be awaited."""
+async def time_awaits(send: Callable[[], Awaitable[Any]], count: int) -> float:
+    """Await `send()` `count` times and return the seconds of CPU time."""
     for _ in range(WARM_UP):
         await send()
     began = time.process_time()
@@ -34,7 +35,7 @@ async def awaited(send: Callable[[], Awaitable[Any]], count: int) -> float:
 
 
 def celery_bare(count: int) -> float:
-    """Send as Celery's first steps do."""
+    """Send as in Celery's "First Steps"."""
     from celery import Celery
 
     app = Celery("bare", broker=os.environ["CELERY_BROKER_URL"])
@@ -43,25 +44,25 @@ def celery_bare(count: int) -> float:
     def debug(number: int) -> int:
         return number
 
-    return in_turn(lambda: debug.delay(4), count)
+    return time_calls(lambda: debug.delay(4), count)
 
 
 def celery_ours(count: int) -> float:
-    """Send as the service does, within a request."""
+    """Send as the service does while it handles a request."""
     from app.integrations.celery.tasks import debug
 
     begin_request()
-    return in_turn(lambda: debug.delay(4), count)
+    return time_calls(lambda: debug.delay(4), count)
 
 
 def saq_bare(count: int) -> float:
-    """Enqueue as SAQ's example does."""
+    """Enqueue as in SAQ's example."""
     from saq import Queue
 
     async def run() -> float:
         queue = Queue.from_url(os.environ["SAQ_URL"])
         await queue.connect()
-        seconds = await awaited(lambda: queue.enqueue("demo"), count)
+        seconds = await time_awaits(lambda: queue.enqueue("demo"), count)
         await queue.disconnect()
         return seconds
 
@@ -69,13 +70,13 @@ def saq_bare(count: int) -> float:
 
 
 def saq_ours(count: int) -> float:
-    """Enqueue as the service does, within a request."""
+    """Enqueue as the service does while it handles a request."""
     from app.integrations.saq import get_queue
 
     async def run() -> float:
         begin_request()
         queue = get_queue()
-        seconds = await awaited(lambda: queue.enqueue("demo"), count)
+        seconds = await time_awaits(lambda: queue.enqueue("demo"), count)
         await queue.disconnect()
         return seconds
 
@@ -83,7 +84,7 @@ def saq_ours(count: int) -> float:
 
 
 def faststream_bare(count: int) -> float:
-    """Publish into a stream as FastStream's documents do."""
+    """Publish to a stream as in FastStream's documentation."""
     from faststream.nats import JStream, NatsBroker
 
     async def run() -> float:
@@ -92,7 +93,7 @@ def faststream_bare(count: int) -> float:
         broker.subscriber("bare.demo", stream=stream)
         publisher = broker.publisher("bare.demo", stream=stream)
         await broker.start()
-        seconds = await awaited(lambda: publisher.publish("demo"), count)
+        seconds = await time_awaits(lambda: publisher.publish("demo"), count)
         await broker.stop()
         return seconds
 
@@ -100,7 +101,7 @@ def faststream_bare(count: int) -> float:
 
 
 def faststream_ours(count: int) -> float:
-    """Publish as the service does, within a request."""
+    """Publish as the service does while it handles a request."""
     from app.integrations.faststream import broker, demo, ready
 
     async def run() -> float:
@@ -113,7 +114,7 @@ def faststream_ours(count: int) -> float:
             except Exception:
                 await asyncio.sleep(0.1)
         await asyncio.sleep(1)
-        seconds = await awaited(lambda: demo.publish("demo"), count)
+        seconds = await time_awaits(lambda: demo.publish("demo"), count)
         await broker.stop()
         return seconds
 
@@ -121,7 +122,7 @@ def faststream_ours(count: int) -> float:
 
 
 def begin_request() -> None:
-    """Let what follows belong to a request."""
+    """Set a current request, so that the following messages carry its ID."""
     from app.common.context.request_record import RequestRecord, current_record
 
     current_record.set(RequestRecord("5f0c1d9e-6c2f-4a53-9d0a-1f2e3d4c5b6a", {"type": "http"}))

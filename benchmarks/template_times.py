@@ -1,8 +1,8 @@
-"""How long generation takes, and `make test` of a fresh project: `python -m benchmarks.template_times UV`.
+"""Time to generate a project, and to run its `make test`: `python -m benchmarks.template_times UV`.
 
-Generation is cookiecutter in a fresh process, hooks included. The bar is a second on a machine that does nothing else,
-so it is compared with the processors' time. `make test` runs in a fresh project, with what uv has in its cache; each
-command of it is timed by a script that stands in for uv.
+Generation is a run of cookiecutter in a new process, including the hooks. It may take one second on an idle machine;
+the limit is compared with the CPU time, which other programs do not increase. `make test` runs in a new project with a
+filled uv cache; a wrapper script in place of uv times each command.
 """
 
 import statistics
@@ -12,16 +12,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import fresh_tests, generating
-from benchmarks.generating import Taken
-from benchmarks.machine import about, require_program
+from benchmarks.generating import Duration
+from benchmarks.machine import describe_machine, require_program
 from benchmarks.report import publish
 
-BAR = 1.0
-"""Seconds of processors that a generation may take."""
+LIMIT = 1.0
+"""Seconds of CPU time that a generation may take."""
 
 
-def rows(found: Mapping[str, list[Taken]]) -> list[str]:
-    """Give the rows of the table."""
+def rows(found: Mapping[str, list[Duration]]) -> list[str]:
+    """Return the table rows."""
     lines = []
     for name, figures in found.items():
         walls, cpus = [one.wall for one in figures], [one.cpu for one in figures if one.cpu is not None]
@@ -30,53 +30,56 @@ def rows(found: Mapping[str, list[Taken]]) -> list[str]:
     return lines
 
 
-def processor_time(found: Mapping[str, list[Taken]], name: str) -> float:
-    """Give the median of the seconds that processors took."""
+def cpu_time(found: Mapping[str, list[Duration]], name: str) -> float:
+    """Return the median CPU time in seconds."""
     return statistics.median(one.cpu or one.wall for one in found[name])
 
 
-def too_slow(found: Mapping[str, list[Taken]]) -> list[str]:
-    """Give the generations above the bar; by processors' seconds, which other programs do not make longer."""
-    return [name for name in found if name.startswith("generation") and processor_time(found, name) >= BAR]
+def too_slow(found: Mapping[str, list[Duration]]) -> list[str]:
+    """Return a sentence for each generation whose CPU time reaches LIMIT."""
+    names = [name for name in found if name.startswith("generation") and cpu_time(found, name) >= LIMIT]
+    return [f"{name}: {cpu_time(found, name):.2f} s of CPU time; the limit is {LIMIT:.0f} s." for name in names]
 
 
-def verdict(found: Mapping[str, list[Taken]]) -> str:
-    """Say whether the bar holds, and where the time goes."""
-    start = processor_time(found, "part: Python started")
-    imported = processor_time(found, "part: Python started, cookiecutter imported")
-    without_hooks = processor_time(found, "part: defaults, without hooks")
-    hooks = processor_time(found, "generation, defaults") - without_hooks
+def breakdown(found: Mapping[str, list[Duration]]) -> str:
+    """Return a sentence on how much CPU time each part of a generation takes."""
+    start = cpu_time(found, "part: start of Python")
+    imported = cpu_time(found, "part: start of Python, import of cookiecutter")
+    without_hooks = cpu_time(found, "part: default options, without hooks")
+    hooks = cpu_time(found, "generation, default options") - without_hooks
     return (
-        f"{'Not every' if too_slow(found) else 'Each'} generation takes less than {BAR:.0f} s of processors. With "
-        f"defaults, Python's start takes {start:.2f} s, cookiecutter's import {imported - start:.2f} s, its copying "
-        f"{without_hooks - imported:.2f} s, and both hooks, each in a Python of its own, {hooks:.2f} s."
+        f"With the default options, the start of Python takes {start:.2f} s of CPU time, the import of cookiecutter "
+        f"{imported - start:.2f} s, rendering and copying the files {without_hooks - imported:.2f} s, and both hooks, "
+        f"each in a new Python process, {hooks:.2f} s."
     )
 
 
 def main(uv: Path) -> int:
-    """Measure, print the table, and write it to `benchmarks/results`; 1 when a generation takes longer than it may."""
+    """Measure, print the results page and write it to `benchmarks/results`; return 1 if a generation is too slow."""
     require_program("make", "make")
     require_program("git", "git")
     with TemporaryDirectory() as name:
         bench = generating.Bench(Path(name))
-        generated = generating.generation(bench)
-        tested = fresh_tests.testing(bench, uv)
-    words = [
-        "# Time to generate, and to test",
+        generated = generating.time_generation(bench)
+        tested = fresh_tests.time_make_test(bench, uv)
+    intro = [
+        "# Time to generate a project and to run its tests",
         "",
-        f"Seconds, and their span: generation in a fresh process, medians of {generating.ROUNDS} interleaved rounds;",
-        f"`make test` in a fresh project, with uv's cache filled, medians of {fresh_tests.ROUNDS}.",
+        f"Generation runs in a new process: medians of {generating.ROUNDS} interleaved rounds.",
+        f"`make test` runs in a new project with a filled uv cache: medians of {fresh_tests.ROUNDS} runs.",
         "",
-        verdict(generated),
+        breakdown(generated),
     ]
     publish(
         "template_times",
-        words,
-        "| what | s | span | of processors |",
+        intro,
+        "| run | time, s | minimum and maximum | CPU time, s |",
         rows(generated | tested),
-        about(sys.version.split()[0]),
+        describe_machine(sys.version.split()[0]),
     )
-    return 1 if too_slow(generated) else 0
+    slow = too_slow(generated)
+    print("\n".join(slow), file=sys.stderr)
+    return 1 if slow else 0
 
 
 if __name__ == "__main__":

@@ -1,66 +1,71 @@
-"""What a soak must show: each broken bound becomes a sentence."""
+"""The checks of the soak test: each violation becomes a sentence."""
 
 from collections import Counter
 from collections.abc import Mapping
 
-from benchmarks.soaking.kinds import DEMO, KINDS, Sent
-from benchmarks.soaking.lines import Written
-from benchmarks.soaking.watch import Trend, Watched
+from benchmarks.soaking.kinds import DEMO, KINDS, SentCounts
+from benchmarks.soaking.lines import LogContents
+from benchmarks.soaking.watch import Trend, WorkerSamples
 
 GROWTH = 2048
-"""KiB of memory that a worker may have more at the end than after the warm-up."""
+"""KiB by which the memory of a worker may grow between the warm-up and the end."""
 
 
-def of_answers(sent: Sent) -> list[str]:
-    """Give a sentence for each status that did not come as often as it was asked for."""
+def response_faults(sent: SentCounts) -> list[str]:
+    """Return a sentence for each status whose number of responses is not the expected one."""
     expected: Counter[int] = Counter()
     for name, count in sent.kinds.items():
-        if not name.startswith("client leaves"):
+        if not name.startswith("client disconnects"):
             expected[KINDS[name].status] += count
     found = [
-        f"{sent.statuses[status]} answers have the status {status}, and {expected[status]} should."
+        f"{sent.statuses[status]} responses have status {status}, expected {expected[status]}."
         for status in sorted(expected | sent.statuses)
         if sent.statuses[status] != expected[status]
     ]
-    return found + ([f"{sent.nameless} answers have no ID."] if sent.nameless else [])
+    return found + ([f"{sent.without_id} responses have no ID."] if sent.without_id else [])
 
 
-def of_lines(sent: Sent, written: Written) -> list[str]:
-    """Give a sentence for each kind whose lines are not as many as its requests, and for what is wrong with a line."""
-    wanted = {(name, KINDS[name].status): count for name, count in sent.kinds.items() if KINDS[name].leaves_line}
-    expected, counts = Counter(wanted), written.access.counts
+def log_faults(sent: SentCounts, logs: LogContents) -> list[str]:
+    """Return a sentence for each kind whose numbers of log lines and requests differ, and for each invalid line."""
+    logged = {(name, KINDS[name].status): count for name, count in sent.kinds.items() if KINDS[name].is_logged}
+    expected, counts = Counter(logged), logs.access.counts
     found = [
-        f"{counts[key]} access lines say {key[1]} of {key[0] or 'no kind'!r}, and {expected[key]} should."
+        f"{counts[key]} access log lines of {key[0] or 'unknown'!r} have status {key[1]}, expected {expected[key]}."
         for key in sorted(expected | counts)
         if counts[key] != expected[key]
     ]
-    return found + [f"{count} {what}." for what, count in _wrong(sent, written).items() if count]
+    return found + [f"{count} {what}." for what, count in _invalid_lines(sent, logs).items() if count]
 
 
-def _wrong(sent: Sent, written: Written) -> dict[str, int]:
-    access, demo, errors = written
+def _invalid_lines(sent: SentCounts, logs: LogContents) -> dict[str, int]:
+    access, demo, errors = logs
     return {
-        "access lines are torn": access.torn,
-        "access lines are of no kind": access.strange,
-        "IDs came twice": access.doubled,
+        "access log lines are torn": access.torn,
+        "access log lines belong to no kind of request": access.unknown,
+        "access log lines repeat an ID": access.duplicates,
         "lines of demo.log are torn": demo.torn,
         "lines of error.log are torn": errors.torn,
         "lines of demo.log are missing": sum(sent.kinds[name] for name in DEMO) - demo.messages["demo"],
-        "tracebacks are missing": sent.kinds["failed, with a traceback"] - errors.messages["Unhandled RuntimeError"],
+        "tracebacks are missing": sent.kinds["unhandled exception, with a traceback"]
+        - errors.messages["Unhandled RuntimeError"],
     }
 
 
-def of_workers(watched: Watched, trends: Mapping[int, Trend]) -> list[str]:
-    """Give a sentence when a worker has died, or holds more than before."""
+def worker_faults(samples: WorkerSamples, trends: Mapping[int, Trend]) -> list[str]:
+    """Return a sentence if a worker has died, and for each resource that grew."""
     found = []
-    if sorted(watched.before) != sorted(watched.at_end):
-        found.append("The workers are not those that were there at the start: one has died.")
-    for pid, after in watched.after.items():
-        before, growth = watched.before[pid], trends[pid].growth
+    if sorted(samples.before) != sorted(samples.at_end):
+        found.append("The process IDs of the workers have changed: a worker died and was replaced.")
+    for pid, after in samples.after.items():
+        before, growth = samples.before[pid], trends[pid].growth
         if growth > GROWTH:
-            found.append(f"A worker has {growth:.0f} KiB more than after its warm-up, and {GROWTH} are allowed.")
+            found.append(
+                f"The memory of a worker grew by {growth:.0f} KiB after the warm-up; the limit is {GROWTH} KiB."
+            )
         if after.descriptors != before.descriptors:
-            found.append(f"An idle worker had {before.descriptors} descriptors, and has {after.descriptors} now.")
+            found.append(
+                f"An idle worker had {before.descriptors} file descriptors before and {after.descriptors} after."
+            )
         if after.threads != before.threads:
-            found.append(f"An idle worker had {before.threads} threads, and has {after.threads} now.")
+            found.append(f"An idle worker had {before.threads} threads before and {after.threads} after.")
     return found

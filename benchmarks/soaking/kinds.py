@@ -1,4 +1,4 @@
-"""The kinds of requests of the soak; each is known in the access log by its method and its target up to a `~`."""
+"""The kinds of requests of the soak test; method and target up to a `~` identify a kind in the access log."""
 
 from collections import Counter
 from http import HTTPStatus
@@ -10,9 +10,9 @@ PIPELINED = 4
 
 
 class Kind(NamedTuple):
-    """A request; `share` of 1,000 are of this kind.
+    """A kind of request; `share` of every 1,000 requests are of this kind.
 
-    `{id}` becomes an ID of its own, so that what is kept for each path, parameter, agent or ID would be seen to grow.
+    `{id}` is replaced by a unique ID in each request: a cache per path, parameter, user agent or ID would grow visibly.
     """
 
     method: str
@@ -21,70 +21,76 @@ class Kind(NamedTuple):
     share: int = 0
     headers: str = ""
     body: str = ""
-    leaves_line: bool = True
+    is_logged: bool = True
 
     @property
     def text(self) -> str:
-        """What goes over the wire."""
+        """The request as sent over the wire."""
         return f"{self.method} {self.target} HTTP/1.1\r\n{HOST}{self.headers}\r\n{self.body}"
 
     @property
     def key(self) -> tuple[str, str]:
-        """By what it is known."""
+        """Method and target as found in the access log."""
         return key_of(self.method, self.target)
 
 
-class Sent(NamedTuple):
-    """What clients have sent of each kind, the answers of each status, and those without an ID."""
+class SentCounts(NamedTuple):
+    """The numbers of requests by kind, of responses by status, and of responses without an ID."""
 
     kinds: Counter[str]
     statuses: Counter[int]
-    nameless: int = 0
+    without_id: int = 0
 
 
 def is_demo(kind: Kind) -> bool:
-    """Tell whether a kind goes to the route that logs a line."""
+    """Return whether requests of a kind reach the route that logs an application line."""
     return kind.target.partition("?")[0] == "/api/demo"
 
 
 def key_of(method: str, target: str) -> tuple[str, str]:
-    """Give method and target without what is different each time."""
+    """Return the method, and the target without the part that differs in each request."""
     return method, target.partition("~")[0]
 
 
-_GIVEN = "X-Request-ID: {id}\r\nUser-Agent: {id}\r\n"
+_CLIENT_ID = "X-Request-ID: {id}\r\nUser-Agent: {id}\r\n"
 MIXED = {
-    "answered": Kind("GET", "/api/demo", 200, 400),
-    "answered, with an ID that is given": Kind("GET", "/api/demo?k=given", 200, 200, _GIVEN),
-    "answered, connection closed": Kind("GET", "/api/demo?k=closed", 200, 20, "Connection: close\r\n"),
-    "answered, long query": Kind("GET", f"/api/demo?k={LONG}~{{id}}", 200, 10),
+    "success": Kind("GET", "/api/demo", 200, 400),
+    "success, client's request ID": Kind("GET", "/api/demo?k=given", 200, 200, _CLIENT_ID),
+    "success, `Connection: close`": Kind("GET", "/api/demo?k=closed", 200, 20, "Connection: close\r\n"),
+    "success, long query string": Kind("GET", f"/api/demo?k={LONG}~{{id}}", 200, 10),
     "not found": Kind("GET", "/api/missing~{id}", 404, 80),
-    "not valid": Kind("GET", "/api/demo/wait?seconds=x~&{id}=1", 422, 60),
-    "wrong method": Kind("DELETE", "/api/demo", 405, 45),
-    "wrong method, with a body": Kind("POST", "/api/demo", 405, 30, "Content-Length: 1000\r\n", "x" * 1000),
-    "streamed": Kind("GET", "/api/demo/stream?pause=0", 200, 50),
-    "refused by the service": Kind("GET", "/api/demo/refuse", 409, 40),
-    # The answer says that the connection ends with it; who went on sending there would lose requests.
-    "failed, with a traceback": Kind("GET", "/api/demo/fail", 500, 5),
-    "alive (no line)": Kind("GET", "/livez", 200, 60, leaves_line=False),
+    "invalid parameter": Kind("GET", "/api/demo/wait?seconds=x~&{id}=1", 422, 60),
+    "method not allowed": Kind("DELETE", "/api/demo", 405, 45),
+    "method not allowed, with a body": Kind("POST", "/api/demo", 405, 30, "Content-Length: 1000\r\n", "x" * 1000),
+    "streaming response": Kind("GET", "/api/demo/stream?pause=0", 200, 50),
+    "rejected by the application": Kind("GET", "/api/demo/refuse", 409, 40),
+    # The response has `Connection: close`; a request that is sent later on the same connection would be lost.
+    "unhandled exception, with a traceback": Kind("GET", "/api/demo/fail", 500, 5),
+    "health check (no access log line)": Kind("GET", "/livez", 200, 60, is_logged=False),
 }
-"""What wrk sends, in a mix."""
+"""The kinds that wrk sends, in mixed order."""
 
 _UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
 
-ODD = {
+EDGE_CASES = {
     "pipelined": Kind("GET", "/api/demo?k=pipelined", 200),
     "new connection": Kind("GET", "/api/demo?k=new", 200, headers="Connection: close\r\n"),
-    "malformed": Kind("GET", "/malformed", 400, headers="no colon\r\n"),
-    "websocket refused": Kind("GET", "/websocket", 403, headers=_UPGRADE.format(key="dGhlIHNhbXBsZSBub25jZQ==")),
-    "body too large": Kind("POST", "/api/demo?k=large", 413, headers="Content-Length: 20000000\r\n", body="x"),
-    "client leaves before the answer": Kind("GET", "/api/demo/wait?seconds=0.05&k=left", 200),
-    "client leaves within the answer": Kind("GET", "/api/demo/stream?pause=0.02&k=broken", 200),
-    "client leaves within its body": Kind("POST", "/api/demo?k=half", 405, headers="Content-Length: 9\r\n", body="x"),
-    "client leaves within the head (no line)": Kind("GET", "/api/demo?k=head", 0, leaves_line=False),
+    "malformed header": Kind("GET", "/malformed", 400, headers="no colon\r\n"),
+    "rejected WebSocket handshake": Kind(
+        "GET", "/websocket", 403, headers=_UPGRADE.format(key="dGhlIHNhbXBsZSBub25jZQ==")
+    ),
+    "request body too large": Kind("POST", "/api/demo?k=large", 413, headers="Content-Length: 20000000\r\n", body="x"),
+    "client disconnects before the response": Kind("GET", "/api/demo/wait?seconds=0.05&k=left", 200),
+    "client disconnects during the response": Kind("GET", "/api/demo/stream?pause=0.02&k=broken", 200),
+    "client disconnects during the request body": Kind(
+        "POST", "/api/demo?k=half", 405, headers="Content-Length: 9\r\n", body="x"
+    ),
+    "client disconnects during the request head (no access log line)": Kind(
+        "GET", "/api/demo?k=head", 0, is_logged=False
+    ),
 }
-"""What wrk cannot send, or would not stop at."""
+"""The kinds that wrk cannot send, or that would break its run."""
 
-KINDS = MIXED | ODD
+KINDS = MIXED | EDGE_CASES
 DEMO = [name for name, kind in KINDS.items() if kind.status == HTTPStatus.OK and is_demo(kind)]
-"""Those that also leave a line in demo.log."""
+"""The kinds that also write a line to demo.log."""

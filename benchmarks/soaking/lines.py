@@ -1,4 +1,4 @@
-"""What the soak has left in the log files: each line is read strictly, and counted."""
+"""Counts the lines in the log files of the soak test, with a strict parser."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,61 +7,63 @@ from typing import NamedTuple
 from benchmarks.soaking.kinds import KINDS, key_of
 from tests.support.lines import INDENT, TEXT_APP, parse_access
 
-GIVEN = "soak-"
+CLIENT_ID_PREFIX = "soak-"
 
 
 class AccessLines(NamedTuple):
-    """The lines of each kind and status, lines of no kind, torn lines, and IDs that came more than once."""
+    """The numbers of lines by kind and status, of unknown kind, of torn lines, and of lines that repeat an ID."""
 
     counts: Counter[tuple[str, int]]
-    strange: int
+    unknown: int
     torn: int
-    doubled: int
+    duplicates: int
 
 
 class AppLines(NamedTuple):
-    """How often each message stands in an application log, and lines that are neither records nor tracebacks."""
+    """The number of lines by message, and of lines that are neither log records nor tracebacks."""
 
     messages: Counter[str]
     torn: int
 
 
-class Written(NamedTuple):
-    """What stands in the log files of a service."""
+class LogContents(NamedTuple):
+    """The contents of the log files of a service."""
 
     access: AccessLines
     demo: AppLines
     errors: AppLines
 
 
-def packed(request_id: str) -> bytes:
-    """Give an ID in as few bytes as it can be kept in, since there are a million."""
-    return request_id.encode() if request_id.startswith(GIVEN) else bytes.fromhex(request_id.replace("-", ""))
+def pack_id(request_id: str) -> bytes:
+    """Return an ID in few bytes, because a million are kept in memory."""
+    return (
+        request_id.encode() if request_id.startswith(CLIENT_ID_PREFIX) else bytes.fromhex(request_id.replace("-", ""))
+    )
 
 
 def read_access(path: Path) -> AccessLines:
-    """Read the access log."""
-    known = {kind.key: name for name, kind in KINDS.items()}
+    """Read the access log and count its lines."""
+    kinds = {kind.key: name for name, kind in KINDS.items()}
     counts: Counter[tuple[str, int]] = Counter()
     seen: set[bytes] = set()
-    torn = lines = strange = 0
+    torn = lines = unknown = 0
     with path.open(encoding="utf-8", newline="\n") as file:
         for text in file:
             lines += 1
             try:
                 line = parse_access(text.removesuffix("\n"))
-                seen.add(packed(line.request_id))
+                seen.add(pack_id(line.request_id))
             except ValueError:
                 torn += 1
                 continue
-            name = known.get(key_of(line.method, line.target), "")
-            strange += not name
+            name = kinds.get(key_of(line.method, line.target), "")
+            unknown += not name
             counts[name, line.status] += 1
-    return AccessLines(counts, strange, torn, lines - torn - len(seen))
+    return AccessLines(counts, unknown, torn, lines - torn - len(seen))
 
 
 def read_application(path: Path) -> AppLines:
-    """Read another log; a line that is moved in belongs to the traceback of the one before."""
+    """Read an application log; an indented line belongs to the traceback of the record before."""
     messages: Counter[str] = Counter()
     torn = 0
     with path.open(encoding="utf-8", newline="\n") as file:
@@ -75,7 +77,7 @@ def read_application(path: Path) -> AppLines:
     return AppLines(messages, torn)
 
 
-def read_all(folder: Path) -> Written:
+def read_all(folder: Path) -> LogContents:
     """Read all files of a log folder."""
     demo, errors = (read_application(folder / name) for name in ("demo.log", "error.log"))
-    return Written(read_access(folder / "access.log"), demo, errors)
+    return LogContents(read_access(folder / "access.log"), demo, errors)

@@ -1,7 +1,7 @@
--- What wrk asks for, and what it counts; `kinds` and `limit` are written in front of this by mixed.py.
--- The kinds come in a mixed order. `delay` is asked before each request, and so nobody begins one too many.
+-- The requests that wrk sends, and the counts of the responses. mixed.py writes `kinds` and `limit` above this text.
+-- The kinds are in mixed order. wrk calls `delay` before each request; a long delay prevents requests above the limit.
 local order = {}
-local begun, sent, answered, nameless, statuses, verified = 0, {}, 0, 0, {}, false
+local begun, sent, answered, without_id, statuses, verified = 0, {}, 0, 0, {}, false
 math.randomseed(8)
 for index, kind in ipairs(kinds) do
   sent[index] = 0
@@ -15,7 +15,7 @@ function delay()
 end
 
 function request()
-  if not verified then verified = true; return kinds[1].text end -- wrk asks once at the start, and sends nothing
+  if not verified then verified = true; return kinds[1].text end -- wrk calls this once at the start without sending
   local index = order[begun % #order + 1]
   sent[index] = sent[index] + 1
   return (kinds[index].text:gsub("{id}", "soak-" .. begun .. "-" .. sent[index]))
@@ -24,11 +24,11 @@ end
 function response(status, headers)
   answered = answered + 1
   statuses[status] = (statuses[status] or 0) + 1
-  if not (headers["x-request-id"] or headers["X-Request-ID"]) then nameless = nameless + 1 end
+  if not (headers["x-request-id"] or headers["X-Request-ID"]) then without_id = without_id + 1 end
   if answered < limit then return end
   for index, kind in ipairs(kinds) do print("sent", sent[index], kind.name) end
   for code, count in pairs(statuses) do print("status", count, code) end
-  print("nameless", nameless, "-")
+  print("without_id", without_id, "-")
   io.stdout:flush()
-  os.exit(0) -- as wrk itself would wait until its time is over
+  os.exit(0) -- otherwise wrk would run until its duration is over
 end

@@ -1,79 +1,79 @@
-"""The soak's requests that wrk cannot make: of clients that leave, malformed, pipelined, and refused handshakes."""
+"""The requests of the soak test that wrk cannot send: pipelined, malformed, rejected, and with early disconnects."""
 
 import threading
 from collections import Counter
 from collections.abc import Callable
 
-from benchmarks.soaking.kinds import ODD, PIPELINED, Kind, Sent
+from benchmarks.soaking.kinds import EDGE_CASES, PIPELINED, Kind, SentCounts
 from tests.support.client import Connection
 
 PAUSE = 0.02
-"""Seconds between two rounds, so that the bulk is not held up."""
+"""Seconds between two rounds, so that the requests of wrk are not slowed down."""
 
 
-class OddClient(threading.Thread):
-    """Goes round the odd kinds on new connections until it is told to stop."""
+class EdgeCaseClient(threading.Thread):
+    """Sends each edge case in turn on a new connection, until it is stopped."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
         self.port = port
-        self.sent = Sent(Counter(), Counter())
+        self.sent = SentCounts(Counter(), Counter())
         self.error: BaseException | None = None
-        self._stop_asked = threading.Event()
-        self._ways = {name: self._way_of(name) for name in ODD}
+        self._stop_event = threading.Event()
+        self._senders = {name: self._sender_for(name) for name in EDGE_CASES}
 
     def run(self) -> None:
-        """Make rounds; what breaks them is kept in `error`."""
+        """Send rounds until stopped; an exception is stored in `error`."""
         try:
-            while not self._stop_asked.wait(PAUSE):
-                self.round()
+            while not self._stop_event.wait(PAUSE):
+                self.send_round()
         except BaseException as error:
             self.error = error
 
-    def end(self) -> None:
-        """Let the round end; raises RuntimeError when one was broken off."""
-        self._stop_asked.set()
+    def stop(self) -> None:
+        """Wait for the current round to finish; raise RuntimeError if a round failed."""
+        self._stop_event.set()
         self.join()
         if self.error is not None:
-            raise RuntimeError("The client that breaks the rules could not go on.") from self.error
+            raise RuntimeError("The client for edge cases failed.") from self.error
 
-    def round(self) -> None:
-        """Make each kind once."""
-        for name, way in self._ways.items():
+    def send_round(self) -> None:
+        """Send one request of each kind."""
+        for name, send in self._senders.items():
             with Connection(self.port, timeout=30) as connection:
-                way(connection, name, ODD[name])
+                send(connection, name, EDGE_CASES[name])
 
-    def _way_of(self, name: str) -> Callable[[Connection, str, Kind], None]:
-        ways = {
-            "pipelined": self._pipeline,
-            "client leaves before the answer": self._leave,
-            "client leaves within the answer": self._break_off,
-            "client leaves within its body": self._leave,
-            "client leaves within the head (no line)": self._leave_head,
+    def _sender_for(self, name: str) -> Callable[[Connection, str, Kind], None]:
+        senders = {
+            "pipelined": self._send_pipelined,
+            "client disconnects before the response": self._send_and_close,
+            "client disconnects during the response": self._reset_in_response,
+            "client disconnects during the request body": self._send_and_close,
+            "client disconnects during the request head (no access log line)": self._close_in_head,
         }
-        return ways.get(name, self._ask)
+        return senders.get(name, self._send_and_read)
 
-    def _ask(self, connection: Connection, name: str, kind: Kind) -> None:
+    def _send_and_read(self, connection: Connection, name: str, kind: Kind) -> None:
         connection.send(kind.text.encode())
         self.sent.kinds[name] += 1
-        self.sent.statuses[connection.answer().status] += 1
+        self.sent.statuses[connection.read_response().status] += 1
 
-    def _pipeline(self, connection: Connection, name: str, kind: Kind) -> None:
+    def _send_pipelined(self, connection: Connection, name: str, kind: Kind) -> None:
         connection.send(kind.text.encode() * PIPELINED)
         self.sent.kinds[name] += PIPELINED
         for _ in range(PIPELINED):
-            self.sent.statuses[connection.answer().status] += 1
+            self.sent.statuses[connection.read_response().status] += 1
 
-    def _leave(self, connection: Connection, name: str, kind: Kind) -> None:
+    def _send_and_close(self, connection: Connection, name: str, kind: Kind) -> None:
         connection.send(kind.text.encode())
         self.sent.kinds[name] += 1
 
-    def _break_off(self, connection: Connection, name: str, kind: Kind) -> None:
+    def _reset_in_response(self, connection: Connection, name: str, kind: Kind) -> None:
         connection.send(kind.text.encode())
         self.sent.kinds[name] += 1
-        connection.socket.recv(1)  # a reset would else overtake the request
+        connection.socket.recv(1)  # without it, the reset could overtake the request
         connection.abort()
 
-    def _leave_head(self, connection: Connection, name: str, kind: Kind) -> None:
+    def _close_in_head(self, connection: Connection, name: str, kind: Kind) -> None:
         connection.send(kind.text.encode()[:-4])
         self.sent.kinds[name] += 1

@@ -1,4 +1,4 @@
-"""What the workers hold while the soak runs: memory, descriptors, threads."""
+"""Samples the workers during the soak test: memory, file descriptors, threads."""
 
 import re
 import statistics
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 INTERVAL = 0.5
-"""Seconds between two looks at the workers."""
+"""Seconds between two samples."""
 SETTLED = 15
-"""Seconds after the last request in which the workers must be idle again."""
+"""Seconds that the workers have after the last request to become idle again."""
 WARM_UP = 0.1
-"""The share of the lines that does not count, while memory is still taken for the first time."""
+"""The share of the access log lines that counts as warm-up, while memory is still allocated for the first time."""
 EDGE = 10
-"""Samples at each edge whose median is taken, so that no single one decides."""
+"""Number of samples at the start and at the end whose median is taken, so that one outlier has no effect."""
 
 
 class Sample(NamedTuple):
-    """A worker after so many access lines of the service; memory in KiB."""
+    """A worker when the service has written `lines` access log lines; memory in KiB."""
 
     lines: int
     rss: int
@@ -28,8 +28,8 @@ class Sample(NamedTuple):
     threads: int
 
 
-class Watched(NamedTuple):
-    """The workers before, while and after they were asked, by process ID; those that were there at the end; seconds."""
+class WorkerSamples(NamedTuple):
+    """Samples before, under and after the load, by process ID; the process IDs at the end; the duration in seconds."""
 
     before: dict[int, Sample]
     under_load: dict[int, list[Sample]]
@@ -39,7 +39,7 @@ class Watched(NamedTuple):
 
 
 class Trend(NamedTuple):
-    """A worker's resident memory in KiB: after the warm-up, at the end, and bytes more for 1,000 access lines."""
+    """A worker's resident memory: KiB after the warm-up and at the end, growth in bytes per 1,000 access log lines."""
 
     after_warm_up: float
     at_end: float
@@ -47,12 +47,12 @@ class Trend(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """KiB more at the end."""
+        """Growth in KiB from the warm-up to the end."""
         return self.at_end - self.after_warm_up
 
 
 class LineCounter:
-    """Counts the lines of a file that grows, each part of it once."""
+    """Counts the lines of a growing file; reads each part only once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,7 +60,7 @@ class LineCounter:
         self.lines = 0
 
     def count(self) -> int:
-        """Give the lines that the file has by now."""
+        """Return the current number of lines."""
         with self._path.open("rb") as file:
             file.seek(self._at)
             while part := file.read(1 << 20):
@@ -69,8 +69,8 @@ class LineCounter:
         return self.lines
 
 
-def sample(pid: int, lines: int) -> Sample:
-    """Look at a worker; raises FileNotFoundError when there is none."""
+def sample_worker(pid: int, lines: int) -> Sample:
+    """Return a sample of a worker; raise FileNotFoundError if the process does not exist."""
     process = Path(f"/proc/{pid}")
     memory = dict(re.findall(r"^(Rss|Pss): +(\d+) kB", (process / "smaps_rollup").read_text(), re.MULTILINE))
     descriptors = len(list((process / "fd").iterdir()))
@@ -78,28 +78,28 @@ def sample(pid: int, lines: int) -> Sample:
     return Sample(lines, int(memory["Rss"]), int(memory["Pss"]), descriptors, threads)
 
 
-def look(workers: Sequence[int], lines: int) -> dict[int, Sample]:
-    """Look at each worker that is there."""
+def sample_workers(workers: Sequence[int], lines: int) -> dict[int, Sample]:
+    """Return a sample of each worker that still exists."""
     found = {}
     for pid in workers:
         with suppress(OSError):
-            found[pid] = sample(pid, lines)
+            found[pid] = sample_worker(pid, lines)
     return found
 
 
-def settled(before: Mapping[int, Sample], lines: int) -> dict[int, Sample]:
-    """Wait until the workers hold no more descriptors than before, for SETTLED seconds at most, and look at them."""
+def wait_until_idle(before: Mapping[int, Sample], lines: int) -> dict[int, Sample]:
+    """Wait at most SETTLED seconds until no worker has more descriptors than before, and return the last samples."""
     end = time.monotonic() + SETTLED
     while True:
-        time.sleep(INTERVAL)  # at least once, since a client that has left is still worked for
-        after = look(list(before), lines)
+        time.sleep(INTERVAL)  # at least once, because a request may still run after its client disconnected
+        after = sample_workers(list(before), lines)
         idle = all(one.descriptors <= before[pid].descriptors for pid, one in after.items())
         if idle or time.monotonic() > end:
             return after
 
 
-def trend(samples: Sequence[Sample]) -> Trend:
-    """Give what the memory does after the warm-up; raises StatisticsError when there are too few samples."""
+def compute_trend(samples: Sequence[Sample]) -> Trend:
+    """Return the trend of the memory after the warm-up; raise StatisticsError if there are too few samples."""
     counted = [one for one in samples if one.lines >= samples[-1].lines * WARM_UP]
     slope = statistics.linear_regression([one.lines for one in counted], [one.rss for one in counted]).slope
     first, end = counted[:EDGE], counted[-EDGE:]

@@ -1,4 +1,4 @@
-"""Starlette and one route."""
+"""Starlette with one route."""
 
 from envelope import NO_ID
 from starlette.applications import Starlette
@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 
 async def bench(_request: Request) -> JSONResponse:
-    """Answer."""
+    """Return the envelope."""
     return JSONResponse({"code": 0, "message": "success", "cause": "", "request_id": NO_ID, "result": "demo"})
 
 

@@ -1,4 +1,4 @@
-"""FastAPI with starlette-context's middleware that is built on Starlette's BaseHTTPMiddleware."""
+"""FastAPI with starlette-context's `ContextMiddleware`, which is built on Starlette's `BaseHTTPMiddleware`."""
 
 from envelope import Envelope
 from fastapi import FastAPI
@@ -6,11 +6,11 @@ from starlette_context import context
 from starlette_context.middleware import ContextMiddleware
 from starlette_context.plugins import RequestIdPlugin
 
-app = FastAPI(openapi_url=None)  # no route of its own before ours
+app = FastAPI(openapi_url=None)  # without the routes of the API documentation before `/api/bench`
 app.add_middleware(ContextMiddleware, plugins=(RequestIdPlugin(),))
 
 
 @app.get("/api/bench")
 async def bench() -> Envelope:
-    """Answer with the ID."""
+    """Return the envelope with the ID."""
     return Envelope(request_id=context["X-Request-ID"], result="demo")

@@ -1,4 +1,4 @@
-"""FastAPI with asgi-correlation-id, whose filter gives the ID to uvicorn's own access line."""
+"""FastAPI with asgi-correlation-id, whose log filter adds the ID to uvicorn's access log."""
 
 import logging
 
@@ -6,7 +6,7 @@ from asgi_correlation_id import CorrelationIdFilter, CorrelationIdMiddleware, co
 from envelope import Envelope
 from fastapi import FastAPI
 
-app = FastAPI(openapi_url=None)  # no route of its own before ours
+app = FastAPI(openapi_url=None)  # without the routes of the API documentation before `/api/bench`
 app.add_middleware(CorrelationIdMiddleware)
 
 for handler in logging.getLogger("uvicorn.access").handlers:
@@ -16,5 +16,5 @@ for handler in logging.getLogger("uvicorn.access").handlers:
 
 @app.get("/api/bench")
 async def bench() -> Envelope:
-    """Answer with the ID."""
+    """Return the envelope with the ID."""
     return Envelope(request_id=correlation_id.get() or "", result="demo")

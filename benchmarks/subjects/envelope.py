@@ -1,13 +1,13 @@
-"""The answer that every subject gives: the shape of the service's, so that each has the same bytes to make."""
+"""The response of every subject: the service's response envelope, so that all serialize the same number of bytes."""
 
 from pydantic import BaseModel
 
 NO_ID = "00000000-0000-4000-8000-000000000000"
-"""What stands for the ID where a subject has none; as long as one."""
+"""Placeholder of the same length for subjects without a request ID."""
 
 
 class Envelope(BaseModel):
-    """What an endpoint returns."""
+    """The response envelope."""
 
     code: int = 0
     message: str = "success"

@@ -1,4 +1,4 @@
-"""What grows: the body of the answer and of the request, lines and their length, and the number of loggers."""
+"""Routes whose response size, number and length of log lines, and number of loggers can be configured."""
 
 import logging
 from collections.abc import Callable
@@ -9,47 +9,47 @@ from fastapi import FastAPI, Request
 PREFIX = "growth"
 
 
-class Knobs:
-    """What the next requests do; one process, so that one is enough."""
+class Workload:
+    """What the next requests do; one object is enough, because the service has one worker process."""
 
     def __init__(self) -> None:
-        self.answer = "demo"
+        self.response = "demo"
         self.lines = 0
         self.text = ""
         self.logger = logging.getLogger(PREFIX)
 
-    def turn(self, answer: int, lines: int, width: int, loggers: int) -> None:
-        """Set the characters of the answer, the lines of a request and their characters, and how many loggers exist."""
-        self.answer, self.lines, self.text = "x" * answer, lines, "x" * width
-        known = logging.root.manager.loggerDict
-        for name in [name for name in known if name.startswith(f"{PREFIX}.")]:
-            del known[name]
+    def configure(self, response: int, lines: int, width: int, loggers: int) -> None:
+        """Set the characters of the response, the log lines per request, the characters per line, and the loggers."""
+        self.response, self.lines, self.text = "x" * response, lines, "x" * width
+        existing = logging.root.manager.loggerDict
+        for name in [name for name in existing if name.startswith(f"{PREFIX}.")]:
+            del existing[name]
         for number in range(loggers):
             self.logger = logging.getLogger(f"{PREFIX}.{number}")
 
 
-def add_routes(app: FastAPI, envelope: Any, answer: Callable[[str], Any]) -> None:  # noqa: ANN401 - either's model
-    """Put the routes in front of those of the application."""
-    knobs, known = Knobs(), len(app.router.routes)
+def add_routes(app: FastAPI, envelope: Any, respond: Callable[[str], Any]) -> None:  # noqa: ANN401 - any response model
+    """Add the routes before those of the application."""
+    workload, count = Workload(), len(app.router.routes)
 
     @app.get("/api/bench")
     async def bench() -> envelope:  # type: ignore[valid-type]
-        """Log as much as is set, and answer as much."""
-        for _ in range(knobs.lines):
-            knobs.logger.info(knobs.text)
-        return answer(knobs.answer)
+        """Write the configured log lines, and return the configured response."""
+        for _ in range(workload.lines):
+            workload.logger.info(workload.text)
+        return respond(workload.response)
 
     @app.post("/api/bench")
-    async def take(request: Request) -> envelope:  # type: ignore[valid-type]
-        """Read the body."""
+    async def read_body(request: Request) -> envelope:  # type: ignore[valid-type]
+        """Read the request body, and return the configured response."""
         await request.body()
-        return answer(knobs.answer)
+        return respond(workload.response)
 
     @app.put("/api/bench")
-    async def turn(answer: int, lines: int, width: int, loggers: int) -> None:
-        """Set what the next requests do."""
-        knobs.turn(answer, lines, width, loggers)
+    async def configure(response: int, lines: int, width: int, loggers: int) -> None:
+        """Configure what the next requests do."""
+        workload.configure(response, lines, width, loggers)
 
-    added = app.router.routes[known:]
-    del app.router.routes[known:]
+    added = app.router.routes[count:]
+    del app.router.routes[count:]
     app.router.routes[:0] = added

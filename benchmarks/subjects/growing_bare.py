@@ -1,4 +1,4 @@
-"""FastAPI whose lines go to a file by the standard library's own handler and formatter."""
+"""FastAPI with the configurable routes; the standard library's handler and formatter write its log lines to a file."""
 
 import logging
 import os
@@ -14,5 +14,5 @@ logging.basicConfig(
     format="%(asctime)s [pid:%(process)d] %(filename)s(line:%(lineno)d) %(levelname)s %(message)s",
     level=logging.INFO,
 )
-app = FastAPI(openapi_url=None)  # no route of its own before ours
+app = FastAPI(openapi_url=None)  # without the routes of the API documentation before `/api/bench`
 add_routes(app, Envelope, lambda text: Envelope(result=text))

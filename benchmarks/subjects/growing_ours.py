@@ -1,4 +1,4 @@
-"""The generated service, with the routes of what grows in front."""
+"""The generated service with the configurable routes before its own."""
 
 from app.common.log_handler import RequestLogHandler
 from app.common.response import Response
@@ -7,6 +7,6 @@ from growing import PREFIX, add_routes
 
 __all__ = ["app"]
 
-# Its file, as the service's own modules have one; not the stream besides, which the others do not write to either.
+# A log file, as for the loggers of the service; no stream, because the compared applications do not write to one.
 RequestLogHandler(PREFIX, stream=False)
 add_routes(app, Response[str], lambda text: Response(result=text))

@@ -1,4 +1,4 @@
-"""The generated service with one more endpoint, which is asked first and logs nothing, as those of the others do."""
+"""The generated service with one more route, matched first; like those of the other subjects, it logs nothing."""
 
 from app.common.response import Response
 from app.main import app
@@ -8,7 +8,7 @@ __all__ = ["app"]
 
 @app.get("/api/bench")
 async def bench() -> Response[str]:
-    """Answer."""
+    """Return the envelope."""
     return Response(result="demo")
 
 

@@ -1,4 +1,4 @@
-"""FastAPI with starlette-context's plain ASGI middleware."""
+"""FastAPI with starlette-context's `RawContextMiddleware`, a pure ASGI middleware."""
 
 from envelope import Envelope
 from fastapi import FastAPI
@@ -6,11 +6,11 @@ from starlette_context import context
 from starlette_context.middleware import RawContextMiddleware
 from starlette_context.plugins import RequestIdPlugin
 
-app = FastAPI(openapi_url=None)  # no route of its own before ours
+app = FastAPI(openapi_url=None)  # without the routes of the API documentation before `/api/bench`
 app.add_middleware(RawContextMiddleware, plugins=(RequestIdPlugin(),))
 
 
 @app.get("/api/bench")
 async def bench() -> Envelope:
-    """Answer with the ID."""
+    """Return the envelope with the ID."""
     return Envelope(request_id=context["X-Request-ID"], result="demo")

@@ -1,6 +1,6 @@
-"""FastAPI and one route, in the service's environment, with all that the service imports of other people's packages.
+"""FastAPI with one route, in the service's environment, after importing every third-party module of the service.
 
-SAME_IMPORTS names the modules, in the order in which the service comes to them.
+SAME_IMPORTS lists the modules in the order in which the service imports them.
 """
 
 import os
@@ -9,6 +9,6 @@ from importlib import import_module
 for name in os.environ["SAME_IMPORTS"].split(","):
     import_module(name)
 
-from bare_fastapi import app  # noqa: E402 - after the others, as a service's own application is
+from bare_fastapi import app  # noqa: E402 - after the third-party modules, as in the service
 
 __all__ = ["app"]

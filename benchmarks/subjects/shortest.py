@@ -1,6 +1,6 @@
-"""The least that can be called the same: FastAPI, an ID of random bytes in a header, and a line by one bare write.
+"""Minimal version of the same features: FastAPI, a random ID in a header, one `os.write` per access log line.
 
-Nothing of the client's is read or made safe, no limit is kept, nobody else can listen to the line.
+It ignores the client's ID, escapes nothing, enforces no limits, and does not pass the line through `logging`.
 """
 
 import os
@@ -16,13 +16,13 @@ log = os.open(os.environ["ACCESS_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
 class Clock:
-    """The time of day as text, made anew once a second."""
+    """The current time as text; formatted once per second."""
 
     second = 0
     text = ""
 
     def now(self) -> str:
-        """Give e.g. 2026-11-25 14:00:00,123."""
+        """Return the time, e.g. `2026-11-25 14:00:00,123`."""
         moment = time.time()
         second = int(moment)
         if second != self.second:
@@ -34,13 +34,13 @@ clock = Clock()
 
 
 class Shortest:
-    """Makes the ID, adds the header, writes the line."""
+    """Creates the ID, adds the response header and writes the access log line."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -63,12 +63,12 @@ class Shortest:
         os.write(log, line.encode())
 
 
-app = FastAPI(openapi_url=None)  # no route of its own before ours
+app = FastAPI(openapi_url=None)  # without the routes of the API documentation before `/api/bench`
 
 
 @app.get("/api/bench")
 async def bench() -> Envelope:
-    """Answer with the ID."""
+    """Return the envelope with the ID."""
     return Envelope(request_id=request_id.get(), result="demo")
 
 

@@ -1,4 +1,4 @@
-"""FastAPI with uvicorn's own access line, printed by uvicorn's own formatter with the time before it."""
+"""FastAPI with uvicorn's access log and formatter, with a timestamp before each line."""
 
 import logging
 

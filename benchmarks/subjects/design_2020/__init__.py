@@ -1,1 +1,1 @@
-"""The design of 2020, with what today's packages ask to be changed: starlette-context, two plugins, a worker."""
+"""The 2020 design (starlette-context, two plugins, a worker class), changed only where current packages need it."""

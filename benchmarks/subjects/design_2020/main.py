@@ -1,4 +1,4 @@
-"""The application, and its one shape of answers."""
+"""The application and its response envelope."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from design_2020.request_context import ContextMiddleware, RequestIdPlugin, Requ
 
 
 class Response(BaseModel):
-    """What an endpoint returns."""
+    """The response envelope."""
 
     code: int = Field(0, description="error code", examples=[0])
     message: str = Field("success", description="success or failed", examples=["success"])
@@ -18,11 +18,11 @@ class Response(BaseModel):
     result: Any = Field(None, description="the result")
 
 
-app = FastAPI(openapi_url=None)  # no route of its own before ours
+app = FastAPI(openapi_url=None)  # without the routes of the API documentation before `/api/bench`
 app.add_middleware(ContextMiddleware, plugins=(RequestIdPlugin(), RequestTimePlugin()))
 
 
 @app.get("/api/bench")
 async def bench() -> Response:
-    """Answer."""
+    """Return the envelope."""
     return Response(result="demo")

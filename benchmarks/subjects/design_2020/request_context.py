@@ -1,4 +1,4 @@
-"""The ID and the clock of a request, kept by starlette-context."""
+"""The ID and the duration of a request, stored by starlette-context."""
 
 import time
 import uuid
@@ -17,45 +17,45 @@ REQUEST_TIME = "X-Request-Time"
 
 
 class RequestIdPlugin(PluginUUIDBase):
-    """Takes the ID from the header, or makes one, in canonical text."""
+    """Takes the ID from the request header, or generates a UUID4 in canonical text form."""
 
     key = REQUEST_ID
 
     def get_new_uuid(self) -> str:
-        """Give an ID with dashes."""
+        """Return a new ID with hyphens."""
         return str(uuid.uuid4())
 
 
 class RequestTimePlugin(Plugin):
-    """Starts the clock with the request, and stops it when there is a response."""
+    """Stores the start time of a request, and its duration when there is a response."""
 
     key = START_TIME
 
     async def process_request(self, request: Request | HTTPConnection) -> float:  # noqa: ARG002
-        """Give the seconds at which the request began."""
+        """Return the start time in seconds since the epoch."""
         return time.time()
 
     async def enrich_response(self, arg: object) -> None:  # noqa: ARG002
-        """Keep how long it took, in seconds."""
+        """Store the duration in seconds."""
         context[REQUEST_TIME] = time.time() - context[START_TIME]
 
 
 def current_request_id() -> str:
-    """Give the ID of this request."""
+    """Return the ID of the current request."""
     return str(context.data[REQUEST_ID])
 
 
 def current_request_time(precision: int = 3) -> float:
-    """Give the seconds that the request took, or has taken so far."""
+    """Return the duration of the current request in seconds, or the time so far."""
     taken = context.data.get(REQUEST_TIME)
     return round(time.time() - context.data[START_TIME] if taken is None else taken, precision)
 
 
 class ContextMiddleware(Resetting):
-    """Leaves the context in place, so that it can still be read when the access line is formatted."""
+    """Does not reset the context, so that the access log formatter can still read it."""
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        """Serve one request."""
+        """Handle one request."""
         try:
             _request_scope_context_storage.set(await self.set_context(request))
         except MiddleWareValidationError as error:

@@ -1,4 +1,4 @@
-"""gunicorn's worker, whose access lines carry the ID and the time."""
+"""A gunicorn worker class whose access log has the request ID and the duration."""
 
 from copy import copy
 from logging import LogRecord
@@ -15,14 +15,14 @@ ACCESS_LOG_FORMAT = (
 
 
 class RequestAccessFormatter(AccessFormatter):
-    """Adds what the context knows to what uvicorn tells."""
+    """Adds the request ID and the duration to uvicorn's access log record."""
 
     def get_status_code(self, status_code: int) -> str:
-        """Give the number alone."""
+        """Return the status code without its reason phrase."""
         return str(status_code)
 
     def formatMessage(self, record: LogRecord) -> str:  # noqa: N802
-        """Format the line."""
+        """Format the access log line."""
         told = copy(record)
         told.request_id = current_request_id()
         told.request_time = current_request_time()
@@ -30,7 +30,7 @@ class RequestAccessFormatter(AccessFormatter):
 
 
 class RequestUvicornWorker(UvicornWorker):
-    """`--worker-class design_2020.workers.RequestUvicornWorker`."""
+    """Use it with `--worker-class design_2020.workers.RequestUvicornWorker`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
         super().__init__(*args, **kwargs)
