@@ -1,7 +1,7 @@
-"""`make drift` finds out whether generated services still work with the packages of today.
+"""`make drift`: check that generated services still work with the newest packages.
 
-For a few combinations of options: generate, move every package up as far as pyproject.toml allows, run the service's
-own checks, then serve it and follow real requests, since all tests can pass in a service that answers nothing.
+For a few combinations of options: generate a service, upgrade every package as far as pyproject.toml allows, run
+`make test`, then start the service and check the IDs of real requests, as its tests can pass while the server fails.
 """
 
 import argparse
@@ -20,41 +20,42 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from scripts.combinations import Row, options, pairwise
-from scripts.demo import came_up
+from scripts.demo import wait_until_serving
 from scripts.generate import clean_environment
 from scripts.server import Server
 from scripts.snapshot import ROOT, copy_repository
-from scripts.terminal import end_by_interrupt
-from scripts.trail import Step, Trail, follow
+from scripts.terminal import raise_interrupt_on_signals
+from scripts.trail import Step, StepResult, run_step
 
 HOST = "127.0.0.1"
-# More than one worker, and an access line for every request, also for those about health.
+# More than one worker, and an access log line for every request, including health checks.
 SETTINGS = "WORKERS=2\nACCESS_LOG_EXCLUDE=/nothing\n"
+# Requests, and the statuses that each may have.
 STEPS = (
-    (Step("an answer", "/api/demo", given="order-4711-attempt-2"), {200}),
-    (Step("a page that is not there", "/nowhere", logs=False), {404}),
-    (Step("a value that is none", "/api/demo/wait?seconds=soon", logs=False), {422}),
-    (Step("an error that nobody caught", "/api/demo/fail"), {500}),
-    # An option may wait for a server that is not here, and has to say so.
+    (Step("a response", "/api/demo", sent_id="order-4711-attempt-2"), {200}),
+    (Step("an unknown path", "/nowhere", logs=False), {404}),
+    (Step("an invalid value", "/api/demo/wait?seconds=soon", logs=False), {422}),
+    (Step("an unhandled exception", "/api/demo/fail"), {500}),
+    # 503: a server that an option needs, such as a broker, is not running here.
     (Step("readiness", "/readyz", logs=False), {200, 503}),
 )
-# What `make drift` was told is not meant for the Makefile of the service.
-OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
-MOVED, HELD = "Moved up", "Newer than pyproject.toml allows"
+# Variables that pass the options of `make drift` on to the service's Makefile.
+MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
+UPGRADED, HELD_BACK = "Upgraded", "Newer versions that pyproject.toml does not allow"
 
 
 class DriftError(Exception):
-    """Something does not work. Its arguments: a sentence about it, and everything that was said."""
+    """A check has failed. The arguments are a sentence that describes the failure, and the output of the command."""
 
 
-def run(folder: Path, uv: Path, *words: str | Path) -> str:
-    """Run a command with `uv` on PATH and give all it says; raises DriftError when it does not end with 0."""
-    command = [str(word) for word in words]
-    variables = {name: value for name, value in clean_environment().items() if name not in OF_MAKE}
+def run(folder: Path, uv: Path, *arguments: str | Path) -> str:
+    """Run a command with `uv` on PATH and return its output; raises DriftError if its exit code is not 0."""
+    command = [str(argument) for argument in arguments]
+    variables = {name: value for name, value in clean_environment().items() if name not in MAKE_VARIABLES}
     variables["PATH"] = f"{uv.parent}{os.pathsep}{variables['PATH']}"
-    # pytest cleans up in a folder that all its runs share, and fails when another one is faster.
+    # All runs of pytest clean up one temporary folder, and concurrent ones can fail: this run gets its own.
     variables["TMPDIR"] = str(folder.parent)
-    done = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=folder,
         env=variables,
@@ -65,74 +66,74 @@ def run(folder: Path, uv: Path, *words: str | Path) -> str:
         errors="replace",
         check=False,
     )
-    if done.returncode:
-        raise DriftError(f"`{shlex.join(command)}` ends with {done.returncode}", done.stdout)
-    return done.stdout
+    if result.returncode:
+        raise DriftError(f"`{shlex.join(command)}` exits with {result.returncode}", result.stdout)
+    return result.stdout
 
 
 def generate(template: Path, work: Path, uv: Path, row: Row) -> Path:
-    """Bake the template with the answers of a row, below the folder `work`, and give the project's folder."""
+    """Render the template with the options of a row in the folder `work`, and return the project's folder."""
     settings, output = work / "settings.yaml", work / "output"
-    settings.write_text(json.dumps({"replay_dir": str(work / "replay")}), "utf-8")  # JSON is YAML
+    settings.write_text(json.dumps({"replay_dir": str(work / "replay")}), "utf-8")  # JSON is valid YAML
     command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "--config-file", str(settings)]
     run(work, uv, *command, "--output-dir", output, *(f"{name}={value}" for name, value in row.items()))
     return next(output.iterdir())
 
 
 def update(project: Path, uv: Path, versions: dict[str, set[str]]) -> None:
-    """Move every package up as far as pyproject.toml allows, install it, and note what moved and what could not."""
-    run(project, uv, uv, "lock", "--check")  # a service is handed over with this lock, and the next line would mend it
-    said = run(project, uv, uv, "lock", "--upgrade")
-    versions[MOVED].update(re.findall(r"^(?:Added|Removed|Updated) (.+)$", said, re.MULTILINE))
+    """Upgrade every package as far as pyproject.toml allows, install it, and add the changes to `versions`."""
+    run(project, uv, uv, "lock", "--check")  # the generated lock file must be valid before the upgrade repairs it
+    output = run(project, uv, uv, "lock", "--upgrade")
+    versions[UPGRADED].update(re.findall(r"^(?:Added|Removed|Updated) (.+)$", output, re.MULTILINE))
     tree = run(project, uv, uv, "tree", "--locked", "--outdated", "--depth=1")
-    held = re.findall(r"^\W+ (\S+ v\S+) .*\(latest: (v\S+)\)$", tree, re.MULTILINE)
-    versions[HELD].update(f"{package} -> {latest}" for package, latest in held)
+    outdated = re.findall(r"^\W+ (\S+ v\S+) .*\(latest: (v\S+)\)$", tree, re.MULTILINE)
+    versions[HELD_BACK].update(f"{package} -> {latest}" for package, latest in outdated)
     run(project, uv, uv, "sync", "--quiet", "--locked")
 
 
-def fault_of(trail: Trail, good: Collection[int]) -> str:
-    """Say what is wrong with an answer; nothing when its status is a good one and the one ID is in every place."""
-    what = f"GET {trail.step.path} ({trail.step.title})"
-    if trail.status not in good:
-        return f"{what} is answered with {trail.status}, not with {' or '.join(map(str, sorted(good)))}"
-    if trail.step.given not in {None, trail.request_id}:
-        return f"{what} does not keep the ID that it brings along"
-    places = {"header": trail.header, "body": trail.body, "access line": trail.access}
-    places |= {"log": trail.log} if trail.step.logs else {}
-    missing = [place for place, words in places.items() if not trail.request_id or trail.request_id not in words]
-    return f"{what} lacks its ID in: {', '.join(missing)}" if missing else ""
+def describe_error(result: StepResult, statuses: Collection[int]) -> str:
+    """Return what is wrong with a response; empty if its status is expected and its ID is in every place."""
+    request = f"GET {result.step.path} ({result.step.title})"
+    if result.status not in statuses:
+        return f"{request} returns {result.status} instead of {' or '.join(map(str, sorted(statuses)))}"
+    if result.step.sent_id not in {None, result.request_id}:
+        return f"{request} does not keep the ID that was sent"
+    places = {"header": result.header, "body": result.body, "access log": result.access}
+    places |= {"log": result.log} if result.step.logs else {}
+    missing = [place for place, text in places.items() if not result.request_id or result.request_id not in text]
+    return f"{request} does not have its ID in: {', '.join(missing)}" if missing else ""
 
 
-def first_fault(server: Server, port: int) -> str:
-    """Send the requests and say what is wrong with the first that is not as it should be; nothing when all are."""
-    if not came_up(server, HOST, port):
-        return "gunicorn does not come up, or writes no access line with the ID"
+def find_error(server: Server, port: int) -> str:
+    """Send the requests and describe the first error; empty if there is no error."""
+    if not wait_until_serving(server, HOST, port):
+        return "gunicorn does not start, or writes no access log line with the ID"
     try:
-        faults = (fault_of(follow(server, HOST, port, step), good) for step, good in STEPS)
-        return next(filter(None, faults), "")
+        errors = (describe_error(run_step(server, HOST, port, step), statuses) for step, statuses in STEPS)
+        return next(filter(None, errors), "")
     except (OSError, HTTPException) as error:
-        return f"A request is not answered: {error!r}"
+        return f"A request gets no response: {error!r}"
 
 
 def serve(project: Path) -> None:
-    """Serve the project for as long as the requests take; raises DriftError when something is wrong."""
+    """Start the project's server, send the requests, and stop it; raises DriftError on the first error."""
     (project / ".env").write_text(SETTINGS, "utf-8")
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
     server = Server(project, HOST, port)
     try:
-        fault = first_fault(server, port)
+        message = find_error(server, port)
     finally:
         server.stop()
-    if not fault and server.process.returncode:
-        fault = f"gunicorn ends with {server.process.returncode} when it is told to stop"
-    if fault:
-        raise DriftError(fault, "\n".join([*server.err, *server.out]))
+    if not message and server.process.returncode:
+        message = f"gunicorn exits with {server.process.returncode} after SIGTERM"
+    if message:
+        raise DriftError(message, "\n".join([*server.err, *server.out]))
 
 
-def fault_with(template: Path, uv: Path, row: Row, versions: dict[str, set[str]]) -> tuple[str, ...]:
-    """Do everything with one combination: nothing when it works, else a sentence and everything that was said."""
+def check_combination(template: Path, uv: Path, row: Row, versions: dict[str, set[str]]) -> tuple[str, ...]:
+    """Run all checks with one combination: return nothing if they pass, else a sentence and the output."""
     with TemporaryDirectory() as name:
         try:
             project = generate(template, Path(name), uv, row)
@@ -145,33 +146,33 @@ def fault_with(template: Path, uv: Path, row: Row, versions: dict[str, set[str]]
 
 
 def main() -> int:
-    """Check the rows, with a line for each; tell of the packages, then of what failed; 1 if anything did."""
+    """Check the combinations: print a line for each, then the packages and the failures; return 1 if one has failed."""
     rows = dict(enumerate(pairwise(options()), start=1))
     parser = argparse.ArgumentParser(prog="make drift")
-    parser.add_argument("uv", type=Path, help="the uv to work with")
-    parser.add_argument("--only", type=int, choices=rows, help="the one combination to check, by its number")
-    parser.add_argument("--template", type=Path, default=ROOT, help="the template to generate from")
-    told = parser.parse_args()
-    versions: dict[str, set[str]] = {MOVED: set(), HELD: set()}
-    failed: list[tuple[str, ...]] = []
+    parser.add_argument("uv", type=Path, help="the path of the uv executable")
+    parser.add_argument("--only", type=int, choices=rows, help="check only the combination with this number")
+    parser.add_argument("--template", type=Path, default=ROOT, help="the folder of the template")
+    arguments = parser.parse_args()
+    versions: dict[str, set[str]] = {UPGRADED: set(), HELD_BACK: set()}
+    failures: list[tuple[str, ...]] = []
     with TemporaryDirectory() as name:
-        template = copy_repository(Path(name) / "template", told.template)
-        for number in [told.only] if told.only else rows:
+        template = copy_repository(Path(name) / "template", arguments.template)
+        for number in [arguments.only] if arguments.only else rows:
             start = time.monotonic()
-            fault = fault_with(template, told.uv.absolute(), rows[number], versions)
+            failure = check_combination(template, arguments.uv.absolute(), rows[number], versions)
             chosen = ", ".join(option for option, value in rows[number].items() if value) or "no option"
-            words = fault[0] if fault else "works"
-            print(f"{number:>3} {time.monotonic() - start:>5.0f} s  {chosen}: {words}", flush=True)
-            failed += [fault] if fault else []
+            outcome = failure[0] if failure else "works"
+            print(f"{number:>3} {time.monotonic() - start:>5.0f} s  {chosen}: {outcome}", flush=True)
+            failures += [failure] if failure else []
     for title, packages in versions.items():
-        print(f"\n{title}:", *sorted(packages) or ["nothing"], sep="\n  ")
-    for sentence, said in failed:
-        print(f"\n{sentence}. Everything that was said:\n\n{said}")
-    return 1 if failed else 0
+        print(f"\n{title}:", *sorted(packages) or ["none"], sep="\n  ")
+    for sentence, output in failures:
+        print(f"\n{sentence}. Output:\n\n{output}")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    end_by_interrupt()
+    raise_interrupt_on_signals()
     with suppress(KeyboardInterrupt):
         sys.exit(main())
     sys.exit("Stopped.")

@@ -1,4 +1,4 @@
-"""Generates a service, by default with every default and below build/, and installs what its lock says."""
+"""Generate a service, by default in build/ and with the default answers, and install its locked packages."""
 
 import json
 import os
@@ -14,34 +14,33 @@ BUILD = ROOT / "build"
 
 
 def clean_environment() -> dict[str, str]:
-    """Give this process's environment without the variables that would lead uv to this process's own packages."""
-    strangers = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
-    return {name: value for name, value in os.environ.items() if name not in strangers}
+    """Return the environment variables without those that would make uv use this process's virtual environment."""
+    removed = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "PYTHONPATH", "PYTHONHOME")
+    return {name: value for name, value in os.environ.items() if name not in removed}
 
 
 def generate(build: Path = BUILD, root: Path = ROOT, /, **answers: bool) -> Path:
-    """Bake the template with its defaults, or other answers, into the fresh folder `build`; give the project's folder.
+    """Render the template in the repository `root` into the new folder `build`, and return the project's folder.
 
-    `root`: the repository, by default this one.
-
-    Nothing of the user's is read or written: neither their cookiecutter settings nor their replay files. It is baked
-    elsewhere and moved, as cookiecutter takes braces in the path of its output for a tag.
-    Raises CalledProcessError when cookiecutter refuses, with its words in `stderr`.
+    `answers` override the defaults. Cookiecutter's settings and replay files in the user's home are neither read nor
+    written. The project is rendered into a temporary folder and copied, as cookiecutter would render braces in the
+    output path as a Jinja tag.
+    Raises CalledProcessError, with the error messages in `stderr`, if cookiecutter fails.
     """
     shutil.rmtree(build, ignore_errors=True)
     with TemporaryDirectory() as name:
         work = Path(name)
         template, settings, output = copy_repository(work / "template", root), work / "settings.yaml", work / "output"
         folders = {key: str(work / key) for key in ("cookiecutters_dir", "replay_dir")}
-        settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is YAML, and needs no package to write
+        settings.write_text(json.dumps(folders), encoding="utf-8")  # JSON is valid YAML
         options = ["--no-input", "--config-file", settings, "--output-dir", output]
-        given = [f"{name}={value}" for name, value in answers.items()]
-        command = [sys.executable, "-m", "cookiecutter", *map(str, [template, *options, *given])]
+        overrides = [f"{name}={value}" for name, value in answers.items()]
+        command = [sys.executable, "-m", "cookiecutter", *map(str, [template, *options, *overrides])]
         subprocess.run(command, check=True, capture_output=True, text=True)
         return Path(shutil.copytree(output, build)) / next(output.iterdir()).name
 
 
 def install(project: Path, uv: Path) -> None:
-    """Make the project's own .venv as its lock says; raises CalledProcessError with uv's words in `stderr`."""
+    """Create the project's .venv from its lock file; raises CalledProcessError with the messages of uv in `stderr`."""
     command = [str(uv), "sync", "--quiet", "--locked", "--no-dev"]
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=project, env=clean_environment())

@@ -1,4 +1,4 @@
-"""The generated service under gunicorn: started, listened to, stopped."""
+"""Run the generated service under gunicorn, and collect its output."""
 
 import os
 import signal
@@ -11,21 +11,21 @@ from typing import IO, TextIO
 
 from scripts.generate import clean_environment
 
-# Longer than the service's own graceful timeout, so that it is the service that decides.
-PATIENCE = 40.0
+# Longer than the service's GRACEFUL_TIMEOUT, so that gunicorn can finish its graceful shutdown.
+STOP_TIMEOUT_SECONDS = 40.0
 
 
-def wait_until(moment: float) -> bool:
-    """Sleep a little; True as long as the monotonic time `moment`, in seconds, is ahead."""
+def sleep_before(deadline: float) -> bool:
+    """Sleep 20 ms; return whether the monotonic time `deadline`, in seconds, is still ahead."""
     time.sleep(0.02)
-    return time.monotonic() < moment
+    return time.monotonic() < deadline
 
 
 class Server:
-    """Gunicorn in the project's folder, with every line it writes kept, and shown once `echo` is set."""
+    """Gunicorn in the project's folder; collects every line that it writes, and prints them while `echo` is set."""
 
     def __init__(self, project: Path, host: str, port: int) -> None:
-        """Start the server; nothing of the terminal reaches it, so Ctrl-C stops it by way of `stop` only."""
+        """Start the server in its own process group, which Ctrl-C in the terminal does not signal; `stop` stops it."""
         settings = {"HOST": host, "PORT": str(port), "LOG_PATH": "", "LOG_FORMAT": "text", "PYTHONUNBUFFERED": "1"}
         self.echo = False
         self.process = subprocess.Popen(
@@ -45,7 +45,7 @@ class Server:
         ]
 
     def _reader(self, pipe: IO[bytes] | None, lines: list[str], screen: TextIO) -> Thread:
-        """Start the thread that keeps, and shows, what comes out of one pipe."""
+        """Start the thread that collects, and with `echo` prints, the lines of one pipe."""
 
         def read() -> None:
             for raw in pipe or ():
@@ -59,19 +59,19 @@ class Server:
         return thread
 
     @property
-    def runs(self) -> bool:
-        """Whether the server's main process is there."""
+    def is_running(self) -> bool:
+        """Whether the gunicorn master process is running."""
         return self.process.poll() is None
 
     def lines_with(self, text: str, lines: list[str], seconds: float) -> list[str]:
-        """Give the lines that hold `text`, waiting up to `seconds` for the first one."""
-        end = time.monotonic() + seconds
-        while not any(text in line for line in lines) and self.runs and wait_until(end):
+        """Return the lines that contain `text`; wait up to `seconds` for the first one."""
+        deadline = time.monotonic() + seconds
+        while not any(text in line for line in lines) and self.is_running and sleep_before(deadline):
             pass
         return [line for line in lines if text in line]
 
     def join(self) -> int:
-        """Wait for the end of the server, then of its lines; give its exit code."""
+        """Wait until the server has exited and its output is read; return its exit code."""
         code = self.process.wait()
         for reader, pipe in zip(self._readers, (self.process.stdout, self.process.stderr), strict=True):
             reader.join()
@@ -80,10 +80,10 @@ class Server:
         return code
 
     def stop(self) -> None:
-        """Let the server finish what it began, and end it; after PATIENCE seconds it is killed with its workers."""
+        """Shut the server down gracefully; after STOP_TIMEOUT_SECONDS kill it and its workers."""
         self.process.terminate()
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.join()

@@ -1,4 +1,4 @@
-"""Copies what git knows of the repository: a template that is baked from where one works would carry caches along."""
+"""Copy the files of the repository without caches: a service that is rendered from the working folder has them too."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ IGNORED = shutil.ignore_patterns(".git", ".uv", ".venv", "build", "__pycache__",
 
 
 def known_files(root: Path = ROOT) -> list[Path]:
-    """List the files that git tracks, or would, relative to `root` and sorted; none when `root` is no checkout."""
+    """List the files that git tracks or does not ignore, relative to `root`; none if `root` is not a git checkout."""
     command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listing = subprocess.run(command, check=True, capture_output=True).stdout
@@ -23,9 +23,9 @@ def known_files(root: Path = ROOT) -> list[Path]:
 
 
 def copy_repository(target: Path, root: Path = ROOT) -> Path:
-    """Copy the repository's own files to the new folder `target`, and give it back.
+    """Copy the files of the repository to the new folder `target`, and return it.
 
-    Without git, as in an unpacked archive, everything is copied that does not look like a cache.
+    If `root` is not a git checkout, such as an unpacked archive, copy all files except caches, environments and logs.
     """
     files = known_files(root)
     if not files:

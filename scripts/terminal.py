@@ -1,27 +1,30 @@
-"""Ctrl-C, and who gets it."""
+"""Signal handling of `make run`: one way to exit, and Ctrl-C that reaches only this process and not `make`."""
 
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+EXIT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def end_by_interrupt() -> None:
-    """Let every signal that asks for an end raise KeyboardInterrupt, so that there is one way out."""
-    for number in ENDINGS:
+def raise_interrupt_on_signals() -> None:
+    """Make every exit signal raise KeyboardInterrupt, so that one code path handles them all."""
+    for number in EXIT_SIGNALS:
         signal.signal(number, signal.default_int_handler)
 
 
-def end_only_once() -> None:
-    """Ignore further signals: what is being stopped needs its moment."""
-    for number in ENDINGS:
+def ignore_exit_signals() -> None:
+    """Ignore further exit signals while the server shuts down."""
+    for number in EXIT_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def our_terminal() -> int | None:
-    """Open the terminal if its Ctrl-C reaches the process group that we share with our caller; else None."""
+def open_terminal() -> int | None:
+    """Open the terminal if this process is in its foreground process group and does not lead it; else return None.
+
+    That is the case when a shell has started `make` in the foreground, and `make` this process.
+    """
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
@@ -34,18 +37,19 @@ def our_terminal() -> int | None:
 
 @contextmanager
 def foreground() -> Iterator[None]:
-    """Be the only one whom the terminal's Ctrl-C reaches, and hand the terminal back at the end.
+    """Put this process into a foreground process group of its own, and restore the former one at the end.
 
-    A `make` that gets SIGINT dies of it, whatever its command returns. With a process group of our own only we get the
-    signal, end with 0, and so does make. Without a terminal, or in its background, nothing is changed.
+    Ctrl-C sends SIGINT to the foreground process group. A `make` in it would exit with an error, even if its command
+    exits with 0. Outside of it, only this process receives the signal, and both exit with 0. Without a terminal, or in
+    the background, nothing changes.
     """
-    terminal = our_terminal()
+    terminal = open_terminal()
     if terminal is None:
         yield
         return
     former = os.getpgrp()
-    # Whoever takes a terminal from the background is stopped by SIGTTOU. Ctrl-Z would stop us alone, and make, and with
-    # it the shell, would wait for ever.
+    # After setpgid() this process is in the background, where tcsetpgrp() raises SIGTTOU. Ctrl-Z (SIGTSTP) would stop
+    # only this process: `make`, and the shell that waits for it, would hang.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     os.setpgid(0, 0)
