@@ -1,4 +1,4 @@
-"""gunicorn's settings: `gunicorn -c gun.py`. Every value comes from the environment (app/settings.py names them)."""
+"""gunicorn's configuration: `gunicorn -c gun.py`. The values come from the environment variables in app/settings.py."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from app.environment import project_metadata
 from app.integrations.server_hooks import in_turn, load_hooks
 from app.settings import reload_settings
 
-settings = reload_settings()  # SIGHUP runs this file again, and `.env` may have changed
+settings = reload_settings()  # on SIGHUP gunicorn runs this file again, and `.env` may have changed
 prepare_log_files(settings)
 
 wsgi_app = "app.main:app"
@@ -22,30 +22,30 @@ backlog = 2048
 proc_name = project_metadata().get("name", "service")
 pidfile = None if settings.pid_file is None else str(settings.pid_file)
 
-# A heartbeat of the worker's loop, not a limit for requests: whoever blocks the loop so long is killed.
+# Not a limit for requests: gunicorn kills a worker whose event loop is blocked, and sends no heartbeat, for this long.
 timeout = settings.timeout
-# Below the time after which an orchestrator kills; the worker itself cancels two seconds earlier.
+# Must be shorter than the orchestrator's grace period. The worker cancels requests two seconds before this timeout.
 graceful_timeout = settings.graceful_timeout
-# Above the idle time of the proxy in front, which would else meet a closed connection.
+# Must exceed the proxy's idle timeout, or the proxy may send a request on a connection that is being closed.
 keepalive = settings.keepalive
-# With jitter, so that the workers are not replaced all at once.
+# The jitter keeps gunicorn from replacing all workers at the same time.
 max_requests = settings.max_requests
 max_requests_jitter = settings.max_requests // 10
 
-# uvicorn ignores these two; app/common/server/protocol.py enforces the limits. Here for another worker class.
+# For other worker classes: uvicorn ignores these two limits, and app/common/server/protocol.py enforces them.
 limit_request_line = min(settings.limit_request_line, 8190)
 limit_request_fields = settings.limit_request_fields
 forwarded_allow_ips = ",".join(settings.forwarded_allow_ips)
 
-# The heartbeat is a file's time stamp; in memory no slow disk can stop it.
+# A heartbeat updates the time stamp of a file. In memory, a slow disk cannot delay it.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
-# Its path belongs to the user, not to the service: a second gunicorn would take it over.
+# The control socket's default path is per user, not per service: a second gunicorn would take it over.
 control_socket_disable = True
-# The starter would return at once, and a container stop with it.
+# With daemon = True the parent process would exit immediately, which stops a container.
 daemon = False
-# The application is imported by each worker, so that no thread is lost in a fork. SIGHUP brings new code of app/api,
-# app/services, app/integrations/<name> and app/main.py; of what this file and the worker import (app/common,
-# app/settings.py, app/integrations/*.py), and of packages, only a restart does, or SIGUSR2.
+# Each worker imports the application, since a fork does not copy threads. SIGHUP loads new code of app/api,
+# app/services, app/integrations/<name> and app/main.py. New versions of packages, and of the modules that this file
+# and the worker class import (app/common, app/settings.py, app/integrations/*.py), need a restart or SIGUSR2.
 preload_app = False
 
 errorlog = "-"
@@ -55,29 +55,29 @@ logconfig_dict = logging_config()
 
 
 def stop_on_sigterm(_server: object, worker: Any) -> None:  # noqa: ANN401
-    """Listen at once: a SIGTERM during the hooks would be lost, and the end wait for GRACEFUL_TIMEOUT."""
+    """Handle SIGTERM from the fork on. During the hooks it would be lost, and shutdown would take GRACEFUL_TIMEOUT."""
     signal.signal(signal.SIGTERM, worker.handle_exit)
 
 
 def check_address(_server: object) -> None:
-    """Say what is wrong with the address, where gunicorn would try five times and give up."""
+    """Raise SystemExit with the reason if the address cannot be bound; gunicorn itself would retry five times."""
     if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
-        return  # an upgrade in place, or socket activation: the sockets are there already
+        return  # after SIGUSR2 or with socket activation, gunicorn inherits open sockets
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            reasons = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "this user may not bind it"}
+            reasons = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "this user is not allowed to bind it"}
             reason = reasons.get(error.errno or 0, str(error.strerror or error))
             raise SystemExit(
-                f"The service cannot listen on {bind}: {reason}. Stop the other program, or set HOST and PORT to an "
-                "address of this machine that is free."
+                f"The service cannot listen on {bind}: {reason}. Stop the other program, or set HOST and PORT to a "
+                "free address of this machine."
             ) from None
 
 
-# gunicorn's server hooks: what is done here, then what the integrations' server.py do at the same moment.
+# gunicorn's server hooks. Each calls the function of this file, if any, then those in app/integrations/*/server.py.
 load_hooks()
 on_starting = in_turn("on_starting", check_address)
 on_reload = in_turn("on_reload")

@@ -1,4 +1,4 @@
-"""How environment variables are read into settings, and how a fault in one becomes a sentence."""
+"""Read environment variables into settings classes, and explain invalid values."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 @cache
 def project_metadata() -> dict[str, Any]:
-    """Return the `[project]` table of pyproject.toml: name, version, description; empty if there is no such file."""
+    """Return the `[project]` table of pyproject.toml (name, version, description), or {} if the file is missing."""
     path = PROJECT_ROOT / "pyproject.toml"
     project: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))["project"] if path.is_file() else {}
     return project
@@ -28,11 +28,11 @@ def _split(value: object) -> object:
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""A comma-separated list in the environment."""
+"""A tuple of strings, written as a comma-separated list in the environment."""
 
 
-def each(pattern: str, meaning: str) -> AfterValidator:
-    """Return a check of `Words`: each must match the pattern in full, or else it "is not `meaning`"."""
+def each_matches(pattern: str, meaning: str) -> AfterValidator:
+    """Return a validator of `Words`: each word must match the whole pattern; the error says it "is not `meaning`"."""
 
     def check(words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
@@ -44,12 +44,12 @@ def each(pattern: str, meaning: str) -> AfterValidator:
 
 
 def server_url(*schemes: str) -> str:
-    """Return the pattern of a server's URL, in which no part of a password can pass for a port, which is then told."""
+    """Return a regular expression of server URLs; no part of a password can match as a port, which would be logged."""
     return rf"^({'|'.join(schemes)})://(([^\s/?#@%]|%[\dA-Fa-f]{{2}})*@)?[\w.,:\[\]-]*([/?][^\s@#]*)?$"
 
 
 class EnvironmentSettings(BaseSettings):
-    """Read from the environment and, in development, from `.env`; an integration's have its name as `env_prefix`."""
+    """Base class of all settings: reads the environment and, in development, `.env`; integrations set `env_prefix`."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
@@ -60,14 +60,14 @@ AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
 def variable_of(kind: type[BaseSettings], name: str) -> str:
-    """Return the environment variable that a field is read from."""
+    """Return the name of the environment variable of a field."""
     return f"{kind.model_config.get('env_prefix', '')}{name}".upper()
 
 
 def explain(error: ValidationError, kind: type[BaseSettings]) -> str:
-    """Return one full sentence for each fault: the variable, what is wrong with it, and what it may be.
+    """Return one line for each error: the variable, its value, the reason, and the description of the setting.
 
-    What a field with `repr=False` holds is a secret, and is not shown.
+    The value of a field with `repr=False` is a secret and not shown.
     """
     sentences = []
     for fault in error.errors():
@@ -77,8 +77,8 @@ def explain(error: ValidationError, kind: type[BaseSettings]) -> str:
             continue
         field = kind.model_fields.get(str(fault["loc"][0]))
         name = variable_of(kind, ".".join(str(part) for part in fault["loc"]))
-        value = f"{fault['input']!r:.80}" if field is None or field.repr else "not what it should be"
-        about = f" {name} is: {field.description}." if field and field.description else ""
+        value = f"{fault['input']!r:.80}" if field is None or field.repr else "invalid"
+        about = f" {name}: {field.description}." if field and field.description else ""
         sentences.append(
             f"The environment variable {name} is missing.{about}"
             if fault["type"] == "missing"
@@ -88,35 +88,35 @@ def explain(error: ValidationError, kind: type[BaseSettings]) -> str:
 
 
 def _reason(fault: "ErrorDetails", kind: type[BaseSettings]) -> str:
-    """Return what is wrong, in words that hold no secret; only a validator's own may do so."""
+    """Return the reason without secrets; only the messages of our own validators can contain one."""
     reason = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     secrets = {name for name, field in kind.model_fields.items() if not field.repr}
     if fault["type"] not in ("value_error", "assertion_error") or not secrets:
         return reason
     if fault["loc"]:
-        return "its check failed" if fault["loc"][0] in secrets else reason
+        return "validation failed" if fault["loc"][0] in secrets else reason
     values = [str(value) for name, value in dict(fault["input"]).items() if name in secrets and value]
-    return "The settings do not fit together" if any(value in reason for value in values) else reason
+    return "The settings are inconsistent" if any(value in reason for value in values) else reason
 
 
-def _explain_no_json(error: SettingsError, kind: type[BaseSettings]) -> str:
-    """Return a sentence for a value that pydantic-settings could not even take apart."""
+def _explain_invalid_json(error: SettingsError, kind: type[BaseSettings]) -> str:
+    """Return a sentence for a value that pydantic-settings cannot decode."""
     found = re.search(r'field "(\w+)"', str(error))
     if found is None:
         return f"The environment variables of {kind.__name__} cannot be read: {error}."
     field, name = kind.model_fields.get(found[1]), variable_of(kind, found[1])
-    about = f" {name} is: {field.description}." if field and field.description else ""
-    return f"The environment variable {name} is not written in JSON, such as [1, 2].{about}"
+    about = f" {name}: {field.description}." if field and field.description else ""
+    return f"The environment variable {name} is not valid JSON, such as [1, 2].{about}"
 
 
 def read_settings(kind: type[AnySettings]) -> AnySettings:
-    """Read the environment and `.env`.
+    """Return the settings, read from the environment and `.env`.
 
-    Raises SystemExit with one sentence for each bad value; the process then ends with status 1.
+    Raise SystemExit with one line for each invalid value; the process then exits with status 1.
     """
     try:
         return kind()
     except ValidationError as error:
         raise SystemExit(explain(error, kind)) from None
     except SettingsError as error:
-        raise SystemExit(_explain_no_json(error, kind)) from None
+        raise SystemExit(_explain_invalid_json(error, kind)) from None

@@ -1,4 +1,4 @@
-"""The application: the only place where the order of things is decided."""
+"""The application factory: decides the order of middlewares, routes and integrations."""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -22,33 +22,33 @@ from app.settings import Settings, get_settings
 
 
 class Application(FastAPI):
-    """A FastAPI whose layers are outside of everything, also of the answer to an unhandled error."""
+    """FastAPI with a middleware stack outside of Starlette's, which also sees the response to an unhandled error."""
 
-    def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401 - those of FastAPI
+    def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401 - FastAPI's
         self.settings = settings
-        self.layers: ASGIApp = super().__call__
+        self.stack: ASGIApp = super().__call__
         super().__init__(**options)
         self.state.debug = settings.debug
         self.state.readiness_checks = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request through the layers."""
+        """Serve a request through the middleware stack."""
         scope["app"] = self
-        await self.layers(scope, receive, send)
+        await self.stack(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, in which every operation has the ID and the envelope."""
+        """Return the OpenAPI document; every operation has the request ID header and the error envelope."""
         if not self.openapi_schema:
             self.openapi_schema = describe(super().openapi(), self.settings.request_id_header)
         return self.openapi_schema
 
 
-def layers(app: ASGIApp, settings: Settings, integrations: Mapping[str, ModuleType]) -> ASGIApp:
-    """Return the application inside of its layers; the last one here is the outermost."""
-    app = with_cors(RefusalMiddleware(app), settings)
+def build_stack(app: ASGIApp, settings: Settings, integrations: Mapping[str, ModuleType]) -> ASGIApp:
+    """Wrap the application in its middlewares; the last one here is the outermost."""
+    app = add_cors(RefusalMiddleware(app), settings)
     app = wrapped(app, settings, integrations)
     ids = RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust)
-    id_policy.follow(ids.policy)  # so do tasks and messages
+    id_policy.copy_from(ids.policy)  # tasks and messages follow the same policy
     return ContextMiddleware(
         app,
         plugins=(ids,),
@@ -58,8 +58,8 @@ def layers(app: ASGIApp, settings: Settings, integrations: Mapping[str, ModuleTy
     )
 
 
-def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Return the application with CORS for the origins of the settings, if there are any."""
+def add_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """Wrap the application in CORS for CORS_ORIGINS; return it unchanged if there are no origins."""
     origins, header = settings.cors_origins, settings.request_id_header
     if not origins:
         return app
@@ -74,7 +74,7 @@ def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 def create_app(settings: Settings | None = None) -> Application:
-    """Return a new application; `settings` default to those of the environment."""
+    """Return a new application; by default with the settings from the environment."""
     settings = settings or get_settings()
     configure_logging(settings)
     project = project_metadata()
@@ -88,15 +88,15 @@ def create_app(settings: Settings | None = None) -> Application:
         redoc_url=None,
         openapi_url="/api/openapi.json" if settings.debug else None,
         lifespan=lifespan_of(integrations, settings),
-        # FastAPI's own, which would ask for each request who takes it; if you do, delete this line.
+        # Skips FastAPI's telemetry lookup in each request. Delete this line if you use FastAPI's telemetry.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     install_error_handlers(app)
     app.include_router(health.router)
     app.include_router(demo.router, prefix="/api")
-    # Last, so that no route of an integration stands before one of ours.
+    # After the routers, so that no route of an integration shadows one of ours.
     install_integrations(app, settings, integrations)
-    app.layers = layers(app.layers, settings, integrations)
+    app.stack = build_stack(app.stack, settings, integrations)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Every test begins with the default settings, an empty log folder and a logging that nobody has set up."""
+"""Every test starts with the default settings, an empty log folder and unconfigured logging."""
 
 import logging
 import os
@@ -20,49 +20,49 @@ from app.integrations import names, settings_classes
 from app.settings import Settings
 from tests.support import Logs, connect
 
-# Before the application is imported, which reads them: what a developer has exported or keeps in `.env` stays out.
-for kind in (EnvironmentSettings, Settings):
-    kind.model_config["env_file"] = None
+# Exported variables and `.env` must not affect the tests. Importing the application, below, reads them.
+for settings_class in (EnvironmentSettings, Settings):
+    settings_class.model_config["env_file"] = None
 prefixes = tuple(f"{name}_" for name in names())
 for exported in list(os.environ):
     if exported.lower() in Settings.model_fields or exported.lower().startswith(prefixes):
         del os.environ[exported]
-for integration in settings_classes().values():  # those whose names a standard gives
+for integration in settings_classes().values():  # prefixes other than the integration's name
     for exported in [name for name in os.environ if name.startswith(integration.model_config["env_prefix"])]:
         del os.environ[exported]
 
 from app.main import Application, create_app  # noqa: E402
 
-made_at_import, policy_at_import = frozenset(log_handler.made), copy(id_policy)
+instances_at_import, policy_at_import = frozenset(log_handler.instances), copy(id_policy)
 
 
 def reset() -> None:
-    """Forget the settings and every set-up of logging; only the root logger keeps what pytest has put there."""
+    """Reset the settings and the logging configuration; the root logger keeps pytest's handlers."""
     settings.current.clear()
     policy.configure((), ())
     redact.configure(())
     set_logged_length(0)
-    id_policy.follow(policy_at_import)
+    id_policy.copy_from(policy_at_import)
     observers.clear()
-    for made in set(log_handler.made) - made_at_import:
-        del log_handler.made[made]
-    known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
-    for logger in (logging.root, *known):
+    for instance in set(log_handler.instances) - instances_at_import:
+        del log_handler.instances[instance]
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    for logger in (logging.root, *loggers):
         for handler in logger.handlers[:]:
-            is_pytest_s = type(handler).__module__.startswith("_pytest")
-            if not is_pytest_s or logger is not logging.root:
+            is_from_pytest = type(handler).__module__.startswith("_pytest")
+            if not is_from_pytest or logger is not logging.root:
                 logger.removeHandler(handler)
-            if not is_pytest_s:
+            if not is_from_pytest:
                 handler.close()
         logger.propagate, logger.disabled = True, False
-        if logger.level and logger is not logging.root:  # setting a level costs time
+        if logger.level and logger is not logging.root:  # setting a level is slow
             logger.setLevel(logging.NOTSET)
     logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(autouse=True)
 def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Logs]:
-    """Return what the service writes into its log files; LOG_PATH is set for every test."""
+    """Return the log files of the service; LOG_PATH is set for every test."""
     reset()
     monkeypatch.setenv("LOG_PATH", str(tmp_path / "log"))
     yield Logs(tmp_path / "log")
@@ -71,7 +71,7 @@ def logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Logs]:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Application]:
-    """Return a function that makes an application with these environment variables."""
+    """Return a function that creates an application with the given environment variables."""
 
     def create(**variables: str) -> Application:
         for name, value in variables.items():

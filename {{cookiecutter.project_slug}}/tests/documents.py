@@ -1,6 +1,6 @@
-"""What docs/settings.md and .env.example say of each setting; `make docs` writes it anew.
+"""`make docs`: write the tables of docs/settings.md and the lines of .env.example from the settings in the code.
 
-Each class of settings has a heading there: `service`, or the integration's name. What is written by hand stays.
+Each settings class has its heading there: `service`, or the name of the integration. Other text is kept.
 """
 
 import re
@@ -12,19 +12,19 @@ from app.environment import PROJECT_ROOT, variable_of
 from app.integrations import settings_classes
 from app.settings import Settings
 
-TABLE = "| name | default | what |\n|---|---|---|\n"
+TABLE = "| name | default | description |\n|---|---|---|\n"
 ROWS = r"(?m)(^## {heading}\n(?:(?![#|]).*\n)*)(?:\|.*\n)+"
 LINES = r"(?m)(^# === {heading} ===\n)(?:\n?# .+\n# [A-Z0-9_]+=.*\n)+"
 
 
-def kinds() -> dict[str, type[BaseSettings]]:
-    """Return the classes of settings by their headings."""
+def classes_by_heading() -> dict[str, type[BaseSettings]]:
+    """Return the settings classes by their headings."""
     return {"service": Settings, **settings_classes()}
 
 
-def shown_default(kind: type[BaseSettings], name: str) -> str:
-    """Return the default as it would be written in the environment; empty where there is none to write."""
-    field = kind.model_fields[name]
+def format_default(model: type[BaseSettings], name: str) -> str:
+    """Return the default as it is written in the environment; empty without a default, or with a computed one."""
+    field = model.model_fields[name]
     default = None if field.default_factory or field.is_required() else field.default
     if isinstance(default, tuple):
         return ",".join(default)
@@ -35,39 +35,40 @@ def shown_default(kind: type[BaseSettings], name: str) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def row(kind: type[BaseSettings], name: str) -> str:
-    """Return the setting's row of the table."""
-    default = f"`{shown_default(kind, name)}`" if shown_default(kind, name) else "empty"
-    if (kind, name) == (Settings, "workers"):
-        default = "the processors it may use"
-    return f"| `{variable_of(kind, name)}` | {default} | {kind.model_fields[name].description} |\n"
+def table_row(model: type[BaseSettings], name: str) -> str:
+    """Return the row of a setting in docs/settings.md."""
+    field, default = model.model_fields[name], format_default(model, name)
+    shown = f"`{default}`" if default else "empty"
+    if (model, name) == (Settings, "workers"):
+        shown = "number of available CPUs"
+    return f"| `{variable_of(model, name)}` | {shown} | {field.description} |\n"
 
 
-def lines(kind: type[BaseSettings], name: str) -> str:
-    """Return the setting's lines of the example."""
-    return f"\n# {kind.model_fields[name].description}\n# {variable_of(kind, name)}={shown_default(kind, name)}\n"
+def example_lines(model: type[BaseSettings], name: str) -> str:
+    """Return the lines of a setting in .env.example."""
+    return f"\n# {model.model_fields[name].description}\n# {variable_of(model, name)}={format_default(model, name)}\n"
 
 
-def renew(text: str, heading: str, pattern: str, body: str) -> str:
-    """Put `body` in the place of what stands under a heading; raise ValueError where there is no such heading."""
+def replace_section(text: str, heading: str, pattern: str, body: str) -> str:
+    """Replace the table or the lines below a heading by `body`; raise ValueError unless there is exactly one."""
     text, count = re.subn(pattern.format(heading=re.escape(heading)), lambda match: match[1] + body, text)
     if count != 1:
-        raise ValueError(f"{count} parts of the text are headed {heading!r}: write one, with one line of what follows.")
+        raise ValueError(f"{count} sections have the heading {heading!r}: write one, with one row or setting below it.")
     return text
 
 
-def documents() -> dict[Path, str]:
-    """Return both documents as they should be, by their paths."""
+def render_documents() -> dict[Path, str]:
+    """Return the text that both documents should have, by path."""
     table, example = PROJECT_ROOT / "docs" / "settings.md", PROJECT_ROOT / ".env.example"
     texts = {path: path.read_text("utf-8") for path in (table, example)}
-    for heading, kind in kinds().items():
-        rows = TABLE + "".join(row(kind, name) for name in kind.model_fields)
-        texts[table] = renew(texts[table], heading, ROWS, rows)
-        settings = "".join(lines(kind, name) for name in kind.model_fields)
-        texts[example] = renew(texts[example], heading, LINES, settings)
+    for heading, model in classes_by_heading().items():
+        rows = TABLE + "".join(table_row(model, name) for name in model.model_fields)
+        texts[table] = replace_section(texts[table], heading, ROWS, rows)
+        lines = "".join(example_lines(model, name) for name in model.model_fields)
+        texts[example] = replace_section(texts[example], heading, LINES, lines)
     return texts
 
 
 if __name__ == "__main__":
-    for path, text in documents().items():
+    for path, text in render_documents().items():
         path.write_bytes(text.encode())

@@ -1,4 +1,4 @@
-"""What several test modules share: the lines a service wrote, and a client."""
+"""Helpers of several test modules: the log files of the service, and a client."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 HEADER = "X-Request-ID"
 ID = "5f0c1d9e-6c2f-4a53-9d0a-1f2e3d4c5b6a"
 ADDED = re.compile(r" \w+_id=[0-9a-f]{16,32}(?= |$)")
-"""What integrations may add to each line (`log_fields`): IDs of their own, which no test of the core knows."""
+"""IDs that integrations add to log lines (`log_fields`); the tests of the core ignore them."""
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -21,14 +21,14 @@ class Logs:
         self.folder = folder
 
     def lines(self, name: str) -> list[str]:
-        """Return the lines as a program sees them that ends a line wherever Unicode allows it."""
+        """Return the lines of a file, split at every line break that Unicode defines, as some log readers do."""
         path = self.folder / name
         return [ADDED.sub("", line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
     def wait(self, name: str, text: str, count: int = 1) -> list[str]:
-        """Return the lines with this text as soon as there are `count`, or after half a minute those there are.
+        """Return the lines with this text as soon as there are `count`; after 30 seconds, return what there is.
 
-        A server writes the line when the client may have read the answer already.
+        The server may write a log line after the client has read the response.
         """
         deadline = time.monotonic() + 30
         while len(found := [line for line in self.lines(name) if text in line]) < count:
@@ -47,5 +47,5 @@ class Logs:
 
 
 def connect(app: ASGIApp, peer: str = "testclient") -> TestClient:
-    """Return a client whose connections come from the address `peer`; a 500 is answered, not raised."""
+    """Return a client with the address `peer`; an unhandled exception becomes a 500, and is not raised in the test."""
     return TestClient(app, raise_server_exceptions=False, client=(peer, 50000))

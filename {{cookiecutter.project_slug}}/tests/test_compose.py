@@ -1,4 +1,4 @@
-"""What nginx and the service must agree on when Compose runs them; whoever changes one of them changes both."""
+"""Values that must agree between nginx, Compose and the service."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ DOCKERFILE = (PROJECT_ROOT / "Dockerfile").read_text("utf-8")
 
 
 def seconds(pattern: str, text: str) -> list[int]:
-    """Return the numbers of seconds that a pattern finds; there is at least one."""
+    """Return the numbers of seconds that match a pattern; fail without a match."""
     found = [int(number) for number in re.findall(pattern, text)]
     assert found, pattern
     return found
@@ -45,17 +45,19 @@ def test_compose_has_the_defaults_of_the_settings() -> None:
 
 def test_every_variable_of_the_service_is_a_setting() -> None:
     names = set(re.findall(r"^      ([A-Z_]+):", COMPOSE.partition("\n  api: &api\n")[2], re.MULTILINE))
-    kinds: list[type[BaseSettings]] = [Settings, *settings_classes().values()]
-    assert names <= {variable_of(kind, name) for kind in kinds for name in kind.model_fields}
+    classes: list[type[BaseSettings]] = [Settings, *settings_classes().values()]
+    assert names <= {
+        variable_of(settings_class, name) for settings_class in classes for name in settings_class.model_fields
+    }
     assert names
 
 
 def test_stop_grace_period_exceeds_graceful_timeout() -> None:
     graceful = default("graceful_timeout")
     assert isinstance(graceful, int)
-    patience = min(seconds(r"stop_grace_period: \${STOP_GRACE_PERIOD:-(\d+)s}", COMPOSE))
-    (more,) = seconds(r"worker_shutdown_timeout \$\(\(GRACEFUL_TIMEOUT \+ (\d+)\)\)s", START)
-    assert patience > graceful + more > graceful
+    grace_period = min(seconds(r"stop_grace_period: \${STOP_GRACE_PERIOD:-(\d+)s}", COMPOSE))
+    (extra,) = seconds(r"worker_shutdown_timeout \$\(\(GRACEFUL_TIMEOUT \+ (\d+)\)\)s", START)
+    assert grace_period > graceful + extra > graceful
 
 
 def test_nginx_closes_idle_connections_before_the_service_does() -> None:

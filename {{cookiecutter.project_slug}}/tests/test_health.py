@@ -1,4 +1,4 @@
-"""Alive and ready: answered with the envelope, without an access line."""
+"""Health checks: the response envelope, and no access log line."""
 
 import pytest
 
@@ -7,8 +7,8 @@ from tests.support import HEADER, ID, Logs, connect
 
 
 @pytest.mark.parametrize(("path", "result"), [("/livez", "alive"), ("/readyz", "ready")])
-def test_health_has_the_envelope_and_no_access_line(path: str, result: str, app: Application, logs: Logs) -> None:
-    app.state.readiness_checks = {}  # whatever integrations need, it need not run here
+def test_health_checks_are_not_logged(path: str, result: str, app: Application, logs: Logs) -> None:
+    app.state.readiness_checks = {}  # dependencies of integrations do not run here
     response = connect(app).get(path, headers={HEADER: ID})
     assert (response.status_code, response.headers[HEADER]) == (200, ID)
     assert (response.json()["result"], response.json()["request_id"]) == (result, ID)

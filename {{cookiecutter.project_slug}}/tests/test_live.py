@@ -1,4 +1,4 @@
-"""A smoke test of the running server: gunicorn, and the ID in every place."""
+"""Smoke test of the running server: gunicorn, and the request ID in every place."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.support import HEADER, ID, Logs
 
 
 class Service:
-    """gunicorn in a process of its own, in an empty folder."""
+    """gunicorn in a separate process, in an empty folder."""
 
     def __init__(self, folder: Path) -> None:
         self.logs = Logs(folder / "log")
@@ -35,7 +35,7 @@ class Service:
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False)
 
     def wait(self) -> None:
-        """Return when the worker serves; fail if it does not within two minutes."""
+        """Return when the worker serves requests; fail after two minutes."""
         deadline = time.monotonic() + 120
         while not any("Application startup complete" in line for line in self.logs.error):
             assert self.process.poll() is None, self.logs.error
@@ -82,13 +82,13 @@ def test_unhandled_error_is_logged_once_with_the_id(service: Service) -> None:
 def test_malformed_request_gets_an_id_and_an_access_line(service: Service) -> None:
     with socket.create_connection((service.client.base_url.host, service.client.base_url.port or 0), 5) as connection:
         connection.sendall(b"NONSENSE\r\n\r\n")
-        answer = connection.recv(65536).decode()
-    (request_id,) = re.findall(r"x-request-id: (\S+)", answer)
-    assert answer.startswith("HTTP/1.1 400 ")
+        response = connection.recv(65536).decode()
+    (request_id,) = re.findall(r"x-request-id: (\S+)", response)
+    assert response.startswith("HTTP/1.1 400 ")
     assert len(service.logs.wait("access.log", request_id)) == 1
 
 
-def test_sigterm_lets_the_request_in_flight_end(service: Service) -> None:
+def test_sigterm_waits_for_the_request_in_flight(service: Service) -> None:
     with service.client.stream(
         "GET", "/api/demo/stream?lines=3&pause=0.1", headers={HEADER: "the-last-one"}
     ) as response:

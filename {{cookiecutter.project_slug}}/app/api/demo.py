@@ -1,4 +1,4 @@
-"""What a newcomer calls to see that every request can be followed; delete it when you have seen it."""
+"""Demo routes that show how to follow a request by its ID; delete this module when you no longer need it."""
 
 from typing import Annotated
 
@@ -18,14 +18,14 @@ Pause = Annotated[float, Query(ge=0, le=0.2, allow_inf_nan=False, description="s
 
 @router.get("")
 async def show() -> Response[str]:
-    """Log a line and answer; both carry the ID."""
+    """Write a log line and respond; both carry the request ID."""
     log.info("demo")
     return Response(result="demo")
 
 
 @router.get("/wait")
 async def wait(seconds: Seconds = 0.1) -> Response[float]:
-    """Answer after a while; the access line shows how long it took."""
+    """Respond after some seconds; the access log line shows the duration."""
     return Response(result=await demo.wait(seconds))
 
 
@@ -35,28 +35,28 @@ async def wait(seconds: Seconds = 0.1) -> Response[float]:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def stream(lines: Annotated[int, Query(ge=1, le=10)] = 5, pause: Pause = 0.1) -> StreamingResponse:
-    """Answer line by line; the access line is written at the end and counts the whole time."""
+    """Stream lines; the access log line is written at the end and has the duration of the whole stream."""
     return StreamingResponse(demo.count(lines, pause), media_type="text/plain")
 
 
 @router.get("/background")
 async def background(tasks: BackgroundTasks, seconds: Seconds = 0.2) -> Response[str]:
-    """Answer at once and go on working; the line of that work carries the ID as well."""
+    """Respond immediately and continue in a background task, whose log line also carries the request ID."""
     tasks.add_task(demo.clean_up, seconds)
     return Response(result="accepted")
 
 
 @router.get("/refuse")
 async def refuse() -> Response[str]:
-    """Say no, as a service does that cannot do its work: the answer has a code of its own."""
+    """Fail with a `ServiceError`: the response is the error envelope with an application-specific code."""
     return Response(result=demo.refuse())
 
 
 @router.get("/fail", include_in_schema=False)
 async def fail() -> Response[str]:
-    """Run into a defect: the answer keeps its shape, and the traceback in the log carries the ID.
+    """Fail with an unhandled exception: the response is the error envelope, and the traceback in the log has its ID.
 
-    Not in the OpenAPI document, since no caller should count on a defect.
+    Not in the OpenAPI document, since no caller should rely on a defect.
     """
     demo.fail()
     return Response(result="never")

@@ -1,4 +1,4 @@
-"""Is the process alive, and is it ready for work? Left out of the access log unless something is wrong."""
+"""Health checks: liveness and readiness. ACCESS_LOG_EXCLUDE keeps successful ones out of the access log."""
 
 from http import HTTPStatus
 
@@ -13,7 +13,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/livez")
 async def livez() -> Response[str]:
-    """Tell that the process answers."""
+    """Return 200 as long as the process can respond."""
     return Response(result="alive")
 
 
@@ -22,12 +22,12 @@ async def livez() -> Response[str]:
     responses={
         HTTPStatus.SERVICE_UNAVAILABLE: {
             "model": ErrorResponse,
-            "description": "Something that the service needs is not ready; `cause` says what, and why.",
+            "description": "A dependency of the service is not ready; `cause` names it and the reason.",
         }
     },
 )
 async def readyz(request: Request) -> Response[str]:
-    """Tell that the service may be sent requests: everything that it needs is ready as well."""
+    """Return 200 if all dependencies of the service are ready, so that it can serve requests; 503 otherwise."""
     checks = request.app.state.readiness_checks
     if checks and (causes := await failed_checks(checks)):
         raise NotReady(" ".join(causes))

@@ -1,1 +1,1 @@
-"""What every request passes through."""
+"""Shared code of the service: request IDs, logging, responses, errors."""

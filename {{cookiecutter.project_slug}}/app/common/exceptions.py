@@ -1,17 +1,17 @@
-"""What a service raises when it cannot do its work; `errors.py` turns it into an answer."""
+"""Exceptions for failures that the caller may know of; `errors.py` turns them into responses."""
 
 from http import HTTPStatus
 
 
 class ServiceError(Exception):
-    """A failure that the caller may know of.
+    """An expected failure that is reported to the caller.
 
-    `cause`: a sentence for the caller. `status`: the HTTP status. `code`: a number of your own; default: the status.
+    `cause`: a sentence for the caller. `status`: the HTTP status. `code`: the error code; by default the status.
     """
 
     def __init__(self, cause: str, *, status: int = HTTPStatus.BAD_REQUEST, code: int | None = None) -> None:
         if not HTTPStatus.BAD_REQUEST <= status < 600:  # noqa: PLR2004
-            raise ValueError(f"A failure has an HTTP status from 400 to 599, and {status} is none.")
+            raise ValueError(f"The status of a ServiceError must be from 400 to 599, not {status}.")
         super().__init__(cause)
         self.cause = cause
         self.status = int(status)
@@ -19,11 +19,11 @@ class ServiceError(Exception):
 
 
 class NotReady(ServiceError):  # noqa: N818 - a state, not an error
-    """What the service needs does not answer; `cause` says so in a sentence for the caller, without secrets."""
+    """A dependency of the service is unavailable; `cause` is a sentence for the caller, without secrets."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class AlreadyLoggedError(RuntimeError):
-    """Ends what cannot go on; the log says why already, and no server need say it again."""
+    """Stops an operation whose failure has been logged; the server need not log it again."""

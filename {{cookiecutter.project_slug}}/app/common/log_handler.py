@@ -1,7 +1,7 @@
-"""Loggers whose lines carry the request's ID, and the one logging configuration of every process.
+"""Loggers whose lines carry the request ID, and the logging configuration of every process.
 
-`log_config.json` is that configuration: gunicorn's master and workers, plain uvicorn (`--log-config`) and scripts use
-the same file. Its factories, below, look into the settings, so that LOG_FORMAT and LOG_PATH mean the same everywhere.
+`log_config.json` is that configuration, for gunicorn's master and workers, plain uvicorn (`--log-config`) and scripts.
+It calls the factories below, which read the settings, so that LOG_FORMAT and LOG_PATH apply to all of them.
 """
 
 import json
@@ -29,22 +29,22 @@ SERVERS = ("gunicorn.", "uvicorn.", "hypercorn.", "granian.")
 OWN_FILE = "own file of a LogHandler"
 LOG_CONFIG = PROJECT_ROOT / "log_config.json"
 
-made: "WeakKeyDictionary[LogHandler, None]" = WeakKeyDictionary()
-"""Every `LogHandler` in its order: those that are made at import follow settings that come later."""
+instances: "WeakKeyDictionary[LogHandler, None]" = WeakKeyDictionary()
+"""Every `LogHandler` in order of creation, so that settings made current later apply to those created at import."""
 
 
 def default_formatter(fmt: str = REQUEST_ID_LOG_FORMAT) -> logging.Formatter:
-    """Return the formatter that LOG_FORMAT asks for."""
+    """Return the formatter for LOG_FORMAT; `fmt` is the format of text lines."""
     return JsonFormatter() if get_settings().log_format == "json" else TextFormatter(fmt)
 
 
 def access_formatter(fmt: str = ACCESS_LOG_FORMAT) -> logging.Formatter:
-    """Return the formatter of access lines that LOG_FORMAT asks for."""
+    """Return the formatter of access log lines for LOG_FORMAT; `fmt` is the format of text lines."""
     return JsonAccessFormatter() if get_settings().log_format == "json" else RequestAccessFormatter(fmt)
 
 
 def file_handler(filename: str) -> logging.Handler:
-    """Return a handler for the file in the folder LOG_PATH; one that does nothing without a folder."""
+    """Return a handler for a file in LOG_PATH, or a NullHandler if LOG_PATH is not set."""
     settings = get_settings()
     if settings.log_path is None:
         return logging.NullHandler()
@@ -52,21 +52,21 @@ def file_handler(filename: str) -> logging.Handler:
 
 
 def access_handler() -> logging.Handler:
-    """Return the handler of access lines: LOG_PATH/access.log, or standard output without a folder."""
+    """Return the handler of access log lines, for LOG_PATH/access.log, or standard output if LOG_PATH is not set."""
     return LogStreamHandler(sys.stdout) if get_settings().log_path is None else file_handler("access.log")
 
 
 def logging_config() -> dict[str, Any]:
-    """Return the content of `log_config.json` with the level of the settings, for `logging.config.dictConfig`."""
+    """Return the content of `log_config.json` with LOG_LEVEL applied, for `logging.config.dictConfig`."""
     config: dict[str, Any] = json.loads(LOG_CONFIG.read_text("utf-8"))
     config["root"]["level"] = get_settings().log_level
     return config
 
 
 def configure_logging(settings: Settings) -> None:
-    """Make the settings those of this process, and set up logging unless the server has done so by the same ones.
+    """Make the settings current, and set up logging unless the server has already done so with the same settings.
 
-    A configuration of others stays, and so do handlers of theirs beside ours.
+    A logging configuration by other code is kept, as are handlers that other code added to ours.
     """
     changed, root, access = current != [settings], logging.getLogger(), logging.getLogger(ACCESS_LOGGER).handlers
     use_settings(settings)
@@ -75,8 +75,8 @@ def configure_logging(settings: Settings) -> None:
         others = [handler for handler in root.handlers if access and handler.name not in config["handlers"]]
         logging.config.dictConfig(config)
         root.handlers += others
-    for known in list(made):
-        known.set_up()
+    for instance in list(instances):
+        instance.set_up()
     logging.getLogger().setLevel(settings.log_level)
     for name, _, level in (word.partition("=") for word in settings.log_levels):
         logging.getLogger(name).setLevel(level.upper())
@@ -86,50 +86,50 @@ def configure_logging(settings: Settings) -> None:
 
 
 def file_name_of(name: str) -> str:
-    """Return the name of a logger's file in the folder LOG_PATH."""
+    """Return the name of a logger's file in LOG_PATH."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") + ".log"
 
 
-def refuse_reserved(name: str) -> None:
-    """Raise ValueError for a name that belongs to the server."""
+def reject_reserved_name(name: str) -> None:
+    """Raise ValueError if the logger name, or its file, is used by the server."""
     if file_name_of(name) in RESERVED_FILES or name == ACCESS_LOGGER or name.startswith(SERVERS):
-        raise ValueError(f"A logger {name!r} would write among the server's own lines: give it another name.")
+        raise ValueError(f"The logger name {name!r} is reserved for the server's log lines: choose another name.")
 
 
 class LogHandler(logging.LoggerAdapter[logging.Logger]):
-    """The logger `name` with a file of its own, `LOG_PATH/<name>.log`, besides the stream.
+    """Adapter of the logger `name`, which writes to its own file, `LOG_PATH/<name>.log`, as well as to the stream.
 
-    It is `logging.getLogger(name)`: part of the hierarchy, the same however often it is asked for.
-    `level`: lowest level kept, default: that of the root logger. `stream`: its lines also go where the root logger's
-    go. `file`: it has a file of its own, if LOG_PATH is set.
+    The logger is `logging.getLogger(name)`: part of the hierarchy, and shared by handlers of the same name.
+    `level`: lowest level logged; by default that of the root logger. `stream`: whether records also go to the handlers
+    of the root logger. `file`: whether it has its own file if LOG_PATH is set.
     """
 
     format: ClassVar[str] = LOG_FORMAT
 
     def __init__(self, name: str, level: int | str | None = None, stream: bool = True, file: bool = True) -> None:
-        refuse_reserved(name)
+        reject_reserved_name(name)
         super().__init__(logging.getLogger(name), {})
         self._level, self._stream, self._file = level, stream, file
-        made[self] = None
+        instances[self] = None
         self.set_up()
 
     @property
     def file_name(self) -> str:
-        """The name of its file in the folder LOG_PATH."""
+        """The name of its file in LOG_PATH."""
         return file_name_of(self.name)
 
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
-        """Hand on the call as it is; the base class would replace the caller's `extra`."""
+        """Return the arguments unchanged; the base class would replace the caller's `extra`."""
         return msg, kwargs
 
-    def resetName(self, name: str) -> None:  # noqa: N802 - a name that users know from elsewhere
-        """Go on under another name, in another file."""
-        refuse_reserved(name)
+    def resetName(self, name: str) -> None:  # noqa: N802 - a public name
+        """Switch to the logger and the file of another name; raise ValueError if the name is reserved."""
+        reject_reserved_name(name)
         self.logger = logging.getLogger(name)
         self.set_up()
 
     def set_up(self) -> None:
-        """Follow the settings of the process: level, stream, and its file in their folder and format."""
+        """Apply the current settings: level, propagation, and the folder and format of its file."""
         if self._level is not None:
             self.logger.setLevel(self._level)
         if not self._stream:
@@ -139,7 +139,7 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
             self.logger.addHandler(self._own_file())
 
     def _has_file(self, path: Path | None) -> bool:
-        """Tell whether the file is open already; one in another folder is closed."""
+        """Return whether the file is already open; close a file in another folder."""
         for handler in [handler for handler in self.logger.handlers if handler.name == OWN_FILE]:
             if path and isinstance(handler, logging.FileHandler) and Path(handler.baseFilename) == path.absolute():
                 handler.setFormatter(default_formatter(vars(handler)["fmt"]))
@@ -158,17 +158,17 @@ class LogHandler(logging.LoggerAdapter[logging.Logger]):
 
 
 class RequestLogHandler(LogHandler):
-    """The same, whose lines carry the request's ID: `log = RequestLogHandler("demo"); log.info("demo")`."""
+    """A `LogHandler` whose lines carry the request ID: `log = RequestLogHandler("demo"); log.info("demo")`."""
 
     format = REQUEST_ID_LOG_FORMAT
 
 
 def prepare_log_files(settings: Settings) -> None:
-    """Make the folder for log files of several processes; raise SystemExit with a sentence if that cannot work."""
+    """Create LOG_PATH for several processes; raise SystemExit if it is not writable, or if LOG_ROTATION is on."""
     if settings.log_rotation != "off":
         raise SystemExit(
-            f"LOG_ROTATION is {settings.log_rotation!r}, and several processes would rotate files under each other: "
-            "set LOG_ROTATION=off and rotate from outside (logrotate, then SIGUSR1 to gunicorn)."
+            f"LOG_ROTATION is {settings.log_rotation!r}, but several processes cannot rotate the same files: "
+            "set LOG_ROTATION=off and use logrotate, which then sends SIGUSR1 to gunicorn."
         )
     if settings.log_path is None:
         return
@@ -179,6 +179,6 @@ def prepare_log_files(settings: Settings) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise SystemExit(
-            f"LOG_PATH is {str(settings.log_path)!r}, and no file can be written there ({error.strerror}): set it to a "
+            f"LOG_PATH is {str(settings.log_path)!r}, but no file can be written there ({error.strerror}): set it to a "
             "folder that this user may write to, or leave it empty for standard output."
         ) from None

@@ -1,7 +1,7 @@
-"""The outermost layer: every request gets its ID and its clock here, and leaves with its header and its line.
+"""Outermost ASGI middleware: request ID, timer, response header and access log line of every request.
 
-Pure ASGI, so that nothing is outside of it: not the answer to an unhandled error, not CORS. The context is not reset:
-the server's task ends with the request, and what the server itself logs after us still carries the ID.
+Pure ASGI, so that CORS and the response to an unhandled error are inside of it. It does not reset the context: the
+server's task ends with the request, and what the server logs afterwards still carries the ID.
 """
 
 from asyncio import CancelledError
@@ -23,12 +23,12 @@ from app.common.request_time import RequestTimePlugin
 
 
 class ContextMiddleware:
-    """Opens a record for each request and websocket, and closes it with the access line.
+    """Creates the record of each request and websocket, and writes the access log line at its end.
 
-    `plugins`: a `RequestIdPlugin` configures the ID, `RequestTimePlugin` may stand here too; any other plugin of
-    starlette-context adds its value to the context. `proxies`: whose `X-Forwarded-*` counts; default: nobody's.
-    `max_body_bytes`: larger request bodies are refused with 413; None: any size. `refuses`: it answers what is refused;
-    False: a `RefusalMiddleware` further inside does, as in app/main.py.
+    `plugins`: a `RequestIdPlugin` configures the ID; `RequestTimePlugin` is accepted, but not needed; other plugins of
+    starlette-context add their values to the context. `proxies`: trusted to set `X-Forwarded-*`; by default none.
+    `max_body_bytes`: larger request bodies are refused with 413; None: no limit. `refuses`: whether it adds a
+    `RefusalMiddleware`, which responds to refused requests; False if the application has one, as in app/main.py.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ContextMiddleware:
         self.plugins = tuple(p for p in plugins if not isinstance(p, RequestIdPlugin | RequestTimePlugin))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; a mounted application of the same kind takes part in the record of the outer one."""
+        """Serve one request; a mounted application with this middleware shares the record of the outer one."""
         if scope["type"] not in ("http", "websocket") or SCOPE_KEY in scope:
             await self.app(scope, receive, send)
             return
@@ -56,21 +56,21 @@ class ContextMiddleware:
             record.outer = outer
         bound = bind(record)
         exchange = Exchange(record, receive, send, self.id_plugin.raw_header_name, self.plugins)
-        asks_plugins = self.plugins and REFUSAL_KEY not in scope
+        calls_plugins = self.plugins and REFUSAL_KEY not in scope
         if self.max_body_bytes is not None and scope["type"] == "http":
             exchange.limit_body(self.max_body_bytes)
         try:
-            if asks_plugins:
+            if calls_plugins:
                 await self._serve(exchange)
             else:
                 await self.app(scope, exchange.receive, exchange.send)
             if not record.status:
-                await exchange.returned()
+                await exchange.on_return()
         except CancelledError as error:
-            await exchange.cancelled(error)
+            await exchange.on_cancel(error)
             raise
         except BaseException as error:
-            await exchange.failed(error)
+            await exchange.on_error(error)
             raise
         finally:
             exchange.close()
@@ -101,21 +101,21 @@ class ContextMiddleware:
         scope = record.scope
         scope[SCOPE_KEY] = scope.get("app")
         scope.setdefault("state", {})["request_id"] = record.request_id
-        record.context[self.id_plugin.key] = record.request_id  # a subclass may have another key
+        record.context[self.id_plugin.key] = record.request_id  # a subclass may use another key
         if self.id_plugin.update_request_header:
             name = self.id_plugin.raw_header_name
-            kept = [pair for pair in scope["headers"] if pair[0] != name] if incoming else scope["headers"]
-            scope["headers"] = [*kept, (name, record.raw_request_id)]
+            others = [pair for pair in scope["headers"] if pair[0] != name] if incoming else scope["headers"]
+            scope["headers"] = [*others, (name, record.raw_request_id)]
 
     async def _serve(self, exchange: Exchange) -> None:
-        """Ask the foreign plugins for their values before the application is called."""
+        """Put the values of the other plugins into the context, then call the application."""
         scope = exchange.record.scope
         try:
             connection = HTTPConnection(scope)
             for plugin in self.plugins:
                 exchange.record.context[plugin.key] = await plugin.process_request(connection)
         except MiddleWareValidationError as error:
-            response = error.error_response or error_response(HTTPStatus.BAD_REQUEST, "A header is not valid.")
+            response = error.error_response or error_response(HTTPStatus.BAD_REQUEST, "A request header is invalid.")
             await response(scope, exchange.receive, exchange.send)
             return
         await self.app(scope, exchange.receive, exchange.send)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of every operation: the ID's header goes in and comes out, failures have one shape."""
+"""Add the request ID header and the error envelope to every operation of the OpenAPI document."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _ENVELOPE = "ErrorResponse"
 
 
 def describe(document: dict[str, Any], header_name: str) -> dict[str, Any]:
-    """Return the document with the ID's header and the error envelope on every operation."""
+    """Return the document with the request ID header and the error envelope on every operation."""
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas[_ENVELOPE] = ErrorResponse.model_json_schema(
@@ -19,7 +19,7 @@ def describe(document: dict[str, Any], header_name: str) -> dict[str, Any]:
         schemas.pop(unused, None)
     components.setdefault("parameters", {})["RequestID"] = _parameter(header_name)
     components.setdefault("headers", {})["RequestID"] = {
-        "description": "The ID of this request, the same in the body and in every log line.",
+        "description": "The ID of this request, as in the body and in every log line.",
         "required": True,
         "schema": {"type": "string"},
     }
@@ -31,19 +31,19 @@ def describe(document: dict[str, Any], header_name: str) -> dict[str, Any]:
 
 
 def _parameter(header_name: str) -> dict[str, Any]:
-    # No pattern and no length: a value that does not fit is replaced and never refused.
+    # No pattern and no length, since an invalid ID is replaced, never refused.
     return {
         "name": header_name,
         "in": "header",
         "required": False,
-        "description": "An ID to follow the request by; a new one is made if it is missing or unusable.",
+        "description": "The request ID; if it is missing or invalid, the service generates a new one.",
         "schema": {"type": "string"},
     }
 
 
 def _describe_operation(operation: dict[str, Any], header_name: str) -> None:
     parameters = operation.setdefault("parameters", [])
-    if not any(known.get("name", "").lower() == header_name.lower() for known in parameters):
+    if not any(parameter.get("name", "").lower() == header_name.lower() for parameter in parameters):
         parameters.append({"$ref": "#/components/parameters/RequestID"})
     responses = operation["responses"]
     failure = {
@@ -52,6 +52,6 @@ def _describe_operation(operation: dict[str, Any], header_name: str) -> None:
     }
     responses.setdefault("default", failure)
     if "422" in responses:
-        responses["422"] = {**failure, "description": "The request does not fit; `result` lists each fault."}
+        responses["422"] = {**failure, "description": "The request is invalid; `result` lists the errors."}
     for response in responses.values():
         response.setdefault("headers", {})[header_name] = {"$ref": "#/components/headers/RequestID"}

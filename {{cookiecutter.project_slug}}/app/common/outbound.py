@@ -1,13 +1,13 @@
-"""HTTP clients whose calls carry the ID of the request they are made for.
+"""HTTP clients that send the current request ID to other services.
 
 `OutboundAsyncClient` and `OutboundClient` are httpx2's clients with three additions:
 
-- The current request ID goes to the allowed hosts only. Outside a request none is sent. A header set by hand wins.
-- After a redirect to another origin (scheme, host and port) neither the ID nor a header set by hand goes along, even if
-  that host is allowed; on the way back to the first origin it is sent again.
-- Every HTTP exchange (each redirect and each step of an authentication is one) writes one line to `app.outbound`.
+- Inside a request, calls to allowed hosts carry its ID. A header that the caller sets takes precedence.
+- After a redirect to another origin (scheme, host and port), neither the ID nor a header set by the caller is sent,
+  even if that host is allowed. After a redirect back to the first origin, it is sent again.
+- Each HTTP exchange, including redirects and authentication steps, is logged as one record of `app.outbound`.
 
-All else is httpx2's, also its defaults: 5 s each to connect, read, write and get a connection; redirects not followed.
+Defaults are httpx2's: 5 s each to connect, read, write and get a connection from the pool; redirects not followed.
 """
 
 import logging
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("app.outbound")
 
-# httpx2 copies a request's extensions to the request that follows its redirect, automatic or by hand.
+# httpx2 copies the extensions of a request to the next request after a redirect, automatic or manual.
 _FIRST_ORIGIN = "app.first_origin"
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _HOST_NAME = re.compile(r"[a-z0-9_:-][a-z0-9._:-]*")
 
 
 class _Rule(NamedTuple):
-    """One entry of the allow-list; a host that begins with a dot stands for its subdomains, no port for every port."""
+    """One allowed host; a leading dot matches all subdomains, and a missing port matches every port."""
 
     host: str
     port: int | None
 
     @classmethod
     def parse(cls, entry: str) -> "_Rule":
-        """Read `host`, `.domain` or `*.domain`, each with an optional `:port`; raise ValueError for anything else."""
+        """Parse `host`, `.domain` or `*.domain`, each with an optional `:port`; raise ValueError for anything else."""
         rest = entry.removeprefix("*.") if entry.startswith("*") else entry.removeprefix(".")
         try:
             url = httpx2.URL(f"//{rest}")
@@ -60,7 +60,7 @@ class _Rule(NamedTuple):
 
 
 class _Correlation:
-    """Decides what the request of an exchange says about the ID."""
+    """Adds the request ID and the injected headers to requests."""
 
     def __init__(self, header: str, allowed_hosts: Iterable[str]) -> None:
         if isinstance(allowed_hosts, str):
@@ -69,7 +69,7 @@ class _Correlation:
         self._rules = tuple(map(_Rule.parse, allowed_hosts))
 
     def stamp(self, request: httpx2.Request) -> httpx2.Request:
-        """Return the request as it is to be sent; the given one keeps its headers, so it may be sent again."""
+        """Return the request to send; the given one keeps its headers, so that it can be sent again."""
         origin = (request.url.scheme, request.url.netloc)
         headers = httpx2.Headers(request.headers)
         if request.extensions.setdefault(_FIRST_ORIGIN, origin) != origin:
@@ -85,12 +85,12 @@ class _Correlation:
 def _copy(given: httpx2.Request, headers: httpx2.Headers) -> httpx2.Request:
     copy = httpx2.Request(given.method, given.url, headers=headers, stream=given.stream, extensions=given.extensions)
     if isinstance(given.stream, httpx2.ByteStream):
-        copy.read()  # in memory already: keeps `response.request.content` readable
+        copy.read()  # already in memory; makes `response.request.content` readable
     return copy
 
 
 class OutboundCall:
-    """One request as it is sent, and what became of it: for `call_observers`."""
+    """One outgoing request and its response, for `call_observers`; `response` is set when it arrives."""
 
     def __init__(self, request: httpx2.Request) -> None:
         self.request = request
@@ -99,16 +99,16 @@ class OutboundCall:
 
 @contextmanager
 def _call(correlation: _Correlation, request: httpx2.Request) -> Iterator[OutboundCall]:
-    """Stamp the request and write the line of its exchange; the seconds end with the response's headers."""
+    """Add the headers, enter the observers and log the exchange; its duration ends with the response's headers."""
     call = OutboundCall(request)
     with ExitStack() as stack:
-        for watch in call_observers.values():
-            stack.enter_context(watch(call))
+        for observe in call_observers.values():
+            stack.enter_context(observe(call))
         call.request = correlation.stamp(request)
         started = time.perf_counter()
         try:
             yield call
-        except BaseException as error:  # also a cancelled call, which leaves no other trace
+        except BaseException as error:  # also a cancellation, which nothing else logs
             _log(call.request, started, error)
             raise
         if call.response is not None:
@@ -136,12 +136,12 @@ class _Correlated:
 class OutboundAsyncClient(_Correlated, httpx2.AsyncClient):
     """An `httpx2.AsyncClient` that sends the request ID to allowed hosts and logs each call.
 
-    `header`: name of the ID's header. `allowed_hosts`: `host`, `host:port`; `.domain` or `*.domain` for subdomains, but
-    not the domain itself; anything else raises ValueError. All other arguments are httpx2's.
+    `header`: name of the request ID header. `allowed_hosts`: `host` or `host:port`; `.domain` or `*.domain` for its
+    subdomains, but not the domain itself; anything else raises ValueError. Other arguments are passed to httpx2.
     """
 
-    # Undocumented, but the one place that every exchange passes, whatever its transport, proxy or mount. Should httpx2
-    # rename it, mypy and the tests fail.
+    # Undocumented, but the only method that every exchange passes, with any transport, proxy or mount. If httpx2
+    # renames it, mypy and the tests fail.
     async def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
         with _call(self._correlation, request) as call:
             response = call.response = await super()._send_single_request(call.request)
@@ -149,7 +149,7 @@ class OutboundAsyncClient(_Correlated, httpx2.AsyncClient):
 
 
 class OutboundClient(_Correlated, httpx2.Client):
-    """The same as `OutboundAsyncClient`, for code that runs in threads."""
+    """The synchronous variant of `OutboundAsyncClient`, for code that runs in threads."""
 
     def _send_single_request(self, request: httpx2.Request) -> httpx2.Response:
         with _call(self._correlation, request) as call:
@@ -158,10 +158,10 @@ class OutboundClient(_Correlated, httpx2.Client):
 
 
 def outbound_async_client(settings: "Settings", **options: Any) -> OutboundAsyncClient:  # noqa: ANN401
-    """Return an asynchronous client with the header and hosts of the settings; the caller closes it."""
+    """Return an asynchronous client with REQUEST_ID_HEADER and OUTBOUND_HOSTS; the caller must close it."""
     return OutboundAsyncClient(header=settings.request_id_header, allowed_hosts=settings.outbound_hosts, **options)
 
 
 def outbound_client(settings: "Settings", **options: Any) -> OutboundClient:  # noqa: ANN401
-    """Return a synchronous client with the header and hosts of the settings; the caller closes it."""
+    """Return a synchronous client with REQUEST_ID_HEADER and OUTBOUND_HOSTS; the caller must close it."""
     return OutboundClient(header=settings.request_id_header, allowed_hosts=settings.outbound_hosts, **options)

@@ -1,4 +1,4 @@
-"""The clock: how long the current request has taken, and the plugin that puts it into the context."""
+"""The duration of the current request, and the starlette-context plugin for it."""
 
 from starlette.requests import HTTPConnection
 from starlette_context.plugins import Plugin
@@ -8,17 +8,17 @@ from app.common.context.request_record import current_record
 
 
 def current_request_time(precision: int = 3) -> float | None:
-    """Return the request's time in seconds, final once its response is over; None outside of a request."""
+    """Return the current request's duration in seconds, final once its response is complete; None outside of one."""
     record = current_record.get()
     return None if record is None else round(record.elapsed(), precision)
 
 
 class RequestTimePlugin(Plugin):
-    """Puts the start (seconds since the epoch) and, at the end, the duration (seconds) into the context."""
+    """Plugin of starlette-context: the start (seconds since the epoch) and, at the end, the duration (seconds)."""
 
     key = REQUEST_START_TIME_CTX_KEY
 
     async def process_request(self, request: HTTPConnection) -> float | None:  # noqa: ARG002
-        """Return the start, for starlette-context's own middlewares."""
+        """Return the start; starlette-context's own middlewares call this."""
         record = current_record.get()
         return None if record is None else record.started_at

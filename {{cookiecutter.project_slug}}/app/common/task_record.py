@@ -1,7 +1,7 @@
-"""Work outside of a request, followed like one: a task, a job, a message, each with its own ID and its parent's.
+"""Propagate request IDs to tasks, jobs and messages, each of which also has a task ID and its parent's ID.
 
-Who sends a message calls `inject(headers)`; who works on it does so `with extract(headers, task_id)`: every accessor,
-log line and outgoing call has the ID of the request that set it off.
+Producers call `inject(headers)`. Consumers run inside `with extract(headers, task_id):`, where every accessor, log line
+and outgoing call has the ID of the origin request.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from app.common.constants import NO_REQUEST_ID, PARENT_ID_KEY, REQUEST_ID_KEY, TASK_LOGGER
 from app.common.context.observers import injectors, task_observers
-from app.common.context.request_record import Bound, RequestRecord, bind, current_record, unbind
+from app.common.context.request_record import RequestRecord, Tokens, bind, current_record, unbind
 from app.common.request_id import id_policy
 
 log = logging.getLogger(TASK_LOGGER)
@@ -22,14 +22,14 @@ _UNSAFE = re.compile(r"[^!-~]")
 
 
 class TaskRecord(RequestRecord):
-    """A piece of work: `with TaskRecord(request_id, task_id, parent_id):`, once.
+    """The record of one task, a context manager to enter once: `with TaskRecord(request_id, task_id, parent_id):`.
 
-    `request_id`: of the request that set it off; `task_id`: its own; `parent_id`: of the task that set it off, "-" if
-    none did. What comes from outside goes through `extract`.
+    `request_id`: ID of the origin request. `task_id`: the task's own ID. `parent_id`: ID of the task that started it,
+    or "-". The arguments are not checked; `extract` checks IDs from outside.
     """
 
-    __slots__ = ("_bound", "_watches", "headers", "name", "parent_id", "state", "task_id")
-    _bound: Bound
+    __slots__ = ("_observers", "_tokens", "headers", "name", "parent_id", "state", "task_id")
+    _tokens: Tokens
 
     def __init__(
         self, request_id: str, task_id: str, parent_id: str = NO_REQUEST_ID, headers: Mapping[str, Any] | None = None
@@ -37,34 +37,34 @@ class TaskRecord(RequestRecord):
         super().__init__(request_id, {"type": "task"})
         self.headers = headers or {}
         self.name = self.state = ""
-        self._watches = ExitStack()
+        self._observers = ExitStack()
         self.task_id = task_id
         self.parent_id = parent_id
 
     def __enter__(self) -> Self:
-        self._bound = bind(self)
+        self._tokens = bind(self)
         return self
 
     def begin(self, name: str) -> Self:
-        """Enter it for the work itself, of which those who watch are told; else it is only for lines about it."""
+        """Enter the record and the `task_observers`, to run the task; `with` alone is for log lines about the task."""
         self.name = name[:_MAX_NAME]
         self.__enter__()
         try:
-            for watch in task_observers.values():
-                self._watches.enter_context(watch(self))
+            for observe in task_observers.values():
+                self._observers.enter_context(observe(self))
         except BaseException:
-            self.__exit__()  # or the next task here would have this one's IDs
+            self.__exit__()  # or the next task in this context would have these IDs
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watches.close()
-        unbind(self._bound)
+        self._observers.close()
+        unbind(self._tokens)
 
     def finish(self, name: str, state: str, level: int = logging.INFO, *, failed: bool = False) -> None:
-        """Write the last line of this work: what it was, how it ended, after how many seconds.
+        """Log the end of the task: its name, its state and its duration in seconds.
 
-        `failed`: whether it ended in a failure, for those who watch; `state` is a word for people.
+        `failed`: whether the task failed, for observers. `state` is only for readers of the log.
         """
         self.end()
         name, self.state, self.failed = name[:_MAX_NAME], state, failed
@@ -73,26 +73,26 @@ class TaskRecord(RequestRecord):
 
 
 def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
-    """Write the current IDs into what travels with a message; those that stand there already stay.
+    """Write the current IDs into the headers of a message, unless they are already there.
 
-    `task_id`: of what is sent, where it is known: what sends itself again (a retry) is not its own parent.
+    `task_id`: ID of the new task, if known: a task that sends itself again (a retry) must not become its own parent.
     """
     record = current_record.get()
-    known = {str(key).lower() for key in carrier}
-    if REQUEST_ID_KEY not in known:
+    existing = {str(key).lower() for key in carrier}
+    if REQUEST_ID_KEY not in existing:
         carrier[REQUEST_ID_KEY] = record.request_id if record else id_policy.new()
     parent = NO_REQUEST_ID if record is None else record.parent_id if record.task_id == task_id else record.task_id
-    if PARENT_ID_KEY not in known and parent != NO_REQUEST_ID:
+    if PARENT_ID_KEY not in existing and parent != NO_REQUEST_ID:
         carrier[PARENT_ID_KEY] = parent
-    for one in injectors.values():
-        one(carrier)
+    for inject_more in injectors.values():
+        inject_more(carrier)
 
 
 def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
-    """Return the record of the work on a message; a doubtful ID in it is replaced, as that of a request.
+    """Return the record for the task of a message; an invalid request ID in its headers is replaced.
 
-    Without one, `fallback` is taken (the ID by which a foreign sender follows it), else a new one, and written back, so
-    that a message has one ID. What is called instead of sent has the ID of the work that runs here already.
+    Without a valid one, `fallback` (the ID of a foreign producer) or a new ID is used, and written back to `carrier`,
+    so that the message keeps it. With neither, a task called directly inside another record has that record's ID.
     """
     headers = {str(key).lower(): value for key, value in carrier.items()}
     carried, foreign = _bytes_of(headers.get(REQUEST_ID_KEY)), _bytes_of(fallback)
@@ -119,6 +119,6 @@ def _bytes_of(value: object) -> bytes:
 
 
 def printable(value: object) -> str:
-    """Return an ID as records have it: in printable ASCII, cut to 128 characters."""
+    """Return an ID in printable ASCII, with `_` for other characters, truncated to 128 characters."""
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
     return _UNSAFE.sub("_", text[:_MAX_ID])

@@ -1,4 +1,4 @@
-"""gunicorn's worker: uvicorn with our lines and our protocol, and with the signals that gunicorn really sends."""
+"""gunicorn's worker class: uvicorn with our HTTP protocol and log lines, and with handlers for gunicorn's signals."""
 
 import asyncio
 import contextlib
@@ -26,49 +26,49 @@ from app.common.server.protocol import RequestHttpProtocol
 from app.settings import get_settings
 
 HEARTBEAT = 1
-"""Seconds between two signs of life to the master."""
+"""Seconds between two heartbeats to the master."""
 
-PAUSE = 2
-"""Seconds until a worker that could not start is tried again."""
+RETRY_DELAY = 2
+"""Seconds until gunicorn replaces a worker that could not start."""
 
 
 class DrainingServer(Server):
-    """Keeps the heart beating while the last requests are answered, so that the master does not kill the worker."""
+    """uvicorn's server; it sends heartbeats while draining, or the master would kill the worker."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """Stop accepting, finish what is there, end the lifespan.
+        """Stop accepting connections, finish the requests in flight, then end the lifespan.
 
-        The listening sockets are closed with their servers; closing them once more would only log an error.
+        The listening sockets are closed with their servers; closing them again would only log an error.
         """
         self.server_state.draining = True  # type: ignore[attr-defined]
-        heart = asyncio.create_task(self._beat())
+        heartbeats = asyncio.create_task(self._send_heartbeats())
         try:
-            await self._serve_who_waits()
+            await self._serve_queued_connections()
             await super().shutdown()
-            if self.server_state.tasks:  # cancelled ones still have to answer and to write their line
+            if self.server_state.tasks:  # cancelled requests still send a response and write their access log line
                 await asyncio.wait(self.server_state.tasks, timeout=HEARTBEAT)
         finally:
-            heart.cancel()
+            heartbeats.cancel()
 
-    async def _serve_who_waits(self) -> None:
+    async def _serve_queued_connections(self) -> None:
         loop = asyncio.get_running_loop()
         for connection in stop_listening(self.servers):
-            with contextlib.suppress(OSError):  # it has gone meanwhile
+            with contextlib.suppress(OSError):  # the client has closed it
                 protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
                 make = partial(protocol, self.config, self.server_state, self.lifespan.state)
                 await loop.connect_accepted_socket(make, connection, ssl=self.config.ssl)
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while self.config.callback_notify is not None:
             await self.config.callback_notify()
             await asyncio.sleep(HEARTBEAT)
 
 
 class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
-    """`worker_class = "app.common.workers.RequestUvicornWorker"`."""
+    """gunicorn's worker class: `worker_class = "app.common.workers.RequestUvicornWorker"`."""
 
-    # The parser is named, never "auto": that falls back to h11 where httptools is missing, which lets requests be
-    # smuggled. uvicorn starts a pipelined request inside the context of the one before, hence reset_contextvars.
+    # http="auto" would fall back to h11 if httptools is missing, and h11 allows request smuggling. Without
+    # reset_contextvars, a pipelined request would run in the context of the previous request.
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "auto",
         "http": RequestHttpProtocol,
@@ -81,65 +81,65 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
     }
 
     server: Server
-    first: ClassVar[int] = 0
-    """How many workers the master has started with; a younger one is a replacement, or one more."""
+    initial_workers: ClassVar[int] = 0
+    """Number of workers that the master started first; a worker with a higher `age` replaces one or is additional."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
         super().__init__(*args, **kwargs)
-        if self.age == 1:  # here, in the master: a reload may bring another number, and the ages go on
-            type(self).first = self.cfg.workers
-        # The base class makes uvicorn share gunicorn's very lists of handlers, in the master; a reload empties both.
+        if self.age == 1:  # this runs in the master; a reload may change the number, but the ages continue
+            type(self).initial_workers = self.cfg.workers
+        # In the master, the base class lets uvicorn's loggers share gunicorn's handler lists; a reload empties both.
         for name in ("uvicorn.error", "uvicorn.access"):
-            shared = logging.getLogger(name)
-            shared.handlers = list(shared.handlers)
+            logger = logging.getLogger(name)
+            logger.handlers = list(logger.handlers)
 
     def init_process(self) -> None:
-        """Set up what belongs to this process and serve; what keeps it from that may be gone at the next try."""
+        """Set up this process and serve; if it cannot start, let gunicorn retry, as the cause may be temporary."""
         try:
             self._set_up()
             super().init_process()
         except SystemExit as error:
             if error.code == Arbiter.WORKER_BOOT_ERROR:
-                self.give_up()
+                self.handle_boot_failure()
             raise
-        except Exception:  # such as a syntax error; gunicorn would log it, and end
+        except Exception:  # such as a syntax error; gunicorn would log it and exit
             if not self.booted:
-                if self.age > self.first:
+                if self.age > self.initial_workers:
                     self.log.exception("Exception in worker process")
-                self.give_up()
+                self.handle_boot_failure()
             raise
 
-    def give_up(self) -> None:
-        """End a worker that cannot start so that gunicorn tries again, not so that it ends as well; raise SystemExit.
+    def handle_boot_failure(self) -> None:
+        """Exit with a status after which gunicorn replaces this worker instead of exiting; raise SystemExit.
 
-        The very first worker returns: its end is that of gunicorn, at once. The others of the first start wait for
-        theirs, as gunicorn stumbles over a second one that ends so: exit code 1, a traceback, and the PID file stays.
+        The very first worker returns, so that gunicorn exits immediately. The other initial workers wait for SIGTERM:
+        a second boot error makes gunicorn exit with code 1 and a traceback, and leave the PID file behind.
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: sys.exit(0))
         if self.age == 1:
             return
-        if self.age <= self.first:
-            time.sleep(PAUSE)
+        if self.age <= self.initial_workers:
+            time.sleep(RETRY_DELAY)
             sys.exit(0)
-        self.log.error("This worker cannot start; the next try is in %d seconds.", PAUSE)
-        for _ in range(PAUSE):
+        self.log.error("This worker cannot start; gunicorn retries in %d seconds.", RETRY_DELAY)
+        for _ in range(RETRY_DELAY):
             self.notify()
             time.sleep(1)
         sys.exit(1)
 
     def _set_up(self) -> None:
-        """Set up what belongs to this process; the master must stay as it is."""
+        """Configure this process only; the master must not change."""
         wire_handlers()
         self.config.loop = get_settings().loop
         self.config.timeout_notify = HEARTBEAT
-        # Below gunicorn's, so that a request which takes too long is cancelled, answered and logged before SIGKILL.
+        # Shorter than gunicorn's, so that a slow request is cancelled, answered and logged before SIGKILL.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
 
     def init_signals(self) -> None:
-        """Remember that the end was asked for: an exception could get lost in an import, or end as another one."""
+        """Let SIGTERM and SIGINT set a flag: an exception could be swallowed or replaced during an import."""
         super().init_signals()
-        faulthandler.enable()  # a blocked loop is killed with SIGABRT, and the stack says where it was
+        faulthandler.enable()  # gunicorn kills a blocked worker with SIGABRT; this prints where it was blocked
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
 
@@ -148,27 +148,27 @@ class RequestUvicornWorker(UvicornWorker):  # type: ignore[misc]
         self.server = DrainingServer(config=self.config)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, self._stop_now)
-        # On the loop and not in the midst of a write, where reopening the file would fail.
+        # In the event loop, so that files are not reopened during a write, which would fail.
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
-        # The sockets inside of gunicorn's wrappers, which report an error when uvloop closes them.
+        # Without gunicorn's socket wrappers, which report an error when uvloop closes them.
         if self.alive:
             await self.server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
         if self.alive and not self.server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def _stop_now(self) -> None:
-        self.config.timeout_graceful_shutdown = 0.1  # zero would tell of a cancellation where nothing was cancelled
+        self.config.timeout_graceful_shutdown = 0.1  # with 0, uvicorn logs a cancellation even if no task was cancelled
         self.server.should_exit = True
 
     async def callback_notify(self) -> None:
-        """Give a sign of life; leave if that was asked for, or the master is gone and nobody would ever ask."""
+        """Send a heartbeat; stop the server on request, or if the master has died."""
         self.notify()
         if os.getppid() != self.ppid or not self.alive:
             self.server.should_exit = True
 
 
 def wire_handlers() -> None:
-    """Give our formatters to the handlers of a gunicorn that was set up without our `gun.py`, and them our lines."""
+    """Without `gun.py`: set our formatters on gunicorn's handlers, and send access records to its access log."""
     access = logging.getLogger("gunicorn.access").handlers
     for handler in access:
         if not isinstance(handler.formatter, RequestAccessFormatter):
@@ -178,6 +178,6 @@ def wire_handlers() -> None:
         ours.handlers, ours.propagate = access, False
         ours.setLevel(logging.INFO)
     for handler in logging.getLogger("gunicorn.error").handlers:
-        if not any(isinstance(known, RequestIDLogFilter) for known in handler.filters):
+        if not any(isinstance(log_filter, RequestIDLogFilter) for log_filter in handler.filters):
             handler.addFilter(RequestIDLogFilter())
             handler.setFormatter(default_formatter())

@@ -1,1 +1,1 @@
-"""The work itself; no FastAPI in here."""
+"""Business logic; must not import FastAPI."""

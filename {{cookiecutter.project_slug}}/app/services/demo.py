@@ -1,4 +1,4 @@
-"""The work behind the demo routes; it logs as any code does and knows nothing of HTTP."""
+"""Business logic of the demo routes; it uses standard loggers and does not depend on HTTP."""
 
 import asyncio
 import logging
@@ -10,14 +10,14 @@ log = logging.getLogger(__name__)
 
 
 async def wait(seconds: float) -> float:
-    """Sleep and return the seconds."""
+    """Sleep for `seconds` and return them."""
     log.info("waiting for %g seconds", seconds)
     await asyncio.sleep(seconds)
     return seconds
 
 
 async def count(lines: int, pause: float) -> AsyncIterator[str]:
-    """Yield numbered lines with a pause, in seconds, before each."""
+    """Yield numbered lines, each after a pause in seconds."""
     for number in range(1, lines + 1):
         await asyncio.sleep(pause)
         log.info("line %d of %d", number, lines)
@@ -25,16 +25,16 @@ async def count(lines: int, pause: float) -> AsyncIterator[str]:
 
 
 async def clean_up(pause: float) -> None:
-    """Stand for work that goes on when the answer is out."""
+    """Simulate work that continues after the response."""
     await asyncio.sleep(pause)
     log.info("cleaned up")
 
 
 def refuse() -> str:
-    """Stand for work that cannot be done now: raise ServiceError."""
-    raise ServiceError("Somebody else is changing this; try again.", status=409, code=4091)
+    """Simulate a conflict: raise ServiceError."""
+    raise ServiceError("Another request is changing this resource; try again.", status=409, code=4091)
 
 
 def fail() -> None:
-    """Stand for a defect."""
+    """Simulate a defect: raise RuntimeError."""
     raise RuntimeError("this is a defect, shown on purpose")

@@ -1,4 +1,4 @@
-"""A way to drive an application without a client library."""
+"""Run an ASGI application without a client library."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 
 def http_scope(path: str = "/", headers: Sequence[tuple[bytes, bytes]] = (), **changes: Any) -> Scope:  # noqa: ANN401
-    """Return what a server says of a GET request."""
+    """Return the ASGI scope of a GET request; `changes` are added to it."""
     return {
         "type": "http",
         "method": "GET",
@@ -24,12 +24,12 @@ def http_scope(path: str = "/", headers: Sequence[tuple[bytes, bytes]] = (), **c
 
 
 async def drive(app: ASGIApp, scope: Scope, *received: Message) -> list[Message]:
-    """Run one request and return what the application sent; when `received` is used up, the client is gone."""
-    waiting = list(received) or [{"type": "http.request", "body": b"", "more_body": False}]
+    """Run one request and return the messages that the application sent; after `received`, the client disconnects."""
+    queue = list(received) or [{"type": "http.request", "body": b"", "more_body": False}]
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+        return queue.pop(0) if queue else {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)

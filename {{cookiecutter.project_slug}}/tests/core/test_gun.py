@@ -1,4 +1,4 @@
-"""gunicorn's settings: what `gunicorn -c gun.py` makes of the environment."""
+"""gun.py: the configuration of gunicorn from environment variables."""
 
 import logging.config
 import runpy
@@ -12,16 +12,16 @@ import pytest
 from app.environment import PROJECT_ROOT
 from app.settings import available_processors
 
-# One that takes over from another: what belongs to the start of a service is there already.
+# A master that replaces another one (SIGUSR2): hooks of integrations skip what only the first start needs.
 ARBITER = SimpleNamespace(master_pid=1)
 
 
-def gun() -> dict[str, Any]:
+def run_gun_py() -> dict[str, Any]:
     return runpy.run_path(str(PROJECT_ROOT / "gun.py"))
 
 
 def test_defaults_of_gunicorn() -> None:
-    config = gun()
+    config = run_gun_py()
     assert config["bind"] == "127.0.0.1:8000"
     assert config["workers"] == available_processors()
     assert config["worker_class"] == "app.common.workers.RequestUvicornWorker"
@@ -47,39 +47,39 @@ def test_defaults_of_gunicorn() -> None:
         ({}, "pidfile", None),
     ],
 )
-def test_variable_is_taken_over(
+def test_variable_is_applied(
     variables: dict[str, str], name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gun()  # run again (SIGHUP), it reads the environment again
+    run_gun_py()  # gunicorn runs the file again on SIGHUP, which must read the environment again
     for variable, text in variables.items():
         monkeypatch.setenv(variable, text)
-    assert gun()[name] == value
+    assert run_gun_py()[name] == value
 
 
-def test_the_master_s_logging_can_be_set_up_and_its_folder_is_there(tmp_path: Path) -> None:
-    logging.config.dictConfig(gun()["logconfig_dict"])
+def test_logging_of_the_master_creates_the_log_folder(tmp_path: Path) -> None:
+    logging.config.dictConfig(run_gun_py()["logconfig_dict"])
     logging.getLogger("gunicorn.error").warning("from the master")
     assert "from the master" in (tmp_path / "log" / "error.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("PORT", "none", "The environment variable PORT is 'none'"),
-        ("LOG_ROTATION", "time", "LOG_ROTATION is 'time'"),  # processes would rotate files under each other
+        ("LOG_ROTATION", "time", "LOG_ROTATION is 'time'"),  # several processes cannot rotate the same files
     ],
 )
-def test_a_bad_value_stops_the_start(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_value_prevents_startup(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit, match=told):
-        gun()
+    with pytest.raises(SystemExit, match=message):
+        run_gun_py()
 
 
-def test_address_in_use_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_in_use_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         monkeypatch.setenv("PORT", str(port))
-        on_starting = gun()["on_starting"]
+        on_starting = run_gun_py()["on_starting"]
         with pytest.raises(SystemExit, match=f"cannot listen on 127.0.0.1:{port}: another program uses it"):
             on_starting(ARBITER)
         monkeypatch.setenv("LISTEN_FDS", "1")
@@ -88,7 +88,7 @@ def test_address_in_use_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatc
     on_starting(ARBITER)
 
 
-def test_address_of_another_machine_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_of_another_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "192.0.2.1")
     with pytest.raises(SystemExit, match=r"The service cannot listen on 192\.0\.2\.1:8000"):
-        gun()["on_starting"](ARBITER)
+        run_gun_py()["on_starting"](ARBITER)

@@ -220,7 +220,7 @@ def test_first_wrap_is_outermost(add: Add) -> None:
 
 def test_without_a_wrap_nothing_is_around(add: Add) -> None:
     add(alpha=INSTALL)
-    outermost = create_app().layers
+    outermost = create_app().stack
     assert isinstance(outermost, ContextMiddleware)
     assert isinstance(outermost.app, RefusalMiddleware)
 
@@ -260,13 +260,13 @@ def test_missing_package_is_reported_in_a_sentence(add: Add, logs: Logs) -> None
     ("variables", "told"),
     [
         ({"SIZE": "0"}, "The environment variable ALPHA_SIZE is '0': Input should be greater"),
-        ({"SIZE": "0", "RATE": "x"}, "The ... ALPHA_SIZE is: how many. The environment variable ALPHA_RATE is 'x': "),
-        ({"PORTS": "17,18"}, "The environment variable ALPHA_PORTS is not written in JSON, such as [1, 2]. ALPHA_"),
-        ({"PORTS": "17,18"}, "The ... ALPHA_PORTS is: which ports."),
-        ({"SIZE": "7"}, "The environment variable ALPHA_SIZE is '7': 7 is taken. ALPHA_SIZE is: how many."),
-        ({"WORD": "hunter2"}, "The environment variable ALPHA_WORD is not what it should be: its check failed. ALPHA_"),
+        ({"SIZE": "0", "RATE": "x"}, "The ... ALPHA_SIZE: how many. The environment variable ALPHA_RATE is 'x': "),
+        ({"PORTS": "17,18"}, "The environment variable ALPHA_PORTS is not valid JSON, such as [1, 2]. ALPHA_"),
+        ({"PORTS": "17,18"}, "The ... ALPHA_PORTS: which ports."),
+        ({"SIZE": "7"}, "The environment variable ALPHA_SIZE is '7': 7 is taken. ALPHA_SIZE: how many."),
+        ({"WORD": "hunter2"}, "The environment variable ALPHA_WORD is invalid: validation failed. ALPHA_"),
         ({"SIZE": "8"}, "a size of 8 is for others."),
-        ({"WORD": "hunter3"}, "The settings do not fit together."),
+        ({"WORD": "hunter3"}, "The settings are inconsistent."),
     ],
 )
 def test_bad_value_ends_the_start_and_no_secret_is_logged(

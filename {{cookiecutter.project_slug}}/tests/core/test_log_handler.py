@@ -1,4 +1,4 @@
-"""Loggers of the service: one line each, in the right files, with the ID."""
+"""Loggers of the service: one line per record, in the right file, with the request ID."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from app.main import Application, create_app
 from app.settings import Settings, get_settings
 from tests.support import ADDED, HEADER, ID, Logs, connect
 
-pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
+pytestmark = pytest.mark.usefixtures("app")  # sets up logging
 
 
 def messages(lines: list[str]) -> list[str]:
@@ -41,12 +41,12 @@ def test_line_goes_to_its_own_file_with_the_id(app: Application, client: TestCli
     assert logs.error == []
 
 
-def test_the_plain_handler_s_lines_have_no_id(logs: Logs) -> None:
+def test_lines_of_the_plain_handler_have_no_id(logs: Logs) -> None:
     LogHandler("plain").warning("text")
     assert messages(logs.lines("plain.log")) == ["WARNING text"]
 
 
-def test_handler_made_twice_writes_once(logs: Logs, caplog: pytest.LogCaptureFixture) -> None:
+def test_handlers_of_the_same_name_write_each_line_once(logs: Logs, caplog: pytest.LogCaptureFixture) -> None:
     first, second = RequestLogHandler("orders"), RequestLogHandler("orders")
     first.info("one")
     second.info("two")
@@ -54,7 +54,7 @@ def test_handler_made_twice_writes_once(logs: Logs, caplog: pytest.LogCaptureFix
     assert caplog.messages == ["one", "two"]
 
 
-def test_new_name_is_a_new_file_and_leaves_the_old_one_to_others(logs: Logs) -> None:
+def test_reset_name_changes_the_file_of_one_handler_only(logs: Logs) -> None:
     first, second = RequestLogHandler("before"), RequestLogHandler("before")
     second.info("one")
     second.resetName("after")
@@ -66,25 +66,25 @@ def test_new_name_is_a_new_file_and_leaves_the_old_one_to_others(logs: Logs) -> 
 
 
 @pytest.mark.parametrize("name", ["access", "error", "app.access", ".access"])
-def test_name_whose_file_is_the_server_s_is_refused_and_changes_nothing(name: str, logs: Logs) -> None:
+def test_reserved_name_is_rejected_and_the_handler_unchanged(name: str, logs: Logs) -> None:
     log = RequestLogHandler("steady")
-    for named in (RequestLogHandler, log.resetName):
-        with pytest.raises(ValueError, match="give it another name"):
-            named(name)
+    for set_name in (RequestLogHandler, log.resetName):
+        with pytest.raises(ValueError, match="choose another name"):
+            set_name(name)
     log.info("still here")
     assert log.name == "steady"
     assert messages(logs.lines("steady.log")) == ["INFO [-] still here"]
 
 
-@pytest.mark.parametrize(("level", "kept"), [(None, ["info", "error"]), (logging.ERROR, ["error"]), ("DEBUG", None)])
-def test_logger_drops_records_below_its_level(level: int | str | None, kept: list[str] | None, logs: Logs) -> None:
+@pytest.mark.parametrize(("level", "logged"), [(None, ["info", "error"]), (logging.ERROR, ["error"]), ("DEBUG", None)])
+def test_logger_drops_records_below_its_level(level: int | str | None, logged: list[str] | None, logs: Logs) -> None:
     log = RequestLogHandler("levels", level)
     for name in ("debug", "info", "error"):
         getattr(log, name)(name)
-    assert [line.split()[-1] for line in logs.lines("levels.log")] == (kept or ["debug", "info", "error"])
+    assert [line.split()[-1] for line in logs.lines("levels.log")] == (logged or ["debug", "info", "error"])
 
 
-def test_without_a_stream_only_the_file_has_the_line(
+def test_line_without_stream_is_only_in_the_file(
     logs: Logs, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     RequestLogHandler("quiet", stream=False).error("text")
@@ -93,13 +93,13 @@ def test_without_a_stream_only_the_file_has_the_line(
     assert capsys.readouterr().err == ""
 
 
-def test_without_a_file_of_its_own_the_error_file_has_the_line(logs: Logs) -> None:
+def test_line_without_own_file_is_in_the_error_file(logs: Logs) -> None:
     RequestLogHandler("fileless", file=False).error("text")
     assert logs.lines("fileless.log") == []
     assert messages(logs.error) == ["ERROR [-] text"]
 
 
-def test_lines_reach_a_test_s_caplog(caplog: pytest.LogCaptureFixture) -> None:
+def test_records_reach_caplog(caplog: pytest.LogCaptureFixture) -> None:
     RequestLogHandler("orders").warning("text", extra={"user": "u-1"})
     (record,) = caplog.records
     assert (record.name, record.getMessage(), vars(record)["user"]) == ("orders", "text", "u-1")
@@ -110,13 +110,13 @@ def test_lines_reach_a_test_s_caplog(caplog: pytest.LogCaptureFixture) -> None:
     ("name", "file"),
     [("orders", "orders.log"), ("app.orders", "app.orders.log"), ("../../up", "_.._up.log"), ("a/b c", "a_b_c.log")],
 )
-def test_the_file_s_name_is_safe(name: str, file: str, logs: Logs) -> None:
+def test_file_name_is_safe(name: str, file: str, logs: Logs) -> None:
     RequestLogHandler(name).warning("text")
     assert (logs.folder / file).is_file()
     assert {path.parent for path in logs.folder.parent.rglob("*.log")} == {logs.folder}
 
 
-def test_json_is_for_every_file(configure: Callable[..., Application], logs: Logs) -> None:
+def test_json_format_applies_to_every_file(configure: Callable[..., Application], logs: Logs) -> None:
     app = configure(LOG_FORMAT="json")
     log = RequestLogHandler("orders")
 
@@ -134,22 +134,24 @@ def test_json_is_for_every_file(configure: Callable[..., Application], logs: Log
     assert (access["status"], access["request_id"]) == (200, ID)
 
 
-@pytest.mark.parametrize(("level", "kept"), [("DEBUG", 3), ("info", 2), ("ERROR", 1), ("CRITICAL", 0)])
-def test_log_level_is_a_setting(level: str, kept: int, configure: Callable[..., Application], logs: Logs) -> None:
+@pytest.mark.parametrize(("level", "count"), [("DEBUG", 3), ("info", 2), ("ERROR", 1), ("CRITICAL", 0)])
+def test_log_level_setting_is_applied(
+    level: str, count: int, configure: Callable[..., Application], logs: Logs
+) -> None:
     configure(LOG_LEVEL=level)
-    log = logging.getLogger("somebody.else")
+    log = logging.getLogger("library.module")
     log.debug("text")
     log.info("text")
     log.error("text")
-    assert len(logs.error) == kept
+    assert len(logs.error) == count
 
 
-def test_access_lines_are_written_at_every_level(configure: Callable[..., Application], logs: Logs) -> None:
+def test_access_log_lines_are_written_at_every_level(configure: Callable[..., Application], logs: Logs) -> None:
     connect(configure(LOG_LEVEL="CRITICAL")).get("/api/demo")
     assert len(logs.access) == 1
 
 
-def test_without_a_folder_lines_go_to_the_streams(
+def test_lines_go_to_the_streams_without_log_path(
     configure: Callable[..., Application], logs: Logs, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client = connect(configure(LOG_PATH=""))
@@ -166,7 +168,7 @@ def test_second_application_changes_no_handler() -> None:
     assert {name: logging.getLogger(name).handlers for name in (None, "app.access")} == before
 
 
-def test_the_configuration_is_the_file_with_the_level_of_the_settings(configure: Callable[..., Application]) -> None:
+def test_logging_config_is_the_file_with_log_level_applied(configure: Callable[..., Application]) -> None:
     configure(LOG_LEVEL="WARNING")
     config = json.loads(LOG_CONFIG.read_text("utf-8"))
     assert config["disable_existing_loggers"] is False
@@ -174,20 +176,20 @@ def test_the_configuration_is_the_file_with_the_level_of_the_settings(configure:
     assert logging_config() == config
 
 
-def test_the_folder_is_made(tmp_path: Path) -> None:
+def test_log_folder_is_created(tmp_path: Path) -> None:
     prepare_log_files(Settings(log_path=tmp_path / "a" / "b"))
     assert list((tmp_path / "a" / "b").iterdir()) == []
     prepare_log_files(Settings(log_path=None))
 
 
-def test_folder_that_cannot_be_made_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_log_folder_that_cannot_be_created_prevents_startup(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=r"LOG_PATH is '.+', and no file can be written there"):
+    with pytest.raises(SystemExit, match=r"LOG_PATH is '.+', but no file can be written there"):
         prepare_log_files(Settings(log_path=tmp_path / "file" / "log"))
 
 
-def test_given_settings_decide_how_lines_are_written(tmp_path: Path, logs: Logs) -> None:
-    """Also those of a logger that was made before, as at an import."""
+def test_settings_passed_to_create_app_apply_to_all_loggers(tmp_path: Path, logs: Logs) -> None:
+    """This includes a logger that was created before, as at import."""
     log = RequestLogHandler("early")
     given = Settings(log_format="json", log_path=tmp_path / "given", log_level="WARNING")
     client = connect(create_app(given))
@@ -200,8 +202,8 @@ def test_given_settings_decide_how_lines_are_written(tmp_path: Path, logs: Logs)
     assert lines("error.log") == logs.access == logs.lines("early.log") == []
 
 
-def test_settings_that_are_given_again_change_no_handlers(tmp_path: Path) -> None:
-    """Those of a user's own logging configuration stay."""
+def test_equal_settings_change_no_handlers(tmp_path: Path) -> None:
+    """Handlers of the user's own logging configuration are kept."""
     settings = get_settings()
     create_app(settings)
     access = logging.getLogger(ACCESS_LOGGER)
@@ -211,7 +213,7 @@ def test_settings_that_are_given_again_change_no_handlers(tmp_path: Path) -> Non
     assert access.handlers == before
 
 
-def test_handlers_of_others_stay_where_settings_are_given(tmp_path: Path) -> None:
+def test_new_settings_keep_other_handlers(tmp_path: Path) -> None:
     own = logging.FileHandler(tmp_path / "own.log")
     logging.getLogger().addHandler(own)
     create_app(Settings(log_path=tmp_path / "given"))
@@ -220,8 +222,8 @@ def test_handlers_of_others_stay_where_settings_are_given(tmp_path: Path) -> Non
     assert messages(Logs(tmp_path / "given").error) == ["WARNING [-] seen"]
 
 
-def test_logging_that_others_have_set_up_stays_where_settings_are_given(tmp_path: Path) -> None:
-    """As by `--log-config` with a file of one's own."""
+def test_new_settings_keep_another_logging_configuration(tmp_path: Path) -> None:
+    """Such a configuration comes from `--log-config` with the user's own file."""
     access = logging.getLogger(ACCESS_LOGGER)
     for ours in list(access.handlers):
         access.removeHandler(ours)
@@ -231,11 +233,11 @@ def test_logging_that_others_have_set_up_stays_where_settings_are_given(tmp_path
     assert access.handlers == [theirs]
 
 
-def test_own_file_keeps_its_form_and_ends_with_its_folder(tmp_path: Path, logs: Logs) -> None:
+def test_own_file_keeps_its_format_and_follows_log_path(tmp_path: Path, logs: Logs) -> None:
     log, plain = RequestLogHandler("shared"), LogHandler("shared")
     for folder in (tmp_path / "given", None):
         configure_logging(Settings(log_path=folder))
-        for one in (log, plain):
-            one.warning("text")
+        for handler in (log, plain):
+            handler.warning("text")
     assert messages(Logs(tmp_path / "given").lines("shared.log")) == ["WARNING [-] text"] * 2
     assert logs.lines("shared.log") == []

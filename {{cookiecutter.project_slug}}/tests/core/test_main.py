@@ -1,4 +1,4 @@
-"""The application: its order, and what browsers of other origins may see."""
+"""The application: order of middlewares, CORS, and metadata."""
 
 import asyncio
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def browser(configure: Callable[..., Application]) -> TestClient:
         ("GET", "/defect", b"", 500),
     ],
 )
-def test_a_browser_may_read_the_id_also_of_an_error(
+def test_browser_can_read_the_id_of_every_response(
     method: str, path: str, body: bytes, status: int, browser: TestClient
 ) -> None:
     response = browser.request(method, path, content=body, headers={HEADER: ID})
@@ -48,9 +48,9 @@ def test_a_browser_may_read_the_id_also_of_an_error(
     assert response.headers["Access-Control-Expose-Headers"] == HEADER
 
 
-def test_a_browser_may_send_the_id(browser: TestClient, logs: Logs) -> None:
-    asked = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": f"{HEADER}, Authorization"}
-    response = browser.options("/api/demo", headers=asked)
+def test_browser_can_send_the_id(browser: TestClient, logs: Logs) -> None:
+    preflight = {"Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": f"{HEADER}, Authorization"}
+    response = browser.options("/api/demo", headers=preflight)
     assert response.status_code == 200
     assert HEADER.lower() in response.headers["Access-Control-Allow-Headers"].lower()
     assert response.headers[HEADER]
@@ -62,20 +62,20 @@ def test_other_origins_get_no_cors_headers(browser: TestClient) -> None:
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
-@pytest.mark.parametrize(("origins", "with_cookies"), [("*", False), (ORIGIN, True)])
-def test_cookies_are_for_named_origins_only(
-    origins: str, with_cookies: bool, configure: Callable[..., Application]
+@pytest.mark.parametrize(("origins", "with_credentials"), [("*", False), (ORIGIN, True)])
+def test_credentials_are_allowed_for_listed_origins_only(
+    origins: str, with_credentials: bool, configure: Callable[..., Application]
 ) -> None:
     headers = connect(configure(CORS_ORIGINS=origins)).get("/api/demo", headers={"Origin": ORIGIN}).headers
-    assert ("Access-Control-Allow-Credentials" in headers) is with_cookies
+    assert ("Access-Control-Allow-Credentials" in headers) is with_credentials
 
 
-def test_by_default_there_is_no_cors(client: TestClient) -> None:
+def test_cors_is_off_by_default(client: TestClient) -> None:
     headers = client.get("/api/demo", headers={"Origin": ORIGIN}).headers
     assert not any(name.startswith("access-control-") for name in headers)
 
 
-def test_the_application_is_called_as_the_project(app: Application) -> None:
+def test_application_has_the_metadata_of_the_project(app: Application) -> None:
     project = project_metadata()
     assert (app.title, app.version, app.description) == (project["name"], project["version"], project["description"])
 
@@ -90,11 +90,12 @@ def test_refusals_of_the_server_have_cors_headers(browser: TestClient) -> None:
 
 
 def test_telemetry_of_fastapi_is_off(app: Application) -> None:
-    assert [name for name, is_on in app._telemetry.items() if is_on is True] == ["operation_spans"], "of others"
+    # operation_spans is on by default, but it only adds detail to features that are off.
+    assert [name for name, is_on in app._telemetry.items() if is_on is True] == ["operation_spans"]
 
 
-def test_middleware_of_a_user_is_inside_of_the_layers(app: Application, logs: Logs) -> None:
-    """As Starlette puts it: its error, too, is answered with the ID."""
+def test_user_middleware_is_inside_of_our_stack(app: Application, logs: Logs) -> None:
+    """As in Starlette; so the response to its exception has the ID, too."""
 
     @app.middleware("http")
     async def broken(*_: object) -> None:

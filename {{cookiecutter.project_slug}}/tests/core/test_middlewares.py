@@ -1,4 +1,4 @@
-"""The context middleware: header, context and line on every outcome, and no ID of another request."""
+"""ContextMiddleware: header, context and access log line of every outcome; the IDs of requests do not mix."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ from app.main import Application, create_app
 from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 
-OWN = {HEADER: ID}
+WITH_ID = {HEADER: ID}
 log = logging.getLogger("tests.middlewares")
 
 
@@ -79,10 +79,10 @@ def every_outcome(app: Application, client: TestClient) -> TestClient:
         ("GET", "/defect-in-middleware", 500),
     ],
 )
-def test_every_outcome_has_the_header_once_and_one_line(
+def test_every_outcome_has_the_header_once_and_one_access_log_line(
     method: str, path: str, status: int, every_outcome: TestClient, logs: Logs
 ) -> None:
-    response = every_outcome.request(method, path, headers=OWN, follow_redirects=False)
+    response = every_outcome.request(method, path, headers=WITH_ID, follow_redirects=False)
     assert (response.status_code, response.headers.get_list(HEADER)) == (status, [ID])
     (line,) = logs.access
     assert f" {ID} {status} " in line
@@ -96,11 +96,11 @@ def test_a_header_that_the_endpoint_sets_is_replaced(app: Application, client: T
         response.raw_headers.append((b"X-Request-Id", b"mine again"))
         return response
 
-    headers = client.get("/own", headers=OWN).headers
+    headers = client.get("/own", headers=WITH_ID).headers
     assert (headers.get_list(HEADER), headers["X-Other"]) == ([ID], "stays")
 
 
-def test_a_response_shared_by_requests_stays_clean(app: Application, client: TestClient) -> None:
+def test_response_object_shared_by_requests_is_not_changed(app: Application, client: TestClient) -> None:
     shared = PlainTextResponse("text")
     app.add_api_route("/shared", lambda: shared)
     for request_id in ("first-id", "second-id"):
@@ -108,13 +108,13 @@ def test_a_response_shared_by_requests_stays_clean(app: Application, client: Tes
     assert HEADER not in shared.headers
 
 
-def test_handlers_read_starlette_context(app: Application, client: TestClient) -> None:
+def test_endpoints_can_use_starlette_context(app: Application, client: TestClient) -> None:
     @app.get("/context")
     async def show() -> dict[str, object]:
         context["own"] = "value"
         return dict(context)
 
-    content = client.get("/context", headers=OWN).json()
+    content = client.get("/context", headers=WITH_ID).json()
     assert content.keys() == {"X-Request-ID", "X-Request-Start-Time", "own"}
     assert content["X-Request-ID"] == ID
     assert not context.exists()
@@ -129,19 +129,19 @@ class OrderIdPlugin(RequestIdPlugin):
 
 
 @pytest.mark.parametrize(
-    ("plugins", "shown"),
+    ("plugins", "expected"),
     [
         ([UserAgentPlugin(), RequestIdPlugin(), RequestTimePlugin()], ["User-Agent=tester", f"X-Request-ID={ID}"]),
         ([OrderIdPlugin()], [f"X-Order-ID={ID}"]),
     ],
 )
-def test_context_has_the_values_of_every_plugin(plugins: list[Plugin], shown: list[str]) -> None:
+def test_context_has_the_values_of_every_plugin(plugins: list[Plugin], expected: list[str]) -> None:
     outermost = ContextMiddleware(show_context, plugins=plugins)
-    text = connect(outermost).get("/", headers={"User-Agent": "tester", **OWN}).text
-    assert all(value in text for value in shown)
+    text = connect(outermost).get("/", headers={"User-Agent": "tester", **WITH_ID}).text
+    assert all(value in text for value in expected)
 
 
-def test_a_plugin_may_enrich_the_response() -> None:
+def test_plugin_can_enrich_the_response() -> None:
     class Enriching(Plugin):
         key = "X-Extra"
 
@@ -149,76 +149,76 @@ def test_a_plugin_may_enrich_the_response() -> None:
             if not isinstance(arg, RawResponse) and arg["type"] == "http.response.start":
                 arg["headers"] = [*arg["headers"], (b"x-extra", str(context["X-Request-ID"]).encode())]
 
-    headers = connect(ContextMiddleware(show_context, plugins=[Enriching()])).get("/", headers=OWN).headers
+    headers = connect(ContextMiddleware(show_context, plugins=[Enriching()])).get("/", headers=WITH_ID).headers
     assert (headers["X-Extra"], headers.get_list(HEADER)) == (ID, [ID])
 
 
-@pytest.mark.usefixtures("app")  # which sets up logging
-@pytest.mark.parametrize(("own", "status"), [(None, 400), (PlainTextResponse("go away", status_code=418), 418)])
-def test_a_plugin_may_refuse_the_request(own: RawResponse | None, status: int, logs: Logs) -> None:
+@pytest.mark.usefixtures("app")  # sets up logging
+@pytest.mark.parametrize(("custom", "status"), [(None, 400), (PlainTextResponse("go away", status_code=418), 418)])
+def test_plugin_can_refuse_the_request(custom: RawResponse | None, status: int, logs: Logs) -> None:
     class Refusing(Plugin):
         key = "X-Wrong"
 
         async def process_request(self, request: object) -> None:  # noqa: ARG002
-            raise MiddleWareValidationError("wrong", error_response=own)
+            raise MiddleWareValidationError("wrong", error_response=custom)
 
-    response = connect(ContextMiddleware(show_context, plugins=[Refusing()])).get("/", headers=OWN)
+    response = connect(ContextMiddleware(show_context, plugins=[Refusing()])).get("/", headers=WITH_ID)
     assert (response.status_code, response.headers[HEADER]) == (status, ID)
-    assert response.text == "go away" if own else response.json()["request_id"] == ID
+    assert response.text == "go away" if custom else response.json()["request_id"] == ID
     assert len(logs.access) == 1
 
 
-def test_starlette_context_s_own_middleware_inside_does_not_change_the_id(app: Application, logs: Logs) -> None:
+def test_inner_middleware_of_starlette_context_does_not_change_the_id(app: Application, logs: Logs) -> None:
     app.add_middleware(RawContextMiddleware, plugins=(UserAgentPlugin(), RequestIdPlugin(), RequestTimePlugin()))
 
     @app.get("/inside")
     async def inside() -> list[str]:
         return [current_request_id(), context["X-Request-ID"], context["User-Agent"]]
 
-    response = connect(app).get("/inside", headers={"User-Agent": "tester", **OWN})
+    response = connect(app).get("/inside", headers={"User-Agent": "tester", **WITH_ID})
     assert response.json() == [ID, ID, "tester"]
     assert response.headers.get_list(HEADER) == [ID]
     assert len(logs.access) == 1
 
 
-def test_a_mounted_application_takes_part_in_the_same_record(app: Application, client: TestClient, logs: Logs) -> None:
+def test_mounted_application_shares_the_record(app: Application, client: TestClient, logs: Logs) -> None:
     inner = create_app()
     app.mount("/inner", inner)
-    response = client.get("/inner/api/demo", headers={HEADER: "bad id"})
+    response = client.get("/inner/api/demo", headers={HEADER: "invalid id"})
     assert response.headers.get_list(HEADER) == [response.json()["request_id"]]
     (line,) = logs.access
     assert response.headers[HEADER] in line
     assert client.get("/inner/none").json()["request_id"] != response.headers[HEADER]
 
 
-def test_every_place_logs_the_id(app: Application, client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    def say(place: str) -> None:
+def test_id_is_available_in_every_place(app: Application, client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    def log_id(place: str) -> None:
         log.warning("%s %s", place, current_request_id())
 
-    async def say_later(place: str) -> None:
+    async def log_id_later(place: str) -> None:
         await asyncio.sleep(0)
-        say(place)
+        log_id(place)
 
     def dependency() -> None:
-        say("dependency")
+        log_id("dependency")
 
     @app.get("/async")
     async def endpoint(tasks: BackgroundTasks, _: Annotated[None, Depends(dependency)]) -> None:
-        say("endpoint")
-        await asyncio.create_task(say_later("task"))
-        await asyncio.to_thread(say, "thread")
-        tasks.add_task(say, "sync background")
-        tasks.add_task(say_later, "background")
+        log_id("endpoint")
+        await asyncio.create_task(log_id_later("task"))
+        await asyncio.to_thread(log_id, "thread")
+        tasks.add_task(log_id, "sync background")
+        tasks.add_task(log_id_later, "background")
 
     @app.get("/sync")
     def sync() -> None:
-        say("sync endpoint")
+        log_id("sync endpoint")
 
     for path in ("/async", "/sync"):
-        client.get(path, headers=OWN)
+        client.get(path, headers=WITH_ID)
     places = ["dependency", "endpoint", "task", "thread", "sync background", "background"]
-    said = [record.getMessage() for record in caplog.records if record.name == log.name]
-    assert said == [f"{place} {ID}" for place in [*places, "sync endpoint"]]
+    logged = [record.getMessage() for record in caplog.records if record.name == log.name]
+    assert logged == [f"{place} {ID}" for place in [*places, "sync endpoint"]]
 
 
 def test_ids_do_not_mix_under_concurrency(app: Application, logs: Logs) -> None:
@@ -228,15 +228,15 @@ def test_ids_do_not_mix_under_concurrency(app: Application, logs: Logs) -> None:
         await asyncio.sleep(0.001)
         return [before, await asyncio.to_thread(current_request_id), str(context["X-Request-ID"])]
 
-    async def one(client: httpx2.AsyncClient, number: int) -> None:
-        own = f"request-{number}"
-        response = await client.get("/mixed", headers={HEADER: own})
-        assert (response.json(), response.headers[HEADER]) == ([own] * 3, own)
+    async def call(client: httpx2.AsyncClient, number: int) -> None:
+        request_id = f"request-{number}"
+        response = await client.get("/mixed", headers={HEADER: request_id})
+        assert (response.json(), response.headers[HEADER]) == ([request_id] * 3, request_id)
 
     async def go() -> None:
         transport = httpx2.ASGITransport(app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            await asyncio.gather(*(one(client, number) for number in range(60)))
+            await asyncio.gather(*(call(client, number) for number in range(60)))
 
     asyncio.run(go())
     assert Counter(line.split()[2] for line in logs.access) == Counter(f"request-{number}" for number in range(60))
@@ -253,12 +253,12 @@ async def end(_: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"12345", "more_body": False})
 
 
-async def see_the_client_leave(receive: Receive, _: Send) -> None:
+async def receive_disconnect(receive: Receive, _: Send) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def be_cancelled(_: Receive, __: Send) -> None:
+async def cancel_itself(_: Receive, __: Send) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
@@ -273,7 +273,7 @@ def fail(error: type[BaseException] = RuntimeError) -> Step:
 
 
 def run(*steps: Step) -> tuple[list[Message], BaseException | None]:
-    """Send a request with an ID, whose client leaves at once, to an application that does this; return what it sent."""
+    """Run an application with these steps for a client that disconnects; return its messages and its exception."""
     sent: list[Message] = []
 
     async def inner(_: Scope, receive: Receive, send: Send) -> None:
@@ -305,17 +305,17 @@ def run(*steps: Step) -> tuple[list[Message], BaseException | None]:
         ([fail()], 500, RuntimeError, " RuntimeError"),
         ([start, fail()], 200, RuntimeError, " RuntimeError,incomplete"),
         ([start, end, fail()], 200, RuntimeError, ""),
-        ([see_the_client_leave, start, end], 200, None, " client_disconnect"),
-        ([start, end, see_the_client_leave], 200, None, ""),
-        ([see_the_client_leave, start, fail(ClientDisconnect)], 200, ClientDisconnect, " client_disconnect,incomplete"),
-        ([see_the_client_leave, fail(TimeoutError)], 500, TimeoutError, " client_disconnect,TimeoutError"),
+        ([receive_disconnect, start, end], 200, None, " client_disconnect"),
+        ([start, end, receive_disconnect], 200, None, ""),
+        ([receive_disconnect, start, fail(ClientDisconnect)], 200, ClientDisconnect, " client_disconnect,incomplete"),
+        ([receive_disconnect, fail(TimeoutError)], 500, TimeoutError, " client_disconnect,TimeoutError"),
         ([fail(asyncio.CancelledError)], 500, asyncio.CancelledError, " CancelledError"),
-        ([be_cancelled], 503, asyncio.CancelledError, " CancelledError"),
-        ([start, be_cancelled], 200, asyncio.CancelledError, " CancelledError,incomplete"),
+        ([cancel_itself], 503, asyncio.CancelledError, " CancelledError"),
+        ([start, cancel_itself], 200, asyncio.CancelledError, " CancelledError,incomplete"),
     ],
 )
-@pytest.mark.usefixtures("app")  # which sets up logging
-def test_each_outcome_has_one_access_line_and_an_error_its_traceback(
+@pytest.mark.usefixtures("app")  # sets up logging
+def test_each_outcome_has_one_access_log_line_and_each_error_a_traceback(
     steps: list[Step], status: int, raised: type[BaseException] | None, flags: str, logs: Logs
 ) -> None:
     sent, error = run(*steps)
@@ -323,38 +323,36 @@ def test_each_outcome_has_one_access_line_and_an_error_its_traceback(
     (line,) = logs.access
     assert f" {ID} {status} " in line
     assert line.endswith(f'"GET /x HTTP/1.1"{flags}')
-    tracebacks = raised is RuntimeError or (raised is not None and status == 500)  # none where the client has left
+    tracebacks = raised is RuntimeError or (raised is not None and status == 500)  # none if the client has disconnected
     for text in (f"[{ID}] Unhandled", "Traceback"):
         assert sum(text in line for line in logs.error) == tracebacks
     for message in sent:
         assert message["type"] != "http.response.start" or (b"x-request-id", ID.encode()) in message["headers"]
 
 
-@pytest.mark.usefixtures("app")  # which sets up logging
+@pytest.mark.usefixtures("app")  # sets up logging
 def test_background_work_cancelled_at_shutdown_is_logged(logs: Logs) -> None:
-    run(start, end, be_cancelled)
+    run(start, end, cancel_itself)
     assert [f"WARNING [{ID}] Cancelled after the response" in line for line in logs.error] == [True]
     assert len(logs.access) == 1
 
 
 @pytest.mark.parametrize(("status", "headers"), [(600, {}), (200, {"location": "/a\nb"})])
-def test_response_that_no_server_can_send_is_a_500(
-    status: int, headers: dict[str, str], app: Application, logs: Logs
-) -> None:
+def test_unsendable_response_is_a_500(status: int, headers: dict[str, str], app: Application, logs: Logs) -> None:
     app.add_api_route("/unsendable", lambda: RawResponse(status_code=status, headers=headers))
-    response = connect(app).get("/unsendable", headers=OWN)
+    response = connect(app).get("/unsendable", headers=WITH_ID)
     assert (response.status_code, response.headers[HEADER], response.json()["request_id"]) == (500, ID, ID)
     assert [line.endswith(" ValueError") for line in logs.access] == [True]
 
 
-def test_a_call_within_the_process_leaves_the_caller_its_id(app: Application) -> None:
+def test_in_process_call_does_not_change_the_id_of_the_caller(app: Application) -> None:
     @app.get("/outer")
     async def outer() -> list[str]:
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://inner") as client:
             inner = await client.get("/livez")
         return [inner.headers[HEADER], current_request_id(), context["X-Request-ID"]]
 
-    inner, after, in_context = connect(app).get("/outer", headers=OWN).json()
+    inner, after, in_context = connect(app).get("/outer", headers=WITH_ID).json()
     assert (after, in_context) == (ID, ID)
     assert inner != ID
 
@@ -386,7 +384,7 @@ def test_request_leaves_no_reference_cycles(app: Application) -> None:
     assert kinds.isdisjoint({"RequestRecord", "Exchange", "traceback", "frame"})
 
 
-def test_other_kinds_of_scope_pass_untouched() -> None:
+def test_lifespan_scope_is_passed_on_unchanged() -> None:
     seen: list[Scope] = []
 
     async def inner(scope: Scope, _: Receive, __: Send) -> None:

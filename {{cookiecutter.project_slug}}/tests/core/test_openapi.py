@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the service does: the ID everywhere, one shape, real results."""
+"""The OpenAPI document: the request ID header, the error envelope, and the types of results."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def resolve(document: dict[str, Any], reference: str) -> Any:  # noqa: ANN401
     return found
 
 
-def test_every_operation_takes_and_gives_the_id(document: dict[str, Any]) -> None:
+def test_every_operation_has_the_id_header_in_request_and_response(document: dict[str, Any]) -> None:
     assert len(operations(document)) >= 8
     for operation in operations(document):
         references = [parameter["$ref"] for parameter in operation["parameters"] if "$ref" in parameter]
@@ -46,7 +46,7 @@ def test_every_operation_takes_and_gives_the_id(document: dict[str, Any]) -> Non
             assert resolve(document, response["headers"]["X-Request-ID"]["$ref"])["schema"] == {"type": "string"}
 
 
-def test_every_operation_may_fail_with_the_envelope_and_not_in_fastapi_s_shapes(document: dict[str, Any]) -> None:
+def test_every_operation_has_the_error_envelope_and_no_schema_of_fastapi(document: dict[str, Any]) -> None:
     assert "422" in document["paths"]["/items/{number}"]["get"]["responses"]
     for operation in operations(document):
         assert "default" in operation["responses"]
@@ -62,7 +62,7 @@ def test_the_result_has_its_type(document: dict[str, Any]) -> None:
     assert {"$ref": "#/components/schemas/Item"} in result["anyOf"]
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_can_be_resolved(document: dict[str, Any]) -> None:
     references = re.findall(r'"\$ref": "([^"]+)"', json.dumps(document))
     assert references
     assert all(resolve(document, reference) for reference in references)

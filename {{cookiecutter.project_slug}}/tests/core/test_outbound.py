@@ -1,4 +1,4 @@
-"""The HTTP clients whose calls carry the ID: which requests have it, and the line of each exchange."""
+"""Outbound HTTP clients: which requests carry the request ID, and the log record of each exchange."""
 
 import asyncio
 import logging
@@ -20,14 +20,14 @@ from app.main import create_app
 from app.settings import Settings
 from tests.support import HEADER, ID
 
-# No proxies of the machine's, and no authorities, which take 20 ms to load.
+# Without the proxies of the environment, and without CA certificates, which take 20 ms to load.
 DEFAULTS: dict[str, Any] = {"trust_env": False, "verify": False, "follow_redirects": True}
 SET_BY_HAND = {HEADER.lower(): "set-by-hand"}
 current: ContextVar[str] = ContextVar("current", default="-")
 
 
-class Seen(NamedTuple):
-    """What a server saw of one request."""
+class Received(NamedTuple):
+    """One request as the server received it."""
 
     url: str
     ids: list[str]
@@ -35,15 +35,15 @@ class Seen(NamedTuple):
 
 
 class Web(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
-    """Every server there is: answers with the given responses, then with 200."""
+    """A transport that returns the given responses, then 200."""
 
     def __init__(self, *responses: httpx2.Response) -> None:
         self.responses = list(responses)
-        self.seen: list[Seen] = []
+        self.seen: list[Received] = []
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         assert isinstance(request.stream, httpx2.SyncByteStream)
-        self.seen.append(Seen(str(request.url), request.headers.get_list(HEADER), b"".join(request.stream)))
+        self.seen.append(Received(str(request.url), request.headers.get_list(HEADER), b"".join(request.stream)))
         return self.responses.pop(0) if self.responses else httpx2.Response(200)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -100,15 +100,15 @@ def test_id_is_sent_once(call: Call) -> None:
 
 @both
 @pytest.mark.parametrize(
-    ("hosts", "of_request", "sent"),
+    ("hosts", "current_id", "sent"),
     [
         (["127.0.0.1"], ID, [ID]),
         ([], ID, []),
         (["127.0.0.1"], "-", []),  # outside of a request
     ],
 )
-def test_id_is_sent_to_allowed_hosts_only(call: Call, hosts: list[str], of_request: str, sent: list[str]) -> None:
-    current.set(of_request)
+def test_id_is_sent_to_allowed_hosts_only(call: Call, hosts: list[str], current_id: str, sent: list[str]) -> None:
+    current.set(current_id)
     call("http://127.0.0.1/", web := Web(), allowed_hosts=hosts)
     assert web.ids == [sent]
 
@@ -146,7 +146,7 @@ def test_id_is_sent_to_allowed_hosts_only(call: Call, hosts: list[str], of_reque
         ("[::1]:8000", "http://[::1]:8001/", False),
     ],
 )
-def test_an_entry_allows_exactly_its_hosts(entry: str, url: str, allowed: bool) -> None:
+def test_entry_matches_exactly_its_hosts(entry: str, url: str, allowed: bool) -> None:
     call_sync(url, web := Web(), allowed_hosts=[entry])
     assert web.ids == [[ID] if allowed else []]
 
@@ -156,12 +156,12 @@ def test_an_entry_allows_exactly_its_hosts(entry: str, url: str, allowed: bool) 
     ["", "*", ".", "**.org", "*org", "..org", "*..org", "http://a.org", "a.org/", "u@a.org", "a.org:x", "a b", "::1",
      "1.2.3.400", "a.org\n", "a.org?x", "a%2eorg"],
 )  # fmt: skip
-def test_an_entry_that_is_no_host_is_refused(entry: str) -> None:
+def test_invalid_entry_is_rejected(entry: str) -> None:
     with pytest.raises(ValueError, match=f"The outbound host {re.escape(repr(entry))} is not .+"):
         OutboundClient(allowed_hosts=[entry])
 
 
-def test_one_string_is_no_collection_of_hosts() -> None:
+def test_single_string_is_rejected() -> None:
     with pytest.raises(TypeError, match="not one string"):
         OutboundAsyncClient(allowed_hosts="api.example.org")
 
@@ -186,7 +186,7 @@ def test_redirect_within_the_origin_keeps_the_id(call: Call, status: int) -> Non
         (["http://b.test/", "http://a.test/"], [1, 0, 1]),
     ],
 )
-def test_only_the_first_origin_has_the_id_after_a_redirect(
+def test_after_a_redirect_only_the_first_origin_gets_the_id(
     call: Call, headers: dict[str, str], targets: list[str], sent: list[int]
 ) -> None:
     web = redirecting(*targets)
@@ -200,7 +200,7 @@ def test_redirect_from_another_host_to_an_allowed_one_has_no_id(call: Call) -> N
     assert web.ids == [[], []]
 
 
-def test_redirect_followed_by_hand_has_no_id_either() -> None:
+def test_redirect_that_the_caller_follows_has_no_id() -> None:
     with OutboundClient(allowed_hosts=["a.test", "b.test"], transport=(web := redirecting("http://b.test/"))) as client:
         response = client.get("http://a.test/", headers=SET_BY_HAND)
         assert response.next_request is not None
@@ -210,13 +210,13 @@ def test_redirect_followed_by_hand_has_no_id_either() -> None:
 
 @both
 @pytest.mark.parametrize("hosts", [[], ["a.test"]])
-def test_header_set_by_hand_wins(call: Call, hosts: list[str]) -> None:
+def test_header_set_by_the_caller_takes_precedence(call: Call, hosts: list[str]) -> None:
     call("http://a.test/", web := Web(), call={"headers": SET_BY_HAND}, allowed_hosts=hosts)
     assert web.ids == [["set-by-hand"]]
 
 
 @both
-def test_every_step_of_an_authentication_has_the_id(call: Call) -> None:
+def test_every_authentication_step_has_the_id(call: Call) -> None:
     challenge = {"WWW-Authenticate": 'Digest realm="r", nonce="n", qop="auth", algorithm=SHA-256'}
     web = Web(httpx2.Response(401, headers=challenge))
     call("http://a.test/", web, call={"auth": httpx2.DigestAuth("user", "word")}, allowed_hosts=["a.test"])
@@ -235,7 +235,7 @@ def test_token_from_another_host_is_requested_without_the_id(call: Call) -> None
     assert web.ids == [[], [ID]]
 
 
-def test_request_that_is_sent_again_has_the_id_of_its_time() -> None:
+def test_request_that_is_sent_again_has_the_current_id() -> None:
     with OutboundClient(allowed_hosts=["a.test"], transport=(web := Web())) as client:
         request = client.build_request("POST", "http://a.test/", json={"a": 1})
         for request_id in ("first-id", "-", "third-id"):
@@ -245,14 +245,14 @@ def test_request_that_is_sent_again_has_the_id_of_its_time() -> None:
 
 
 @both
-def test_header_has_the_name_given_whatever_the_transport_or_mount(call: Call) -> None:
+def test_header_name_applies_to_every_transport_and_mount(call: Call) -> None:
     seen: list[tuple[str, str | None]] = []
 
-    def note(request: httpx2.Request) -> httpx2.Response:
+    def respond(request: httpx2.Request) -> httpx2.Response:
         seen.append((request.url.host, request.headers.get("X-Correlation-ID")))
         return httpx2.Response(204)
 
-    transport = httpx2.MockTransport(note)
+    transport = httpx2.MockTransport(respond)
     options: dict[str, Any] = {"header": "X-Correlation-ID", "allowed_hosts": [".example.org"]}
     call("https://a.example.org/", transport=transport, **options)
     call("https://b.example.org/", mounts={"all://b.example.org": transport}, **options)
@@ -278,11 +278,11 @@ def test_tasks_and_threads_do_not_mix_their_ids() -> None:
 
     asyncio.run(go())
     expected = [(path, f"task-{number}") for number in range(20) for path in (number, number, "shared")]
-    assert sorted(web.seen) == sorted(Seen(f"http://a.test/{path}", [request_id]) for path, request_id in expected)
+    assert sorted(web.seen) == sorted(Received(f"http://a.test/{path}", [request_id]) for path, request_id in expected)
 
 
 @both
-def test_each_exchange_has_one_line(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_exchange_has_one_log_record(call: Call, caplog: pytest.LogCaptureFixture) -> None:
     call("http://a.test/to?token=1", redirecting("http://b.test:81/end", status=302), allowed_hosts=["a.test"])
     first, second = caplog.messages
     assert re.fullmatch(r"GET a\.test /to 302 \d+\.\d{3}s", first)
@@ -295,7 +295,7 @@ def test_each_exchange_has_one_line(call: Call, caplog: pytest.LogCaptureFixture
     assert 0 < last["duration"] < 5
 
 
-def test_line_holds_no_secret_and_no_control_character(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_record_contains_no_secret_and_no_control_character(caplog: pytest.LogCaptureFixture) -> None:
     call_sync("http://user:word@Api.Example.org/v1/it%0d%0aems/ü x?token=secret#part", Web())
     (record,) = caplog.records
     line = record.getMessage()
@@ -305,7 +305,7 @@ def test_line_holds_no_secret_and_no_control_character(caplog: pytest.LogCapture
 
 @pytest.fixture
 def refusing() -> Iterator[str]:
-    """Return the address of a port where no one listens."""
+    """Return an address on which no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{unused.getsockname()[1]}"
@@ -313,7 +313,7 @@ def refusing() -> Iterator[str]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """Return the address of a server that never answers."""
+    """Return the address of a server that never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -330,7 +330,7 @@ def test_refused_connection_is_logged_and_raised(call: Call, refusing: str, capl
 
 
 @both
-def test_url_without_a_scheme_fails_as_it_does_in_httpx2(call: Call, caplog: pytest.LogCaptureFixture) -> None:
+def test_url_without_a_scheme_fails_as_in_httpx2(call: Call, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(httpx2.UnsupportedProtocol):
         call("//a.test/v1", allowed_hosts=["a.test"])
     assert [vars(record)["http_error"] for record in caplog.records] == ["UnsupportedProtocol"]
@@ -361,7 +361,7 @@ def test_streamed_response_is_logged_before_its_body_is_read(caplog: pytest.LogC
         assert response.read() == b""
 
 
-def test_settings_give_header_and_hosts() -> None:
+def test_factories_apply_header_and_hosts_of_the_settings() -> None:
     settings = Settings(_env_file=None, request_id_header="X-Request-Id", outbound_hosts=("a.test",))
     web = Web()
 
@@ -372,7 +372,7 @@ def test_settings_give_header_and_hosts() -> None:
     asyncio.run(go())
     with outbound_client(settings, transport=web) as client:
         client.get("http://a.test/sync")
-    assert web.seen == [Seen("http://a.test/async", [ID]), Seen("http://a.test/sync", [ID])]
+    assert web.seen == [Received("http://a.test/async", [ID]), Received("http://a.test/sync", [ID])]
 
 
 def test_defaults_of_httpx2_are_kept() -> None:
@@ -396,5 +396,5 @@ def test_call_in_a_request_carries_its_id(monkeypatch: pytest.MonkeyPatch) -> No
             client.get("http://a.test/")
 
     client = TestClient(app)
-    made = [client.get(path).headers[HEADER] for path in ("/calls", "/calls/sync")]
-    assert web.ids == [[request_id] for request_id in made]
+    request_ids = [client.get(path).headers[HEADER] for path in ("/calls", "/calls/sync")]
+    assert web.ids == [[request_id] for request_id in request_ids]

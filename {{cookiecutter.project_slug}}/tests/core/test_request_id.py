@@ -1,4 +1,4 @@
-"""The ID: which one is taken over, what a new one looks like, and who sees it."""
+"""Request IDs: which are accepted, what new ones look like, and where they appear."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ REPLACED = [
 ]  # fmt: skip
 
 
-def test_a_new_id_is_a_random_uuid_in_its_canonical_form() -> None:
+def test_new_id_is_a_random_uuid_in_canonical_form() -> None:
     ids = {new_request_id() for _ in range(500)}
     assert len(ids) == 500
     for text in ids:
@@ -47,7 +47,7 @@ def test_a_new_id_is_a_random_uuid_in_its_canonical_form() -> None:
 
 
 @pytest.mark.parametrize("value", ACCEPTED)
-def test_an_id_of_the_caller_is_taken_over(value: str, client: TestClient) -> None:
+def test_valid_id_is_accepted(value: str, client: TestClient) -> None:
     assert is_acceptable(value.encode())
     response = client.get("/api/demo", headers={HEADER: value})
     assert response.headers.get_list(HEADER) == [value]
@@ -55,7 +55,7 @@ def test_an_id_of_the_caller_is_taken_over(value: str, client: TestClient) -> No
 
 
 @pytest.mark.parametrize("value", REPLACED, ids=lambda value: value[:20])
-def test_a_doubtful_id_is_replaced_and_the_request_served(value: str, client: TestClient) -> None:
+def test_invalid_id_is_replaced_and_the_request_served(value: str, client: TestClient) -> None:
     assert not is_acceptable(value.encode())
     response = client.get("/api/demo", headers=[(HEADER.encode(), value.encode())])
     assert response.status_code == 200
@@ -71,7 +71,7 @@ def test_several_id_headers_are_replaced(values: list[str], client: TestClient) 
 
 
 @pytest.mark.parametrize(
-    ("trust", "peer", "taken"),
+    ("trust", "peer", "accepted"),
     [
         *[("always", peer, True) for peer in ("203.0.113.9", "127.0.0.1")],
         *[("proxies", peer, True) for peer in ("127.0.0.1", "10.1.2.3")],
@@ -80,15 +80,15 @@ def test_several_id_headers_are_replaced(values: list[str], client: TestClient) 
     ],
 )
 def test_request_id_trust_decides_whose_ids_are_accepted(
-    trust: str, peer: str, taken: bool, configure: Callable[..., Application]
+    trust: str, peer: str, accepted: bool, configure: Callable[..., Application]
 ) -> None:
     app = configure(REQUEST_ID_TRUST=trust, FORWARDED_ALLOW_IPS="127.0.0.1, 10.0.0.0/8")
     for more in ({}, {"X-Forwarded-For": "192.0.2.1"}):
         response = connect(app, peer).get("/api/demo", headers={HEADER: ID, **more})
-        assert (response.headers[HEADER] == ID) is taken
+        assert (response.headers[HEADER] == ID) is accepted
 
 
-def test_the_peer_is_trusted_and_not_whom_it_speaks_for(configure: Callable[..., Application]) -> None:
+def test_trust_depends_on_the_peer_and_not_on_x_forwarded_for(configure: Callable[..., Application]) -> None:
     app = configure(REQUEST_ID_TRUST="proxies")
     headers = {HEADER: ID, "X-Forwarded-For": "127.0.0.1"}
     assert connect(app, "203.0.113.9").get("/api/demo", headers=headers).headers[HEADER] != ID
@@ -108,7 +108,7 @@ def test_the_header_has_the_name_in_the_settings(configure: Callable[..., Applic
     [
         (RequestIdPlugin(generator=lambda: "made-here"), [], "made-here"),
         (RequestIdPlugin(generator=lambda: "made-here"), [ID.encode()], ID),
-        (RequestIdPlugin(generator=lambda: "made-here"), [b"bad id"], "made-here"),
+        (RequestIdPlugin(generator=lambda: "made-here"), [b"invalid id"], "made-here"),
         (RequestIdPlugin(generator=lambda: "made-here", validator=lambda _: False), [ID.encode()], "made-here"),
         (RequestIdPlugin(validator=lambda value: value == b"short"), [b"short"], "short"),
         (RequestIdPlugin(transformer=str.upper), [b"abcdefgh"], "ABCDEFGH"),
@@ -129,23 +129,23 @@ def test_generator_validator_and_transformer(plugin: RequestIdPlugin, incoming: 
         RequestIdPlugin(validator=lambda _: True),
     ],
 )
-def test_a_callable_that_fails_costs_its_id_and_not_the_request(
+def test_new_uuid_is_used_if_a_callable_of_the_policy_fails(
     plugin: RequestIdPlugin, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert UUID4.fullmatch(plugin.choose([b"a\x1b[31m\x85\r\nforged"], from_proxy=False))
-    assert "gave no usable ID" in caplog.text
+    assert "returned no valid ID" in caplog.text
     assert "forged" not in caplog.text
 
 
-def test_a_raw_value_that_is_replaced_is_logged_nowhere(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_rejected_value_is_not_logged(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     client.get("/api/demo", headers={HEADER: "<evil value>"})
     assert "demo" in caplog.text
     assert "evil" not in caplog.text
 
 
-@pytest.mark.parametrize("headers", [{}, {HEADER: ID}, {HEADER: "bad id"}])
-def test_the_request_shows_the_final_id(headers: dict[str, str], app: Application, client: TestClient) -> None:
+@pytest.mark.parametrize("headers", [{}, {HEADER: ID}, {HEADER: "invalid id"}])
+def test_application_sees_the_final_id(headers: dict[str, str], app: Application, client: TestClient) -> None:
     @app.get("/seen")
     async def seen(request: Request) -> list[str]:
         return [*request.headers.getlist(HEADER), request.state.request_id, request.headers["X-Other"]]
@@ -154,7 +154,7 @@ def test_the_request_shows_the_final_id(headers: dict[str, str], app: Applicatio
     assert response.json() == [response.headers[HEADER], response.headers[HEADER], "stays"]
 
 
-def test_request_keeps_its_header_where_update_request_header_is_false() -> None:
+def test_request_header_is_unchanged_if_update_request_header_is_false() -> None:
     async def seen(scope: Scope, receive: Receive, send: Send) -> None:
         text = ",".join(HTTPConnection(scope).headers.getlist(HEADER))
         await PlainTextResponse(f"{text} {current_request_id()}")(scope, receive, send)
@@ -162,7 +162,7 @@ def test_request_keeps_its_header_where_update_request_header_is_false() -> None
     outermost = ContextMiddleware(
         seen, plugins=[RequestIdPlugin(update_request_header=False, generator=lambda: "made")]
     )
-    assert connect(outermost).get("/", headers={HEADER: "bad id"}).text == "bad id made"
+    assert connect(outermost).get("/", headers={HEADER: "invalid id"}).text == "invalid id made"
     assert connect(outermost).get("/").text == " made"
 
 
@@ -175,13 +175,13 @@ def test_the_filter_stamps_each_record_once() -> None:
     assert stamped.request_id == ID  # type: ignore[attr-defined]
 
 
-def test_integrations_may_keep_a_record_out() -> None:
+def test_record_must_pass_every_log_filter_of_integrations() -> None:
     log_filters["first"], log_filters["second"] = lambda record: record.levelno > 10, lambda record: record.levelno < 30
     passing = [n for n in (10, 20, 30) if RequestIDLogFilter().filter(logging.makeLogRecord({"levelno": n}))]
     assert passing == [20]
 
 
-def test_a_record_that_is_kept_out_is_in_no_file(configure: Callable[..., Application], logs: Logs) -> None:
+def test_record_rejected_by_a_log_filter_is_in_no_file(configure: Callable[..., Application], logs: Logs) -> None:
     configure()
     log_filters["test"] = lambda record: record.getMessage() != "noise"
     for name in ("test", "elsewhere"):

@@ -1,4 +1,4 @@
-"""The envelope: the ID is in it whatever way an endpoint takes to return it."""
+"""The response envelope: it has the request ID, however an endpoint returns it."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from app.common.response import ErrorResponse, Response
 from app.main import Application
 from tests.support import HEADER, ID
 
-OWN = {HEADER: ID}
-WHOLE = {"code": 0, "message": "success", "cause": "", "request_id": ID}
+WITH_ID = {HEADER: ID}
+ENVELOPE = {"code": 0, "message": "success", "cause": "", "request_id": ID}
 
 
 class Item(BaseModel):
@@ -19,42 +19,42 @@ class Item(BaseModel):
     price: float | None = None
 
 
-def test_the_shape_and_its_order(client: TestClient) -> None:
-    expected = WHOLE | {"result": "demo"}
-    assert list(client.get("/api/demo", headers=OWN).json().items()) == list(expected.items())
+def test_envelope_has_its_fields_in_order(client: TestClient) -> None:
+    expected = ENVELOPE | {"result": "demo"}
+    assert list(client.get("/api/demo", headers=WITH_ID).json().items()) == list(expected.items())
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, WHOLE | {"result": {"name": "a", "price": None}}),
-        ({"response_model_exclude_none": True}, WHOLE | {"result": {"name": "a"}}),
+        ({}, ENVELOPE | {"result": {"name": "a", "price": None}}),
+        ({"response_model_exclude_none": True}, ENVELOPE | {"result": {"name": "a"}}),
         ({"response_model_exclude_unset": True}, {"request_id": ID, "result": {"name": "a"}}),
         ({"response_model_exclude_defaults": True}, {"request_id": ID, "result": {"name": "a"}}),
         ({"response_model_include": {"request_id"}}, {"request_id": ID}),
     ],
 )
 @pytest.mark.parametrize("form", ["model", "dict"])
-def test_the_id_survives_every_way_to_leave_fields_out(
+def test_response_model_options_do_not_drop_the_id(
     form: str, options: dict[str, Any], expected: dict[str, Any], app: Application, client: TestClient
 ) -> None:
     @app.get("/item", response_model=Response[Item], **options)
     async def item() -> Any:  # noqa: ANN401
         return Response(result=Item(name="a")) if form == "model" else {"result": {"name": "a"}}
 
-    assert client.get("/item", headers=OWN).json() == expected
+    assert client.get("/item", headers=WITH_ID).json() == expected
 
 
-def test_a_result_that_does_not_fit_is_a_defect(app: Application, client: TestClient) -> None:
+def test_result_of_the_wrong_type_is_a_500(app: Application, client: TestClient) -> None:
     @app.get("/wrong", response_model=Response[int])
     async def wrong() -> dict[str, str]:
         return {"result": "no number"}
 
-    response = client.get("/wrong", headers=OWN)
+    response = client.get("/wrong", headers=WITH_ID)
     assert (response.status_code, response.json()["request_id"]) == (500, ID)
 
 
-def test_outside_of_a_request_a_given_id_is_kept_and_none_is_made() -> None:
+def test_id_is_neither_changed_nor_generated_outside_of_a_request() -> None:
     assert Response(result=1).model_dump(exclude_defaults=True) == {"request_id": "-", "result": 1}
     assert Response[str].model_validate({"request_id": ID, "result": "from another service"}).request_id == ID
 
@@ -64,7 +64,7 @@ def test_a_message_is_success_or_failed() -> None:
         Response(message="perhaps")
 
 
-def test_a_failure_has_the_same_fields() -> None:
+def test_error_envelope_has_the_same_fields() -> None:
     assert ErrorResponse.model_fields.keys() == Response.model_fields.keys()
     assert ErrorResponse(code=404, cause="none").message == "failed"
 
@@ -78,14 +78,14 @@ def test_the_schema_describes_every_field_and_requires_it(model: type[BaseModel]
         assert name == "result" or field["examples"]
 
 
-def test_a_response_that_outlives_its_request_goes_out_under_the_right_id(app: Application, client: TestClient) -> None:
-    kept: Response[str] = Response(result="made before", request_id="somebody-else-1")
+def test_reused_response_has_the_id_of_the_current_request(app: Application, client: TestClient) -> None:
+    shared: Response[str] = Response(result="created before", request_id="another-request")
 
-    @app.get("/kept")
+    @app.get("/shared")
     async def reused() -> Response[str]:
-        return kept
+        return shared
 
     for request_id in ("first-request", "second-request"):
-        response = client.get("/kept", headers={HEADER: request_id})
+        response = client.get("/shared", headers={HEADER: request_id})
         assert (response.headers[HEADER], response.json()["request_id"]) == (request_id, request_id)
-    assert kept.model_dump()["request_id"] == "somebody-else-1"
+    assert shared.model_dump()["request_id"] == "another-request"

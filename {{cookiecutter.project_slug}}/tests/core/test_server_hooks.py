@@ -142,7 +142,7 @@ def test_worker_told_to_exit_leaves_its_hook_as_well(
 
 @pytest.mark.parametrize("name", ["post_fork", "post_worker_init"])
 def test_worker_whose_preparation_fails_may_be_tried_again(name: str, hooks: Load) -> None:
-    worker = SimpleNamespace(give_up=lambda: sys.exit(1))
+    worker = SimpleNamespace(handle_boot_failure=lambda: sys.exit(1))
     with pytest.raises(SystemExit) as stopped:
         hooks(f"def {name}(*_): raise OSError")[name](*[None, worker][-HOOKS[name] :])
     assert stopped.value.code == 1
@@ -219,9 +219,9 @@ def test_logged_lifespan_error_is_dropped_from_servers_only(logs: Logs) -> None:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """Return a function that starts a worker which fails, and returns the exit status, or the error as it is."""
-    monkeypatch.setattr(workers, "PAUSE", 0)
+    monkeypatch.setattr(workers, "RETRY_DELAY", 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(RequestUvicornWorker, "first", 2)
+    monkeypatch.setattr(RequestUvicornWorker, "initial_workers", 2)
     monkeypatch.setattr(RequestUvicornWorker, "_set_up", lambda _self: None)
 
     def end(age: int, error: BaseException, *, booted: bool = False) -> object:
@@ -243,7 +243,7 @@ def test_replacement_that_cannot_start_is_tried_again(
     error: BaseException, start: Callable[..., object], logs: Logs
 ) -> None:
     assert start(3, error) == 1
-    assert sum("This worker cannot start; the next try is in 0 seconds." in line for line in logs.error) == 1
+    assert sum("This worker cannot start; gunicorn retries in 0 seconds." in line for line in logs.error) == 1
     assert sum("Exception in worker process" in line for line in logs.error) == (not isinstance(error, SystemExit))
 
 
@@ -265,8 +265,8 @@ def test_worker_that_has_served_ends_as_it_did(start: Callable[..., object], log
 
 
 def test_reload_that_asks_for_more_workers_has_no_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RequestUvicornWorker, "first", 0)
+    monkeypatch.setattr(RequestUvicornWorker, "initial_workers", 0)
     monkeypatch.setattr(UvicornWorker, "__init__", lambda self, **given: self.__dict__.update(given))
     for age, count in enumerate((2, 2, 5, 5, 5), start=1):
         RequestUvicornWorker(age=age, cfg=SimpleNamespace(workers=count))
-    assert RequestUvicornWorker.first == 2
+    assert RequestUvicornWorker.initial_workers == 2

@@ -1,4 +1,4 @@
-"""The environment: every value has its sound default, and a bad one stops the start with a sentence."""
+"""Settings: every variable has a default, and an invalid value prevents startup with an explanation."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from app import settings as of_process
+from app import settings as settings_module
 from app.environment import PROJECT_ROOT, EnvironmentSettings, Words, project_metadata, read_settings
 from app.settings import Settings, available_processors, get_settings, reload_settings
 
 
 class QueueSettings(EnvironmentSettings):
-    """What an integration may have."""
+    """Settings of an integration."""
 
     model_config = SettingsConfigDict(env_prefix="QUEUE_")
 
@@ -24,7 +24,7 @@ class QueueSettings(EnvironmentSettings):
 
 
 @pytest.fixture(autouse=True)
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_log_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOG_PATH")
 
 
@@ -37,7 +37,7 @@ def test_defaults_of_the_settings() -> None:
     assert settings.max_body_bytes == 16 * 2**20
 
 
-def test_there_are_as_many_workers_as_processors_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_default_to_the_available_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings(Settings).workers == available_processors() >= 1
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
     assert read_settings(Settings).workers == 3
@@ -72,12 +72,12 @@ def test_there_are_as_many_workers_as_processors_that_may_be_used(monkeypatch: p
         ("LIMIT_CONCURRENCY", "0", 0),
     ],
 )
-def test_a_value_is_taken_over(name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_is_read(name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, text)
     assert getattr(read_settings(Settings), name.lower()) == value
 
 
-BAD = {
+INVALID = {
     "PORT": ["0", "65536", "http"],
     "WORKERS": ["0", "two", "513"],
     "LOOP": ["trio"],
@@ -106,49 +106,49 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD.items() for text in texts])
-def test_a_bad_value_stops_the_start_with_a_sentence(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in INVALID.items() for text in texts])
+def test_invalid_value_prevents_startup_and_is_explained(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, text)
     with pytest.raises(SystemExit) as stopped:
         get_settings()
     sentence = str(stopped.value)
     assert sentence.startswith(f"The environment variable {name} is ")
-    assert f" {name} is: {Settings.model_fields[name.lower()].description}." in sentence
+    assert f" {name}: {Settings.model_fields[name.lower()].description}." in sentence
     assert sentence.splitlines() == [sentence]
 
 
-def test_all_bad_values_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "0")
     monkeypatch.setenv("LOG_LEVELS", "orders")
     with pytest.raises(SystemExit) as stopped:
         read_settings(Settings)
     sentences = str(stopped.value).splitlines()
     assert [sentence.split()[3] for sentence in sentences] == ["PORT", "LOG_LEVELS"]
-    assert "'orders' is not a logger and its level such as" in sentences[1]
+    assert "'orders' is not a logger level such as" in sentences[1]
 
 
-def test_rotation_needs_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_rotation_needs_log_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_ROTATION", "time")
-    with pytest.raises(SystemExit, match="LOG_ROTATION rotates files: set LOG_PATH"):
+    with pytest.raises(SystemExit, match="LOG_ROTATION needs log files: set LOG_PATH"):
         read_settings(Settings)
     monkeypatch.setenv("LOG_PATH", "log")
     assert read_settings(Settings).log_rotation == "time"
 
 
-def test_settings_are_read_once_and_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_once_and_are_immutable(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = get_settings()
     monkeypatch.setenv("PORT", "9000")
     assert get_settings() is settings
-    of_process.current.clear()
+    settings_module.current.clear()
     assert get_settings().port == 9000
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1  # type: ignore[misc]
 
 
-def test_settings_that_are_read_again_stay_where_one_has_become_bad(
+def test_reload_with_an_invalid_value_keeps_the_current_settings(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As at SIGHUP; at the first start a bad value ends it."""
+    """As on SIGHUP; when the settings are read for the first time, an invalid value raises SystemExit."""
     monkeypatch.setenv("PORT", "0")
     with pytest.raises(SystemExit, match="PORT is '0'"):
         reload_settings()
@@ -156,10 +156,10 @@ def test_settings_that_are_read_again_stay_where_one_has_become_bad(
     assert reload_settings() is get_settings()
     monkeypatch.setenv("PORT", "0")
     assert (reload_settings().port, get_settings().port) == (9000, 9000)
-    assert "The settings stay as they were. The environment variable PORT is '0'" in caplog.text
+    assert "The current settings stay in effect. The environment variable PORT is '0'" in caplog.text
 
 
-def test_a_file_named_env_is_read_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_override_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("PORT=9000\nWORKERS=3\nSOMETHING_ELSE=1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(Settings.model_config, "env_file", ".env")
@@ -178,20 +178,20 @@ def test_settings_of_an_integration_have_a_prefix(tmp_path: Path, monkeypatch: p
         settings.size = 1  # type: ignore[misc]
 
 
-def test_bad_values_of_an_integration_are_reported_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_values_of_an_integration_are_reported_by_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUE_SIZE", "none")
     monkeypatch.setenv("QUEUE_PASSWORD", "hunter2")
     with pytest.raises(SystemExit) as stopped:
         read_settings(QueueSettings)
     size, password, url = str(stopped.value).splitlines()
     assert size.startswith("The environment variable QUEUE_SIZE is 'none': Input should be a valid integer")
-    assert size.endswith(" QUEUE_SIZE is: how many.")
-    assert password.startswith("The environment variable QUEUE_PASSWORD is not what it should be: String should have")
-    assert url == "The environment variable QUEUE_URL is missing. QUEUE_URL is: where it is."
+    assert size.endswith(" QUEUE_SIZE: how many.")
+    assert password.startswith("The environment variable QUEUE_PASSWORD is invalid: String should have")
+    assert url == "The environment variable QUEUE_URL is missing. QUEUE_URL: where it is."
     assert "hunter2" not in str(stopped.value)
 
 
-def test_the_project_s_name_and_version_are_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_project_metadata_is_read_from_pyproject_toml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert project_metadata().keys() >= {"name", "version", "description"}
     assert (PROJECT_ROOT / "gun.py").is_file()
     monkeypatch.setattr("app.environment.PROJECT_ROOT", tmp_path)

@@ -27,7 +27,7 @@ def open_files() -> int:
 
 
 def connect(listener: socket.socket) -> socket.socket:
-    """Send a request that only the kernel has taken: the loop has no turn between here and the end."""
+    """Send a request on a connection that only the kernel has accepted; the event loop does not run before shutdown."""
     client = socket.create_connection(listener.getsockname(), timeout=5)
     client.sendall(REQUEST)
     return client
@@ -43,7 +43,7 @@ async def stop_with_queued_connections(listener: socket.socket) -> list[socket.s
     before = open_files()
     async with asyncio.timeout(10):
         await server.shutdown()
-    # The listener has gone, and so has the one that was kept to empty it; the clients' own ends are still here.
+    # The listener and the duplicate that accepted the queued connections are closed; the clients' sockets are not.
     assert open_files() == before - 1
     return clients
 
@@ -53,9 +53,9 @@ def test_queued_connections_are_served_before_shutdown(factory: Callable[[], asy
     with listen() as listener, asyncio.Runner(loop_factory=factory) as runner:
         for client in runner.run(stop_with_queued_connections(listener)):
             with client:
-                answer = client.recv(65536)
-                assert answer.startswith(b"HTTP/1.1 405 ")
-                assert b"connection: close\r\n" in answer.lower()
+                response = client.recv(65536)
+                assert response.startswith(b"HTTP/1.1 405 ")
+                assert b"connection: close\r\n" in response.lower()
 
 
 @LOOPS

@@ -1,1 +1,1 @@
-"""The state of a request, and the registry of who observes it."""
+"""The state of the current request, and the registry of observers."""

@@ -1,6 +1,6 @@
-"""Who observes requests, tasks, calls and lines: integrations enter themselves here, each under its own name.
+"""Registry of observers: callbacks of integrations for requests, tasks, outgoing calls and log records.
 
-A table costs nothing while it is empty. Observers must not raise.
+Each integration registers under its own name. An empty registry costs nothing. Observers must not raise.
 """
 
 from collections.abc import Callable, Mapping, MutableMapping
@@ -12,25 +12,25 @@ from app.common.context.request_record import RequestRecord
 from app.common.redaction import redact
 
 log_fields: Final[dict[str, Callable[[], Mapping[str, object]]]] = {}
-"""What each line has besides the IDs, such as those of a trace: of the context in which the line is written."""
+"""Return additional fields for a log record, such as trace IDs, from the context in which it is emitted."""
 
 log_filters: Final[dict[str, Callable[[LogRecord], bool]]] = {}
-"""Which records become lines, access lines excepted; called once for each record."""
+"""Return whether a log record is written; called once for each record, but not for access log records."""
 
 injectors: Final[dict[str, Callable[[MutableMapping[Any, Any]], None]]] = {}
-"""What goes out besides the IDs, into the headers of calls (to allowed hosts), tasks and messages."""
+"""Add headers, besides the IDs, to outgoing calls (to allowed hosts), tasks and messages."""
 
 request_observers: Final[dict[str, Callable[[RequestRecord], None]]] = {}
-"""Called with each request that is over, refused ones and websockets included."""
+"""Called with the record of each finished request, including refused requests and websockets."""
 
 task_observers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
-"""Put around each task, with its `TaskRecord`: its `headers`, and, when it ends, its `state` and whether it failed."""
+"""Context managers around each task, called with its `TaskRecord`: `headers`, and at the end `state` and `failed`."""
 
 call_observers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
-"""Put around each outgoing call, with its `OutboundCall`: the request, the answer; an error passes through."""
+"""Context managers around each outgoing call, called with its `OutboundCall`; exceptions of the call pass through."""
 
 metric_observers: Final[dict[str, Callable[[str, float, Mapping[str, str]], None]]] = {}
-"""Called with each measurement: its name, the seconds, and its labels, whose values are few."""
+"""Called with each metric observation: its name, its seconds, and its labels, which must have low cardinality."""
 
 _tables: Final[tuple[dict[str, Any], ...]] = (
     *(log_fields, log_filters, injectors),
@@ -45,16 +45,16 @@ def clear() -> None:
 
 
 def observe_metric(name: str, seconds: float, **labels: str) -> None:
-    """Report a measurement other than that of a request."""
-    for watch in metric_observers.values():
-        watch(name, seconds, labels)
+    """Report a metric observation, in seconds, to the observers; requests are reported to `request_observers`."""
+    for observe in metric_observers.values():
+        observe(name, seconds, labels)
 
 
 def current_fields() -> dict[str, object]:
-    """Return the fields of a line that is written now, without secrets."""
+    """Return the additional fields of a log record that is emitted now, with secrets masked."""
     return {key: redact.value(value, key) for fields in log_fields.values() for key, value in fields().items()}
 
 
 def fields_suffix(fields: Mapping[str, object]) -> str:
-    """Return them as a text line shows them: a space and `name=value` for each."""
+    """Return the fields as text log lines show them: ` name=value` for each."""
     return "".join(f" {name}={value}" for name, value in fields.items())

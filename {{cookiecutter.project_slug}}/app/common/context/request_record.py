@@ -1,4 +1,4 @@
-"""What is known of one request while it is served; the accessors, the context and the access line read it."""
+"""The record of one request; accessors, starlette-context's context and the access log read it."""
 
 from contextvars import ContextVar, Token
 from time import perf_counter, time
@@ -11,11 +11,11 @@ from app.common.constants import NO_REQUEST_ID, REQUEST_ID_CTX_KEY, REQUEST_STAR
 
 
 class RequestRecord:
-    """One request: its ID, its clock, and what has gone out so far.
+    """State of one request: its ID, its timings, and its response so far.
 
-    Times are seconds. `started` is a reading of `perf_counter()`, `started_at` and `ended_at` are of the epoch, by the
-    clock at the request's arrival. `duration` is from the arrival to the response's last byte, `ttfb` to its start.
-    Duration and end are known when the request `is_over`. `context` is what `starlette_context.context` shows.
+    Times are in seconds. `started` is a value of `perf_counter()`. `started_at` and `ended_at` are since the epoch; the
+    latter is `started_at` plus `duration`. `duration` runs from the request's arrival to the response's last byte,
+    `ttfb` to its start. Once `is_over`, `duration` and `ended_at` are set. `context` is `starlette_context.context`.
     """
 
     __slots__ = (
@@ -36,16 +36,16 @@ class RequestRecord:
             REQUEST_ID_CTX_KEY: request_id,
             REQUEST_START_TIME_CTX_KEY: self.started_at,
         }
-        self.outer: RequestRecord | None = None  # in whose midst it is called, as httpx2.ASGITransport does
+        self.outer: RequestRecord | None = None  # the enclosing request, if made in-process (httpx2.ASGITransport)
         self.ttfb: float | None = None
         self.is_over = self.failed = False
         self.duration = self.ended_at = 0.0
         self.status = self.bytes_sent = 0
-        self.error_id = 0  # of the error that came out of the application, by `id`: a reference would keep its frames
+        self.error_id = 0  # `id()` of the exception that the application raised; a reference would keep its frames
         self.flags: list[str] = []
 
     def end(self) -> None:
-        """Stop the clock."""
+        """Stop the timer."""
         self.is_over, self.duration = True, perf_counter() - self.started
         self.ended_at = self.started_at + self.duration
         self.context[REQUEST_TIME_CTX_KEY] = self.duration
@@ -56,20 +56,20 @@ class RequestRecord:
 
 
 current_record: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
-"""Ours, and not starlette-context's: a middleware that a user adds inside lays a fresh context over ours."""
+"""Separate from starlette-context's variable, which a starlette-context middleware further inside would replace."""
 
 SCOPE_KEY: Final = "app.request_record"
-"""Marks a scope whose request has a record, so that mounted applications open no second one; holds the outermost."""
+"""ASGI scope key of requests that have a record (mounted applications create no second one): the outermost app."""
 
-Bound = tuple[Token[RequestRecord | None], Token[dict[object, object]]]
+Tokens = tuple[Token[RequestRecord | None], Token[dict[object, object]]]
 
 
-def bind(record: RequestRecord) -> Bound:
-    """Make the record the current one, and its context that of starlette-context."""
+def bind(record: RequestRecord) -> Tokens:
+    """Make the record the current one, and its context that of starlette-context; return tokens for `unbind`."""
     return current_record.set(record), context_storage.set(record.context)
 
 
-def unbind(bound: Bound) -> None:
-    """Give back what was current before `bind`, in the same context."""
-    current_record.reset(bound[0])
-    context_storage.reset(bound[1])
+def unbind(tokens: Tokens) -> None:
+    """Restore what was current before `bind`; it must run in the same context as `bind`."""
+    current_record.reset(tokens[0])
+    context_storage.reset(tokens[1])

@@ -1,1 +1,1 @@
-"""What happens to a request between the server and the application."""
+"""Request handling between the ASGI server and the application."""

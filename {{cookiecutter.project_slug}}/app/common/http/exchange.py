@@ -1,4 +1,4 @@
-"""One request while it is served: what comes in, what goes out, and how it ends."""
+"""The ASGI messages of one request or WebSocket: response header, body limit, timing, error responses, access log."""
 
 import asyncio
 from asyncio import CancelledError
@@ -14,15 +14,15 @@ from starlette_context.plugins import Plugin
 from app.common.context.observers import request_observers
 from app.common.context.request_record import RequestRecord
 from app.common.errors import error_response, log_cancelled, log_unhandled, phrase_of
-from app.common.http.messages import BODIES, COUNTED, NO_CLOSE_FRAME, STARTS, SWITCHING_PROTOCOLS, check, size_of
-from app.common.http.refusals import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, announces_more, body_too_large
+from app.common.http.messages import BODIES, COUNTED, NO_CLOSE_FRAME, STARTS, SWITCHING_PROTOCOLS, check_start, size_of
+from app.common.http.refusals import BODY_FAULT_KEY, REFUSAL_KEY, Refusal, announces_larger_body, body_too_large
 from app.common.logs.access import write_access_line
 
 
 class Exchange:
-    """Watches what comes in and goes out, and keeps the record.
+    """Wraps `receive` and `send` of one request and updates its record.
 
-    `header_name`: lower-case name of the ID's header. `plugins`: foreign ones, which may change what goes out.
+    `header_name`: lower-case name of the request ID header. `plugins` of starlette-context may change the response.
     """
 
     __slots__ = (
@@ -44,64 +44,64 @@ class Exchange:
         self._send_error: OSError | None = None
 
     def limit_body(self, max_bytes: int) -> None:
-        """Refuse a body that is announced as larger, and count one that is not."""
-        if announces_more(self.record.scope["headers"], max_bytes):
+        """Refuse with 413 a body whose `Content-Length` is larger; count the bytes of any other body."""
+        if announces_larger_body(self.record.scope["headers"], max_bytes):
             self.record.scope.setdefault(REFUSAL_KEY, body_too_large(max_bytes))
         self._max_body = self._body_left = max_bytes
 
     async def receive(self) -> Message:
-        """Hand on what the client sends; a disconnect counts while the response is not over."""
+        """Receive a message; raise HTTPException for a too large or invalid body, and note an early disconnect."""
         message = await self._receive()
         kind = message["type"]
         if BODY_FAULT_KEY in self.record.scope:
             if self.record.status:
-                return {"type": "http.disconnect"}  # too late for an answer: there is one on its way
-            _fail(self.record.scope[BODY_FAULT_KEY])
+                return {"type": "http.disconnect"}  # the response has started: too late for another
+            _raise(self.record.scope[BODY_FAULT_KEY])
         if self._max_body >= 0 and "body" in message:
             self._body_left -= len(message["body"])
             if self._body_left < 0:
-                _fail(body_too_large(self._max_body))
+                _raise(body_too_large(self._max_body))
         if self._disconnected is None:
             if kind == "http.disconnect":
                 self._disconnected = not self.record.is_over
             elif kind == "websocket.disconnect":
-                # Servers tell a broken connection by the code, and by having no reason to hand on.
+                # Servers report a broken connection with one of these codes and without a reason.
                 self._disconnected = message.get("code") in NO_CLOSE_FRAME and "reason" not in message
         return message
 
     async def send(self, message: Message) -> None:
-        """Hand on what the application sends: the header is set once, the clock stops with the last byte."""
+        """Send a message: set the request ID header once, count the bytes, stop the timer after the last byte."""
         kind = message["type"]
         ends = kind in BODIES and not message.get("more_body", False)
         for plugin in self._plugins:
             await plugin.enrich_response(message)
         if kind in STARTS:
-            message = self._start(message)
+            message = self._prepare_start(message)
         elif kind == "websocket.close" and not self.record.status and await self._deny(HTTPStatus.FORBIDDEN, message):
             return
         if self._disconnected is None and (ends or kind == "websocket.close"):
-            self._disconnected = False  # we end it; some servers tell of the connection's end before `send` returns
+            self._disconnected = False  # we end it; some servers report the disconnect before `send` returns
         try:
             await self._send(message)
         except OSError as error:
-            self._send_error = error  # the connection's, not the application's
+            self._send_error = error  # an error of the connection, not of the application
             raise
         if kind in COUNTED and self.record.scope.get("method") != "HEAD":
             self.record.bytes_sent += size_of(message)
         if ends:
-            self._end()
+            self._end_response()
 
-    def _start(self, message: Message) -> Message:
-        # A new list: the one in the message belongs to the Response object, which may be shared between requests.
+    def _prepare_start(self, message: Message) -> Message:
+        # A new list, since the one in the message belongs to the Response object, which requests may share.
         name, record = self._header[0], self.record
         headers = [*[pair for pair in message.get("headers", ()) if pair[0].lower() != name], self._header]
         status = message.get("status", SWITCHING_PROTOCOLS)
-        check(status, headers)
+        check_start(status, headers)
         record.ttfb, record.status = perf_counter() - record.started, status
         return {**message, "headers": headers}
 
     async def _deny(self, status: HTTPStatus, message: Message | None = None) -> bool:
-        """Refuse a websocket with the envelope, where the server can; else it would answer without the ID."""
+        """Refuse a WebSocket with the error envelope if the server supports it; its own would lack the ID."""
         self.record.status = status
         if "websocket.http.response" not in self.record.scope.get("extensions", {}):
             return False
@@ -109,43 +109,43 @@ class Exchange:
         await error_response(status, cause)(self.record.scope, self.receive, self.send)
         return True
 
-    def _end(self) -> None:
-        """Stop the clock; a 500 waits for what `close` learns of the error, everything else is written now."""
+    def _end_response(self) -> None:
+        """Stop the timer and write the access log line; `close` writes that of a 500, when the error is known."""
         self.record.end()
         if self.record.status != 500:  # noqa: PLR2004
             self._finish()
 
-    async def returned(self) -> None:
-        """Answer 500 for an application that returned without an answer; the server would do so without the ID."""
-        if not self._client_left():
+    async def on_return(self) -> None:
+        """Respond with 500 if the application returned without a response; the server's own 500 would lack the ID."""
+        if not self._client_disconnected():
             self.record.flags.append("no_response")
-            await self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
+            await self._send_envelope(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
 
-    async def cancelled(self, error: CancelledError) -> None:
-        """Answer 503 if nothing has gone out, since the server would answer without the ID; the line says why."""
+    async def on_cancel(self, error: CancelledError) -> None:
+        """Respond with 503 if no response has started (the server's own would lack the ID), and flag the log line."""
         task = asyncio.current_task()
         if task is None or not task.cancelling():
-            await self.failed(error)  # nobody has cancelled us: the application let go of a task that it cancelled
+            await self.on_error(error)  # not ours: the application awaited a task that it had cancelled itself
             return
         self.record.failed, self.record.error_id = True, id(error)
         self.record.flags.append("CancelledError")
         if self._finished:
             log_cancelled()
-        await self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping; send the request again.")
+        await self._send_envelope(HTTPStatus.SERVICE_UNAVAILABLE, "The server is shutting down; retry the request.")
 
-    async def failed(self, error: BaseException) -> None:
-        """Keep the error for the line and log its traceback, unless it only says that the client has left."""
+    async def on_error(self, error: BaseException) -> None:
+        """Flag the access log line, log the traceback and respond with 500, unless the client has disconnected."""
         record = self.record
         record.failed, record.error_id = True, id(error)
         if isinstance(error, ClientDisconnect | WebSocketDisconnect) or error is self._send_error:
             return
-        self._plugins = ()  # one of them may be what has failed
+        self._plugins = ()  # a plugin may have raised the error
         record.flags.append(type(error).__name__)
         log_unhandled(error)
-        await self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
+        await self._send_envelope(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
 
-    async def _answer(self, status: HTTPStatus, cause: str) -> None:
-        """Answer if nothing has gone out yet."""
+    async def _send_envelope(self, status: HTTPStatus, cause: str) -> None:
+        """Send the error envelope unless a response has started."""
         if self.record.status:
             return
         if self.record.scope["type"] == "websocket":
@@ -155,7 +155,7 @@ class Exchange:
         await response(self.record.scope, self.receive, self.send)
 
     def close(self) -> None:
-        """Write the line if the last byte did not: the response broke off, or there was none, or it is a websocket."""
+        """Write the access log line if it is not written yet: the response is incomplete, a 500 or a WebSocket."""
         record = self.record
         if not record.is_over:
             record.end()
@@ -165,24 +165,24 @@ class Exchange:
                 record.status = HTTPStatus.INTERNAL_SERVER_ERROR
         self._finish()
 
-    def _client_left(self) -> bool:
+    def _client_disconnected(self) -> bool:
         if self._disconnected or (self._disconnected is False and self.record.scope["type"] == "websocket"):
             return self._disconnected
-        # A plain endpoint never asks for what the client sends, so only the server knows. uvicorn drops what is sent
-        # to a client that left and tells nobody; its flag is read where `send` is its own. On a websocket the flag is
-        # also set after an orderly close, and counts only while nobody has closed.
+        # An endpoint that never calls `receive` is not notified of a disconnect, and uvicorn drops what it sends then.
+        # uvicorn's own flag, `disconnected`, is an attribute of the object that `send` is a method of. On a WebSocket,
+        # uvicorn also sets it after an orderly close, so it counts only while neither side has closed.
         return getattr(getattr(self._send, "__self__", None), "disconnected", False) is True
 
     def _finish(self) -> None:
         if self._finished:
             return
         self._finished = True
-        if self._client_left():
+        if self._client_disconnected():
             self.record.flags.insert(0, "client_disconnect")
-        for watch in request_observers.values():
-            watch(self.record)
+        for observe in request_observers.values():
+            observe(self.record)
         write_access_line(self.record)
 
 
-def _fail(refusal: Refusal) -> None:
+def _raise(refusal: Refusal) -> None:
     raise HTTPException(refusal.status, refusal.cause)

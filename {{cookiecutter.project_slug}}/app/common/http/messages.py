@@ -1,4 +1,4 @@
-"""ASGI messages: which is which, what a server can send, and how many bytes one brings to the client."""
+"""ASGI messages: their types, which response starts are valid, and how many bytes a message sends to the client."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,34 +6,34 @@ from pathlib import Path
 from starlette.types import Message
 
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-"""Messages that carry the response's headers."""
+"""Messages with the response headers."""
 
 BODIES = frozenset({"http.response.body", "http.response.pathsend"})
-"""Messages that carry a response's body; the second names a file that the server sends by itself."""
+"""Messages with the response body; `pathsend` names a file that the server reads and sends itself."""
 
 COUNTED = BODIES | {"websocket.send", "websocket.http.response.body"}
-"""Messages whose bytes the access line counts."""
+"""Messages whose bytes the access log line counts."""
 
 SWITCHING_PROTOCOLS = 101
-"""The status of a websocket that was accepted. No `HTTPStatus` where each request comes by: in 3.11 it costs a call."""
+"""The status of an accepted WebSocket; a plain int, since in Python 3.11 an `HTTPStatus` costs each request a call."""
 
 NO_CLOSE_FRAME = frozenset({1005, 1006})
-"""Codes of a websocket that ended without one (RFC 6455, 7.4.1)."""
+"""Close codes of a WebSocket that ended without a close code (1005) or a close frame (1006; RFC 6455, 7.4.1)."""
 
 _UNSENDABLE = bytes(code for code in range(32) if code != ord("\t")) + b"\x7f"
 
 
-def check(status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Raise ValueError for what no server can send: uvicorn finds out when it is too late for another answer."""
+def check_start(status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise ValueError for an invalid status or header value; uvicorn detects it too late for an error response."""
     if not 100 <= status < 600:  # noqa: PLR2004
-        raise ValueError(f"A response has a status from 100 to 599, and {status} is none.")
+        raise ValueError(f"The response status is {status}; it must be from 100 to 599.")
     values = b"".join([value for _, value in headers])
     if len(values.translate(None, _UNSENDABLE)) < len(values):
-        raise ValueError("A header of the response has a control character in its value.")
+        raise ValueError("The value of a response header contains a control character.")
 
 
 def size_of(message: Message) -> int:
-    """Return the bytes that the message brings to the client."""
+    """Return how many bytes the message sends to the client."""
     if "path" in message:
         return Path(message["path"]).stat().st_size
     text = message.get("text")

@@ -1,4 +1,4 @@
-"""Whether what the service needs is ready: all checks run at once, none longer than the others."""
+"""Readiness checks: all run concurrently, with one timeout for all of them."""
 
 import asyncio
 import logging
@@ -8,43 +8,43 @@ from typing import Final
 from app.common.exceptions import ServiceError
 
 Check = Callable[[], Awaitable[None]]
-"""Returns when all is well, raises NotReady with a sentence otherwise."""
+"""A check returns if the dependency is ready, and raises `NotReady` with a sentence if not."""
 
 CHECK_SECONDS: Final = 0.9
-"""Below the one second that orchestrators give a probe by default, so that it gets the answer with the cause."""
+"""Below the default probe timeout of orchestrators, one second, so that the probe receives the response."""
 
 log = logging.getLogger(__name__)
 
 
 async def failed_checks(checks: Mapping[str, Check]) -> list[str]:
-    """Return a sentence for each that is not ready, its name in front; none: all are."""
-    tasks = {name: asyncio.create_task(_cause(name, check)) for name, check in checks.items()}
+    """Run all checks; return a sentence for each one that failed, starting with its name."""
+    tasks = {name: asyncio.create_task(_run_check(name, check)) for name, check in checks.items()}
     try:
-        # Not a timeout around each, which would wait for ever for a check that swallows its cancellation.
+        # No asyncio.timeout() around each check: it would wait forever for a check that ignores its cancellation.
         _, late = await asyncio.wait(tasks.values(), timeout=CHECK_SECONDS)
     finally:
         for task in tasks.values():
             task.cancel()
-    found = [f"{name}: {cause}" for name, task in tasks.items() if (cause := _outcome(task, late))]
-    if found:
-        log.warning("Not ready: %s", " ".join(found))
-    return found
+    causes = [f"{name}: {cause}" for name, task in tasks.items() if (cause := _cause_of(task, late))]
+    if causes:
+        log.warning("Not ready: %s", " ".join(causes))
+    return causes
 
 
-def _outcome(task: asyncio.Task[str], late: set[asyncio.Task[str]]) -> str:
+def _cause_of(task: asyncio.Task[str], late: set[asyncio.Task[str]]) -> str:
     if task in late:
-        return f"It did not answer within {CHECK_SECONDS:g} seconds."
-    return "Its check was cancelled, and not by us." if task.cancelled() else task.result()
+        return f"The check timed out after {CHECK_SECONDS:g} seconds."
+    return "The check was cancelled before the timeout." if task.cancelled() else task.result()
 
 
-async def _cause(name: str, check: Check) -> str:
+async def _run_check(name: str, check: Check) -> str:
     try:
         await check()
     except ServiceError as error:
         return error.cause
-    except (Exception, SystemExit) as error:  # a bad setting raises SystemExit, which would end the worker
+    except (Exception, SystemExit) as error:  # an invalid setting raises SystemExit, which would end the worker
         if isinstance(error, SystemExit) and isinstance(error.code, str):
             return error.code.replace("\n", " ")
         log.exception("The readiness check of %s failed", name)
-        return "Its check failed; the log says how."
+        return "The check failed; the log has the traceback."
     return ""

@@ -1,4 +1,4 @@
-"""Requests that are refused before the application sees them: why, and the answer."""
+"""Refused requests: the reasons, and the middleware that responds to them before the application sees them."""
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -8,17 +8,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.common.errors import error_response
 
 REFUSAL_KEY: Final = "app.refusal"
-"""`RefusalMiddleware` answers a scope with a `Refusal` under this key, which gets its ID and its line as any other."""
+"""Scope key of a `Refusal` that `RefusalMiddleware` sends; the request still gets an ID and an access log line."""
 
 BODY_FAULT_KEY: Final = "app.body_fault"
-"""A `Refusal` under this key came up while the body was read; the reader gets it as an HTTPException."""
+"""Scope key of a `Refusal` that is found while the body is read; `Exchange.receive` raises it as HTTPException."""
 
 _MAX_DIGITS: Final = 18
-"""Python refuses to read numbers of more than 4,300 digits, and no body has a length of more than 18."""
+"""`int()` rejects numbers of more than 4,300 digits, and no `Content-Length` needs more than 18."""
 
 
 class Refusal(NamedTuple):
-    """An HTTP status, a sentence for the client, and whether the connection's further bytes cannot be trusted."""
+    """HTTP status and cause of a refusal; `closes`: the connection is closed, as its next bytes cannot be trusted."""
 
     status: int
     cause: str
@@ -26,12 +26,12 @@ class Refusal(NamedTuple):
 
 
 def body_too_large(max_bytes: int) -> Refusal:
-    """Return the refusal of a body of more than `max_bytes`; FastAPI's own `max_body_size` answers in plain text."""
-    return Refusal(413, f"The request's body is larger than {max_bytes} bytes.", closes=False)
+    """Return the refusal of a body larger than `max_bytes`; FastAPI's own `max_body_size` responds with plain text."""
+    return Refusal(413, f"The request body is larger than {max_bytes} bytes.", closes=False)
 
 
-def announces_more(headers: Iterable[tuple[bytes, bytes]], max_bytes: int) -> bool:
-    """Tell whether the head announces a body of more than `max_bytes`."""
+def announces_larger_body(headers: Iterable[tuple[bytes, bytes]], max_bytes: int) -> bool:
+    """Return whether `Content-Length` is larger than `max_bytes`."""
     for name, value in headers:
         if name == b"content-length":
             digits = value.lstrip(b"0") or b"0"
@@ -41,23 +41,23 @@ def announces_more(headers: Iterable[tuple[bytes, bytes]], max_bytes: int) -> bo
 
 
 class RefusalMiddleware:
-    """Answers what is refused, inside of CORS and of what integrations put around the application."""
+    """Responds to refused requests, inside the CORS middleware and the middleware of integrations."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the envelope, or hand on."""
+        """Respond with the error envelope if the request is refused; otherwise call the application."""
         await (refuse if REFUSAL_KEY in scope else self.app)(scope, receive, send)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the envelope; close a connection whose further bytes cannot be trusted (RFC 9112, 9.3)."""
+    """Send the error envelope; close the connection if its following bytes cannot be trusted (RFC 9112, 9.3)."""
     refusal: Refusal = scope[REFUSAL_KEY]
     response = error_response(refusal.status, refusal.cause)
     if refusal.closes:
         response.headers["connection"] = "close"
-    if refusal.status == 426:  # noqa: PLR2004 - the client learns which version it may use (RFC 6455, 4.4)
+    if refusal.status == 426:  # noqa: PLR2004 - names the supported version (RFC 6455, 4.4)
         response.headers["upgrade"] = "websocket"
         response.headers["sec-websocket-version"] = "13"
     await response(scope, receive, send)

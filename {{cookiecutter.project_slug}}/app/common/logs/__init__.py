@@ -1,1 +1,1 @@
-"""How log records become lines, and where the lines go."""
+"""Formatters, handlers and filters that turn log records into log lines."""

@@ -1,4 +1,4 @@
-"""What is kept out of the lines because another line says it already."""
+"""Filters that drop log records which would repeat what another line already reports."""
 
 import logging
 
@@ -9,34 +9,34 @@ _REPETITIONS = (
     *('%s - "WebSocket %s" [accepted]', '%s - "WebSocket %s" 403', '%s - "WebSocket %s" %d'),
     *("connection open", "connection closed", "connection rejected (%d %s)"),
 )
-"""What uvicorn and its websockets say of a websocket; the access line says it once more, without the secrets."""
+"""Messages of uvicorn and websockets that the access log line repeats, with secrets masked."""
 
-_NO_HANDSHAKE = "ASGI callable returned without completing handshake."
-"""uvicorn takes a websocket that was refused with an answer of its own for one that was forgotten."""
+_INCOMPLETE_HANDSHAKE = "ASGI callable returned without completing handshake."
+"""uvicorn also logs this if the application has refused the WebSocket with an HTTP response."""
 
-_LOGGED_BEFORE = f"\n{AlreadyLoggedError.__module__}.{AlreadyLoggedError.__name__}: "
-"""Stands in the traceback, handed over as text, of a lifespan that has failed with it."""
+_ALREADY_LOGGED = f"\n{AlreadyLoggedError.__module__}.{AlreadyLoggedError.__name__}: "
+"""Part of the formatted traceback of a lifespan that failed with this exception."""
 
 _SERVERS = frozenset({"uvicorn", "gunicorn", "hypercorn", "_granian"})
 
 _TRACEBACK = "\nTraceback (most recent call last):"
-"""How Granian hands one over."""
+"""Granian logs tracebacks as part of the message."""
 
 
 class RepetitionFilter(logging.Filter):
-    """Drops what a server says of a request that our own lines say already, with the ID and without secrets.
+    """Drops log records of the server that repeat one of our own lines; those have the ID and mask secrets.
 
-    Above all the traceback of an error that we have logged already, or left out since the client had gone.
+    Above all, it drops tracebacks of errors that are already logged, or not logged because the client disconnected.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass unless it is such a repetition."""
+        """Return False for a record that repeats another line."""
         if record.name.partition(".")[0] not in _SERVERS:
             return True
-        if record.levelno >= logging.ERROR and _is_logged_before(record):
+        if record.levelno >= logging.ERROR and _is_already_logged(record):
             return False
         request = current_record.get()
-        if record.msg == _NO_HANDSHAKE:
+        if record.msg == _INCOMPLETE_HANDSHAKE:
             return request is None or not request.status
         if request is not None and request.failed and _repeats_error(record, request.error_id):
             return False
@@ -47,25 +47,25 @@ def _repeats_error(record: logging.LogRecord, error_id: int) -> bool:
     return id(record.exc_info[1]) == error_id if record.exc_info else _TRACEBACK in str(record.msg)
 
 
-def _is_logged_before(record: logging.LogRecord) -> bool:
-    """Tell whether it is why the lifespan has failed: as an error, in the message, or in what that is about."""
+def _is_already_logged(record: logging.LogRecord) -> bool:
+    """Return whether the record reports an `AlreadyLoggedError`: as exception, in the message or in its arguments."""
     if record.exc_info and isinstance(record.exc_info[1], AlreadyLoggedError):
         return True
-    return any(_LOGGED_BEFORE in str(part) for part in (record.msg, *(record.args or ())))
+    return any(_ALREADY_LOGGED in str(part) for part in (record.msg, *(record.args or ())))
 
 
 class OwnFileFilter(logging.Filter):
-    """Keeps out of `error.log` what a `RequestLogHandler` has written into its own file."""
+    """Keeps out of `error.log` the records that a `RequestLogHandler` writes to its own file."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass unless it has a file of its own."""
+        """Return False for a record that `OwnFileMark` has marked."""
         return not getattr(record, "has_own_file", False)
 
 
 class OwnFileMark(logging.Filter):
-    """Marks what is written into such a file."""
+    """Marks the records that a handler writes to its own file."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, marked."""
+        """Mark the record for `OwnFileFilter` and return True."""
         record.has_own_file = True
         return True

@@ -1,1 +1,1 @@
-"""HTTP/1.1 at the socket; only `app.common.workers` imports from here."""
+"""The HTTP/1.1 protocol of the worker; only `app.common.workers` imports from here."""

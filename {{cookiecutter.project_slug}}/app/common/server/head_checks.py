@@ -1,4 +1,4 @@
-"""What is wrong with the head of a request (RFC 9112, RFC 6455), found before the application sees it."""
+"""Checks of the request head: HTTP version, Host header, WebSocket handshake (RFC 9112, RFC 6455)."""
 
 import logging
 import re
@@ -16,36 +16,36 @@ _HOST_VALUE = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*").fullmatch
 _WEBSOCKET_KEY_BYTES = 16
 
 
-def fault_of_head(version: str, method: bytes, headers: Headers, *, upgrade: bool) -> Refusal | None:
-    """Return what forbids to serve a request with this head; `upgrade`: it asks for a websocket."""
+def check_head(version: str, method: bytes, headers: Headers, *, upgrade: bool) -> Refusal | None:
+    """Return why a request with this head is refused, or None; `upgrade`: it is a WebSocket handshake."""
     if version not in ("1.0", "1.1"):
-        return Refusal(400, "HTTP is spoken in version 1.1 here.")
+        return Refusal(400, "The HTTP version must be 1.0 or 1.1.")
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
-        return Refusal(400, "A request has exactly one Host header.")  # RFC 9112, 3.2
+        return Refusal(400, "The request must have exactly one Host header.")  # RFC 9112, 3.2
     if hosts and not _HOST_VALUE(hosts[0]):
-        return Refusal(400, "The Host header is not the name of a host.")
-    return _fault_of_handshake(method, headers) if upgrade else None
+        return Refusal(400, "The Host header is invalid.")
+    return _check_handshake(method, headers) if upgrade else None
 
 
-def _fault_of_handshake(method: bytes, headers: Headers) -> Refusal | None:
+def _check_handshake(method: bytes, headers: Headers) -> Refusal | None:
     versions = [value.strip() for name, value in headers if name == b"sec-websocket-version"]
     if method != b"GET":
-        return Refusal(400, "A websocket begins with a GET request.")
+        return Refusal(400, "A WebSocket handshake must be a GET request.")
     if any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
-        return Refusal(400, "A websocket begins with a request that has no body.")
+        return Refusal(400, "A WebSocket handshake must not have a body.")
     if versions != [b"13"]:
-        return Refusal(426, "A websocket is spoken in version 13 here.")
+        return Refusal(426, "Sec-WebSocket-Version must be 13.")
     keys = [value for name, value in headers if name == b"sec-websocket-key"]
     try:
         valid = len(keys) == 1 and len(b64decode(keys[0].strip(), validate=True)) == _WEBSOCKET_KEY_BYTES
     except Base64Error:
         valid = False
-    return None if valid else Refusal(400, "A websocket begins with a key of 16 bytes in Base64.")
+    return None if valid else Refusal(400, "Sec-WebSocket-Key must be 16 bytes in Base64.")
 
 
 class RefusedError(Exception):
-    """Leaves the parser's callback; `refusal` says why."""
+    """Raised in a callback of the parser to refuse the request with `refusal`."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.cause)
@@ -53,17 +53,17 @@ class RefusedError(Exception):
 
 
 def refusal_in(error: httptools.HttpParserError) -> Refusal:
-    """Return the refusal that a callback raised (the parser wraps it), or the one for what is no HTTP."""
+    """Return the refusal that a callback raised (the parser wraps it); for any other error, a refusal with 400."""
     cause = error.__context__
     if isinstance(cause, RefusedError):
         return cause.refusal
     if cause is not None and not isinstance(cause, httptools.HttpParserError | ValueError | AttributeError):
-        logging.getLogger(ERROR_LOGGER).error("A callback of the parser failed", exc_info=cause)
-    return Refusal(400, "This is no valid HTTP request.")
+        logging.getLogger(ERROR_LOGGER).error("A callback of the HTTP parser failed", exc_info=cause)
+    return Refusal(400, "The request is not valid HTTP.")
 
 
 def target_of(url: bytes) -> tuple[bytes, bytes]:
-    """Return path and query of a request target as far as they can be told; credentials before a host are not kept."""
+    """Return path and query of a request target, as far as they can be parsed, and never credentials before a host."""
     try:
         parsed = httptools.parse_url(url)
     except httptools.HttpParserError:

@@ -1,4 +1,4 @@
-"""A patient goodbye: a connection that is closed with unread bytes is reset, and takes the answer with it."""
+"""Lingering close: closing a socket with unread data resets it, and the client may lose the response."""
 
 import asyncio
 import os
@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 LINGER: Final = 1.0
-"""Seconds in which a connection that is about to close still takes what is on the wire: the rest of a refused request,
-or a request that the client sent before it learned that the server stops."""
+"""Seconds for which a closing connection still reads: the rest of a refused request, or a request on its way."""
 
 
 class LingeringTransport:
-    """Says goodbye at once and closes later: closing with unread bytes would reset the connection (RFC 9112, 9.6)."""
+    """A transport whose `close` shuts down the write side first, and closes the socket later (RFC 9112, 9.6)."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -21,7 +20,7 @@ class LingeringTransport:
         self.is_closing = transport.is_closing
 
     def close(self) -> None:
-        """Send what is left and the end; close after `LINGER` seconds, or when the client has closed."""
+        """Send buffered data and EOF; close the socket after `LINGER` seconds, or when the client closes."""
         if self._transport.is_closing() or not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -30,19 +29,19 @@ class LingeringTransport:
 
 
 def stop_listening(servers: Iterable[asyncio.Server]) -> list[socket.socket]:
-    """Close the servers; return the connections that the kernel has taken for them, and nobody has accepted yet.
+    """Close the servers; return the connections of their backlogs, which only the kernel has accepted so far.
 
-    They would be reset with the last process that listens, and a proxy has sent requests on them already.
+    They would be reset when the last listening process exits, and a proxy may have sent requests on them already.
     """
     listeners: list[socket.socket] = []
     for server in servers:
-        listeners += [socket.socket(fileno=os.dup(own.fileno())) for own in server.sockets]
+        listeners += [socket.socket(fileno=os.dup(listener.fileno())) for listener in server.sockets]
         server.close()
-    waiting: list[socket.socket] = []
+    connections: list[socket.socket] = []
     for listener in listeners:
         with listener:
-            waiting += _accept_all(listener)
-    return waiting
+            connections += _accept_all(listener)
+    return connections
 
 
 def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
@@ -50,7 +49,7 @@ def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
     while True:
         try:
             yield listener.accept()[0]
-        except ConnectionAbortedError:  # this one has gone; others may wait behind it
+        except ConnectionAbortedError:  # the client has left; more connections may be waiting
             continue
-        except OSError:  # nobody is left (EAGAIN), or no more files can be opened (EMFILE)
+        except OSError:  # the backlog is empty (EAGAIN), or no more files can be opened (EMFILE)
             return

@@ -1,4 +1,4 @@
-"""How long a client may take to send a request; a slow or silent one must not hold a connection for good."""
+"""Read and write timeouts, so that a slow or silent client cannot hold a connection forever."""
 
 import asyncio
 from typing import Any, Final
@@ -11,14 +11,14 @@ from app.common.http.refusals import Refusal
 from app.settings import get_settings
 
 BYTES_PER_SECOND: Final = 500
-"""A body gets one more second for so many bytes, as in Apache's mod_reqtimeout: large ones may take long."""
+"""Minimum rate of a body: its timeout grows by a second per 500 bytes received, as in Apache's mod_reqtimeout."""
 
 
 class TimeoutProtocol(HttpToolsProtocol):
-    """Times one connection: from its start to the end of the first head, then each head and each body.
+    """Timeouts of one connection: from its start to the end of the first head, then for each head and each body.
 
-    The subclass says where the request stands (`in_head`, `in_body`), counts `messages` and `received` bytes of a body,
-    and calls `watch` after each of its steps.
+    The subclass sets `in_head` and `in_body`, counts `messages` and the `received` bytes of a body, and calls
+    `update_timer` when these have changed.
     """
 
     def __init__(
@@ -32,82 +32,82 @@ class TimeoutProtocol(HttpToolsProtocol):
         self.settings = get_settings()
         self.in_head = self.in_body = False
         self.messages = self.received = 0
-        self._mark: tuple[bool, int] | None = None
-        self._begun = 0.0
-        self._reading: asyncio.TimerHandle | None = None
-        self._writing: asyncio.TimerHandle | None = None
+        self._timed_part: tuple[bool, int] | None = None
+        self._timed_since = 0.0
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with the refusal and close."""
+        """Respond with the refusal and close the connection."""
         raise NotImplementedError
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timeout of the first request head."""
         super().connection_made(transport)
-        self._mark = (True, 1)
-        self._arm(self.settings.head_timeout)
+        self._timed_part = (True, 1)
+        self._start_read_timer(self.settings.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End; nothing that could still fire keeps the connection in memory."""
-        self.stop_reading()
-        self._stop_writing()
+        """Cancel all timers, which would keep the connection in memory."""
+        self.cancel_read_timer()
+        self._cancel_write_timer()
         super().connection_lost(exc)
 
-    def stop_reading(self) -> None:
-        """Wait for nothing any more."""
-        self._mark = None
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+    def cancel_read_timer(self) -> None:
+        """Cancel the timeout of the current head or body."""
+        self._timed_part = None
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
-    def watch(self) -> None:
-        """Look where the request stands: the timer runs on for the same head or body and starts again for another."""
-        mark = (self.in_head, self.messages) if self.in_head or self.in_body else None
-        if mark == self._mark:
+    def update_timer(self) -> None:
+        """Restart the timer when another head or body begins; keep it for the same one; cancel it between requests."""
+        part = (self.in_head, self.messages) if self.in_head or self.in_body else None
+        if part == self._timed_part:
             return
-        self.stop_reading()
-        if mark is not None:
-            self._mark = mark
-            self._begun, self.received = self.loop.time(), 0
-            self._arm(self.settings.head_timeout if self.in_head else self.settings.body_timeout)
+        self.cancel_read_timer()
+        if part is not None:
+            self._timed_part = part
+            self._timed_since, self.received = self.loop.time(), 0
+            self._start_read_timer(self.settings.head_timeout if self.in_head else self.settings.body_timeout)
 
     def pause_writing(self) -> None:
-        """Wait for the client to take what was sent, but not for good."""
+        """Abort the connection unless the send buffer drains within `WRITE_TIMEOUT` seconds."""
         super().pause_writing()
-        self._writing = self.loop.call_later(self.settings.write_timeout, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.settings.write_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on; the client has taken it."""
-        self._stop_writing()
+        """Cancel the write timeout: the send buffer has drained."""
+        self._cancel_write_timer()
         super().resume_writing()
 
-    def _stop_writing(self) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _arm(self, seconds: float) -> None:
-        self._reading = self.loop.call_later(seconds, self._passed)
+    def _start_read_timer(self, seconds: float) -> None:
+        self._read_timer = self.loop.call_later(seconds, self._on_read_timeout)
 
-    def _passed(self) -> None:
-        self._reading = None
+    def _on_read_timeout(self) -> None:
+        self._read_timer = None
         if self.flow.read_paused:
-            self._arm(1.0)  # the application is slow, not the client
+            self._start_read_timer(1.0)  # the application is slow, not the client
         elif self.in_body:
-            self._body_passed()
+            self._on_body_timeout()
         elif self.in_head:
-            self.refuse(Refusal(408, "The request's head did not arrive in time."))
+            self.refuse(Refusal(408, "The request head did not arrive in time."))
         else:
             self.transport.close()
 
-    def _body_passed(self) -> None:
+    def _on_body_timeout(self) -> None:
         allowed = self.settings.body_timeout
         if self.cycle.waiting_for_100_continue:
-            self._begun = self.loop.time()  # the client waits for the application to ask
+            self._timed_since = self.loop.time()  # the client waits for "100 Continue"
         elif not self.cycle.response_complete:
             allowed += self.received / BYTES_PER_SECOND
-        left = self._begun + allowed - self.loop.time()
+        left = self._timed_since + allowed - self.loop.time()
         if left > 0:
-            self._arm(left)
+            self._start_read_timer(left)
         else:
-            self.refuse(Refusal(408, "The request's body did not arrive in time."))
+            self.refuse(Refusal(408, "The request body did not arrive in time."))

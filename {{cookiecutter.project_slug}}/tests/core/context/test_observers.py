@@ -1,4 +1,4 @@
-"""What observers see: each line, request and call, and never a neighbour's."""
+"""Observers: what they receive for each log line, request and outgoing call."""
 
 import asyncio
 import json
@@ -31,9 +31,9 @@ def stamp(carrier: MutableMapping[Any, Any]) -> None:
 
 
 @pytest.fixture
-def told() -> list[tuple[object, ...]]:
-    """What watchers were told, in order; they are in place."""
-    told: list[tuple[object, ...]] = []
+def observed() -> list[tuple[object, ...]]:
+    """Register observers; return what they observe, in order."""
+    observed: list[tuple[object, ...]] = []
 
     @contextmanager
     def call(exchange: OutboundCall) -> Iterator[None]:
@@ -41,17 +41,19 @@ def told() -> list[tuple[object, ...]]:
         try:
             yield
         except Exception as error:
-            told.append((exchange.request.url.path, type(error).__name__))
+            observed.append((exchange.request.url.path, type(error).__name__))
             raise
-        told.append((exchange.request.headers.get("x-trace"), exchange.response and exchange.response.status_code))
+        observed.append((exchange.request.headers.get("x-trace"), exchange.response and exchange.response.status_code))
 
     call_observers["test"] = call
     log_fields["test"], injectors["test"] = fields, stamp
-    return told
+    return observed
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_each_line_has_the_fields(configure: Callable[..., Application], logs: Logs, log_format: str) -> None:
+def test_each_log_line_has_the_additional_fields(
+    configure: Callable[..., Application], logs: Logs, log_format: str
+) -> None:
     app = configure(LOG_FORMAT=log_format)
     log_fields["test"] = fields
 
@@ -73,10 +75,10 @@ def test_each_line_has_the_fields(configure: Callable[..., Application], logs: L
         assert access.endswith('HTTP/1.1" RuntimeError trace=t4 note=two\\nlines')
 
 
-def test_a_field_never_replaces_what_a_line_has(configure: Callable[..., Application], logs: Logs) -> None:
+def test_additional_field_does_not_replace_a_standard_field(configure: Callable[..., Application], logs: Logs) -> None:
     app = configure(LOG_FORMAT="json")
-    ours = ("request_id", "name", "levelname", "status", "path", "timestamp")
-    log_fields["test"] = lambda: dict.fromkeys(ours, "forged") | {"own": 1}
+    standard = ("request_id", "name", "levelname", "status", "path", "timestamp")
+    log_fields["test"] = lambda: dict.fromkeys(standard, "forged") | {"own": 1}
     logging.getLogger("app.work").info("done")
     (line,) = logs.error
     connect(app).get("/nowhere", headers={HEADER: ID})
@@ -101,29 +103,29 @@ def test_a_field_never_replaces_what_a_line_has(configure: Callable[..., Applica
         ("WEBSOCKET", "/nowhere", 403),
     ],
 )
-def test_watcher_is_called_once_for_each_finished_request(
+def test_request_observer_is_called_once_for_each_finished_request(
     app: Application, method: str, path: str, status: int
 ) -> None:
-    told: list[RequestRecord] = []
-    request_observers["test"] = told.append
+    records: list[RequestRecord] = []
+    request_observers["test"] = records.append
     if method == "WEBSOCKET":
         with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect(path, headers={HEADER: ID}):
             pass
     else:
         connect(app).request(method, path, headers={HEADER: ID})
-    (record,) = told
+    (record,) = records
     assert (record.request_id, record.status) == (ID, status)
     assert record.is_over
 
 
-def test_calls_are_watched_and_carry_what_is_injected(told: list[tuple[object, ...]]) -> None:
-    def answer(request: httpx2.Request) -> httpx2.Response:
+def test_calls_are_observed_and_carry_injected_headers(observed: list[tuple[object, ...]]) -> None:
+    def respond(request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/broken":
             raise httpx2.ConnectError("no")
         return httpx2.Response(204, request=request)
 
     async def calls() -> None:
-        transport = httpx2.MockTransport(answer)
+        transport = httpx2.MockTransport(respond)
         async with OutboundAsyncClient(allowed_hosts=["ours"], transport=transport) as client:
             await client.get("http://ours/one")
             await client.get("http://ours/two", headers={"x-trace": "by hand"})
@@ -132,4 +134,4 @@ def test_calls_are_watched_and_carry_what_is_injected(told: list[tuple[object, .
                 await client.get("http://ours/broken")
 
     asyncio.run(calls())
-    assert told == [("t7", 204), ("by hand", 204), (None, 204), ("/broken", "ConnectError")]
+    assert observed == [("t7", 204), ("by hand", 204), (None, 204), ("/broken", "ConnectError")]

@@ -1,4 +1,4 @@
-"""Who is calling: proxies of ours are believed, and nobody else."""
+"""X-Forwarded-For and X-Forwarded-Proto are accepted from trusted proxies only."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from app.main import Application
 from tests.core.support import http_scope
 from tests.support import Logs, connect
 
-NO_ADDRESSES = [
+INVALID_ADDRESSES = [
     "", "unknown", "_hidden", "localhost", "192.0.2.256", "192.0.2.01", "3221225985", "0x7f000001", "fe80::1%eth0",
     "192.0.2.1\nforged", "192.0.2.1, 192.0.2.2", "\u0661\u0662\u0667.0.0.1", "1" * 65,
 ]  # fmt: skip
@@ -27,14 +27,14 @@ NO_ADDRESSES = [
         ("[2001:db8::1]", "2001:db8::1"),
         ("[2001:db8::1]:8080", "2001:db8::1"),
         ("::1", "::1"),
-        *((text, None) for text in NO_ADDRESSES),
+        *((text, None) for text in INVALID_ADDRESSES),
     ],
 )
 def test_only_ip_addresses_are_parsed(text: str, address: str | None) -> None:
     assert parse_address(text) == address
 
 
-OURS = ("127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48")
+TRUSTED = ("127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48")
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ OURS = ("127.0.0.1", "10.0.0.0/8", "2001:db8:1::/48")
     ],
 )
 def test_client_is_the_nearest_untrusted_address(values: list[bytes], client: str | None) -> None:
-    assert TrustedProxies(OURS).client_of(values) == client
+    assert TrustedProxies(TRUSTED).client_of(values) == client
 
 
-def test_with_all_proxies_trusted_the_client_is_the_first() -> None:
+def test_client_is_the_leftmost_address_if_all_proxies_are_trusted() -> None:
     assert TrustedProxies(["*"]).client_of([b"192.0.2.1, 198.51.100.1"]) == "192.0.2.1"
 
 
@@ -76,12 +76,12 @@ def test_with_all_proxies_trusted_the_client_is_the_first() -> None:
 )
 def test_only_trusted_peers_are_proxies(trusted: bool, clients: list[tuple[str, int] | None]) -> None:
     for client in clients:
-        assert TrustedProxies(OURS).is_proxy(http_scope(client=client)) is trusted, client
+        assert TrustedProxies(TRUSTED).is_proxy(http_scope(client=client)) is trusted, client
         assert TrustedProxies(["*"]).is_proxy(http_scope(client=client)), client
 
 
 @pytest.mark.parametrize(
-    ("peer", "header", "shown"),
+    ("peer", "header", "expected"),
     [
         ("192.0.2.9", "203.0.113.5", "203.0.113.5"),
         ("192.0.2.9", "203.0.113.5:4711", "203.0.113.5"),
@@ -89,12 +89,12 @@ def test_only_trusted_peers_are_proxies(trusted: bool, clients: list[tuple[str, 
         ("127.0.0.1", "203.0.113.5", "127.0.0.1:50000"),
     ],
 )
-def test_access_line_shows_the_client_that_a_proxy_of_the_settings_tells(
-    peer: str, header: str, shown: str, configure: Callable[..., Application], logs: Logs
+def test_access_line_has_the_client_from_a_trusted_proxy(
+    peer: str, header: str, expected: str, configure: Callable[..., Application], logs: Logs
 ) -> None:
     app = configure(FORWARDED_ALLOW_IPS="192.0.2.0/24")
     connect(app, peer).get("/api/demo", headers={"X-Forwarded-For": header})
-    assert [f"s {shown} - " in line for line in logs.access] == [True]
+    assert [f"s {expected} - " in line for line in logs.access] == [True]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,9 @@ def test_access_line_shows_the_client_that_a_proxy_of_the_settings_tells(
         ("192.0.2.1", "https", "http"),
     ],
 )
-def test_forwarded_scheme_is_taken_from_trusted_proxies(peer: str, proto: str, scheme: str, app: Application) -> None:
+def test_forwarded_scheme_is_accepted_from_trusted_proxies(
+    peer: str, proto: str, scheme: str, app: Application
+) -> None:
     @app.get("/url")
     async def url(request: Request) -> str:
         return request.url.scheme
@@ -115,7 +117,7 @@ def test_forwarded_scheme_is_taken_from_trusted_proxies(peer: str, proto: str, s
     assert connect(app, peer).get("/url", headers={"X-Forwarded-Proto": proto}).json() == scheme
 
 
-def test_a_websocket_of_the_outside_is_secure_too() -> None:
+def test_forwarded_https_sets_the_scheme_of_a_websocket_to_wss() -> None:
     scope = http_scope(type="websocket", scheme="ws")
-    TrustedProxies(OURS).apply(scope, [b"192.0.2.1"], b"https")
+    TrustedProxies(TRUSTED).apply(scope, [b"192.0.2.1"], b"https")
     assert (scope["scheme"], scope["client"]) == ("wss", ("192.0.2.1", 0))

@@ -1,4 +1,4 @@
-"""How a request is answered that is refused."""
+"""Responses to refused requests."""
 
 import asyncio
 import json
@@ -14,12 +14,12 @@ from tests.support import ID
 
 
 @pytest.mark.parametrize(
-    "inside", [ContextMiddleware, lambda app: ContextMiddleware(RefusalMiddleware(app), refuses=False)]
+    "wrap_app", [ContextMiddleware, lambda app: ContextMiddleware(RefusalMiddleware(app), refuses=False)]
 )
-def test_context_middleware_alone_answers_refusals_and_large_bodies(inside: Callable[[ASGIApp], ASGIApp]) -> None:
-    """As where a user adds it to an application of their own."""
+def test_context_middleware_alone_responds_to_refusals_and_large_bodies(wrap_app: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Also without `create_app`, in any ASGI application."""
     scope = {**http_scope(), REFUSAL_KEY: Refusal(431, "Too much.")}
-    assert asyncio.run(drive(inside(never), scope))[0]["status"] == 431
+    assert asyncio.run(drive(wrap_app(never), scope))[0]["status"] == 431
     large = http_scope(method="POST", headers=[(b"content-length", b"11")])
     assert asyncio.run(drive(ContextMiddleware(never, max_body_bytes=10), large))[0]["status"] == 413
 
@@ -29,7 +29,7 @@ async def never(*_: object) -> None:
 
 
 @pytest.mark.parametrize(("status", "extra"), [(400, set()), (426, {b"upgrade", b"sec-websocket-version"})])
-def test_a_refusal_is_answered_instead_of_being_served(status: int, extra: set[bytes]) -> None:
+def test_refused_request_never_reaches_the_application(status: int, extra: set[bytes]) -> None:
     scope = http_scope(headers=[(b"x-request-id", ID.encode())])
     scope[REFUSAL_KEY] = Refusal(status, "It cannot be served.")
     start, body = asyncio.run(drive(ContextMiddleware(RefusalMiddleware(never)), scope))

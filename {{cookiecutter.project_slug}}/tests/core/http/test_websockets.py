@@ -1,4 +1,4 @@
-"""Websockets: ID and line for one that was served, refused, broken off or that ran into a defect."""
+"""WebSockets: ID and access log line after a normal close, a refusal, a broken connection and an error."""
 
 import asyncio
 import json
@@ -35,15 +35,15 @@ def sockets(app: Application) -> TestClient:
     async def refuse(websocket: WebSocket) -> None:
         await websocket.close(reason="no room")
 
-    @app.websocket("/late-defect")
-    async def late_defect(websocket: WebSocket) -> None:
+    @app.websocket("/late-error")
+    async def late_error(websocket: WebSocket) -> None:
         await websocket.accept()
-        raise RuntimeError("this is a defect")
+        raise RuntimeError("on purpose")
 
     return connect(app)
 
 
-def test_a_served_websocket_has_header_context_and_one_line(sockets: TestClient, logs: Logs) -> None:
+def test_websocket_has_the_id_in_header_and_context_and_one_access_line(sockets: TestClient, logs: Logs) -> None:
     with sockets.websocket_connect("/echo?token=abc", headers=OWN) as session:
         headers: object = session.extra_headers
         assert headers == [(b"x-request-id", ID.encode())]
@@ -57,7 +57,7 @@ def test_a_served_websocket_has_header_context_and_one_line(sockets: TestClient,
     assert line.endswith('"GET /echo?token=*** HTTP/1.1"')
 
 
-def test_a_websocket_whose_connection_broke_is_flagged(sockets: TestClient, logs: Logs) -> None:
+def test_broken_websocket_connection_is_flagged(sockets: TestClient, logs: Logs) -> None:
     with sockets.websocket_connect("/echo", headers=OWN) as session:
         session.receive_text()
         session.send({"type": "websocket.disconnect", "code": 1006})
@@ -65,7 +65,7 @@ def test_a_websocket_whose_connection_broke_is_flagged(sockets: TestClient, logs
 
 
 @pytest.mark.parametrize(("path", "cause"), [("/refuse", "no room"), ("/nothing-here", "Forbidden.")])
-def test_a_refused_websocket_gets_the_envelope(path: str, cause: str, sockets: TestClient, logs: Logs) -> None:
+def test_refused_websocket_gets_the_envelope(path: str, cause: str, sockets: TestClient, logs: Logs) -> None:
     with pytest.raises(WebSocketDenialResponse) as denied, sockets.websocket_connect(path, headers=OWN):
         pass
     assert (denied.value.status_code, denied.value.headers.get_list(HEADER)) == (403, [ID])
@@ -76,7 +76,7 @@ def test_a_refused_websocket_gets_the_envelope(path: str, cause: str, sockets: T
     assert line.endswith(f'"GET {path} HTTP/1.1"')
 
 
-def shake_hands(app: Application, path: str, extensions: dict[str, object]) -> list[Message]:
+def send_handshake(app: Application, path: str, extensions: dict[str, object]) -> list[Message]:
     scope = http_scope(path, [(b"x-request-id", ID.encode())], type="websocket", extensions=extensions)
     sent: list[Message] = []
 
@@ -91,12 +91,12 @@ def shake_hands(app: Application, path: str, extensions: dict[str, object]) -> l
     return sent
 
 
-def test_a_defect_before_the_handshake_is_answered_with_the_envelope(app: Application, logs: Logs) -> None:
-    @app.websocket("/defect")
-    async def defect(_: WebSocket) -> None:
-        raise RuntimeError("this is a defect")
+def test_error_before_the_handshake_gets_the_envelope(app: Application, logs: Logs) -> None:
+    @app.websocket("/error")
+    async def fail(_: WebSocket) -> None:
+        raise RuntimeError("on purpose")
 
-    start, body = shake_hands(app, "/defect", {"websocket.http.response": {}})
+    start, body = send_handshake(app, "/error", {"websocket.http.response": {}})
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 500)
     assert (b"x-request-id", ID.encode()) in start["headers"]
     assert json.loads(body["body"])["request_id"] == ID
@@ -105,15 +105,17 @@ def test_a_defect_before_the_handshake_is_answered_with_the_envelope(app: Applic
     assert line.endswith(" RuntimeError")
 
 
-def test_a_server_that_cannot_deny_with_a_response_closes(sockets: TestClient, app: Application, logs: Logs) -> None:
+def test_websocket_is_closed_if_the_server_does_not_support_denial_responses(
+    sockets: TestClient, app: Application, logs: Logs
+) -> None:
     assert sockets  # adds the routes
-    assert [message["type"] for message in shake_hands(app, "/refuse", {})] == ["websocket.close"]
+    assert [message["type"] for message in send_handshake(app, "/refuse", {})] == ["websocket.close"]
     (line,) = logs.access
     assert f" {ID} 403 " in line
 
 
-def test_a_defect_in_an_open_websocket_is_logged_with_the_id(sockets: TestClient, logs: Logs) -> None:
-    with pytest.raises(RuntimeError), sockets.websocket_connect("/late-defect", headers=OWN) as session:
+def test_error_in_an_open_websocket_is_logged_with_the_id(sockets: TestClient, logs: Logs) -> None:
+    with pytest.raises(RuntimeError), sockets.websocket_connect("/late-error", headers=OWN) as session:
         session.receive_text()
     assert sum(f"[{ID}] Unhandled RuntimeError" in line for line in logs.error) == 1
     (line,) = logs.access

@@ -1,4 +1,4 @@
-"""The access line: one for each request, with what it took, and nothing that a client could forge or wants hidden."""
+"""The access log line: one per request, with status and duration; client input is escaped and secrets are masked."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from app.common.constants import ACCESS_LOG_FORMAT
 from app.common.context.observers import log_fields
 from app.common.context.request_record import RequestRecord
 from app.common.logs.access import JsonAccessFormatter, RequestAccessFormatter, write_access_line
-from app.common.logs.access_fields import FIELDS, client_of, percent_encoded, policy, query_of, request_line_of
+from app.common.logs.access_fields import FIELDS, client_of, percent_encode, policy, query_of, request_line_of
 from app.common.logs.handlers import LogFileHandler, LogStreamHandler
 from app.common.request_id import set_logged_length
 from app.environment import PROJECT_ROOT
@@ -31,7 +31,7 @@ from tests.core.support import http_scope
 from tests.support import HEADER, ID, Logs, connect
 
 
-def finished(**changes: Any) -> RequestRecord:  # noqa: ANN401
+def finished_record(**changes: Any) -> RequestRecord:  # noqa: ANN401
     """Return the record of a request that took 1.234 seconds."""
     scope = http_scope(**changes)
     if scope["type"] == "websocket":
@@ -54,8 +54,8 @@ def test_access_line_has_the_default_format(client: TestClient, logs: Logs) -> N
     assert re.fullmatch(pattern + r'"GET /api/demo\?a=1&b=%20 HTTP/1\.1"', line)
 
 
-def test_a_format_may_name_every_field() -> None:
-    record = finished(
+def test_format_can_contain_every_field() -> None:
+    record = finished_record(
         method="PUT",
         raw_path=b"/a b",
         query_string=b"c=d",
@@ -89,19 +89,22 @@ def test_a_format_may_name_every_field() -> None:
         assert re.fullmatch(f"<{pattern}>", line_of(record, f"<%({field})s>")), field
 
 
-def test_a_format_may_have_a_percent_sign() -> None:
-    assert line_of(finished(), "100%% %(status)s") == "100% 200"
+def test_format_can_contain_a_percent_sign() -> None:
+    assert line_of(finished_record(), "100%% %(status)s") == "100% 200"
 
 
 @pytest.mark.parametrize(
-    ("fmt", "told"),
+    ("fmt", "message"),
     [
-        *[(fmt, "no format of an access line") for fmt in ("%(status)d", "100% %(status)s", "%(nope)d", "%s%")],
-        *[(fmt, r"no nothing; it has asctime, .*ttfb") for fmt in ("%(nothing)s", "%(status)s %(nothing)s")],
+        *[(fmt, "Invalid access log format") for fmt in ("%(status)d", "100% %(status)s", "%(nope)d", "%s%")],
+        *[
+            (fmt, r"Unknown access log fields: nothing\. Known: asctime, .*ttfb")
+            for fmt in ("%(nothing)s", "%(status)s %(nothing)s")
+        ],
     ],
 )
-def test_a_faulty_format_is_refused_at_once(fmt: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_format_raises_when_the_formatter_is_created(fmt: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         RequestAccessFormatter(fmt)
 
 
@@ -110,8 +113,10 @@ def test_unknown_values_are_hyphens() -> None:
     assert line_of(record, "%(ttfb)s %(client)s %(flags)s%(flags_suffix)s %(user_agent)s") == "- - - "
 
 
-def test_json_access_line_has_these_fields() -> None:
-    record = finished(query_string=b"token=x", headers=[(b"user-agent", "\u2028\x1b[0m".encode("utf-8") + b'"\n')])
+def test_json_access_line_has_the_documented_fields() -> None:
+    record = finished_record(
+        query_string=b"token=x", headers=[(b"user-agent", "\u2028\x1b[0m".encode("utf-8") + b'"\n')]
+    )
     policy.configure((), ("token",))
     line = JsonAccessFormatter().format(logging.makeLogRecord({"request": record}))
     assert line.splitlines() == [line]
@@ -134,31 +139,31 @@ def test_json_access_line_has_these_fields() -> None:
 
 
 HOSTILE = [
-    finished(),
-    finished(query_string=b"a=1&token=secret", method="PUT", http_version="2"),
-    finished(raw_path=b'/"a"\\\n\xff', headers=[(b"user-agent", b'"x"\\\xff\x1b')]),
-    finished(client=None, raw_path=None, path="/\u00fc"),
-    finished(type="websocket", client=("2001:db8::1", 0)),
+    finished_record(),
+    finished_record(query_string=b"a=1&token=secret", method="PUT", http_version="2"),
+    finished_record(raw_path=b'/"a"\\\n\xff', headers=[(b"user-agent", b'"x"\\\xff\x1b')]),
+    finished_record(client=None, raw_path=None, path="/\u00fc"),
+    finished_record(type="websocket", client=("2001:db8::1", 0)),
 ]
 
 
 @pytest.fixture
-def passed(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
-    """Return the access records that come by the way of `logging`."""
-    passed = list[logging.LogRecord]()
+def handled(monkeypatch: pytest.MonkeyPatch) -> list[logging.LogRecord]:
+    """Return the access log records that `logging` has handled, and not the fast path."""
+    handled = list[logging.LogRecord]()
     logger = logging.getLogger("app.access")
 
     def handle(record: logging.LogRecord) -> None:
-        passed.append(record)
+        handled.append(record)
         logging.Logger.handle(logger, record)
 
     monkeypatch.setattr(logger, "handle", handle)
     monkeypatch.setattr(logger, "filters", [])
-    return passed
+    return handled
 
 
-def use(handler: logging.Handler, formatter: logging.Formatter | None = None) -> logging.Handler:
-    """Let the access logger have this handler alone."""
+def set_handler(handler: logging.Handler, formatter: logging.Formatter | None = None) -> logging.Handler:
+    """Make this the only handler of the access logger."""
     logger = logging.getLogger("app.access")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
@@ -167,8 +172,8 @@ def use(handler: logging.Handler, formatter: logging.Formatter | None = None) ->
 
 
 def write_all(handler: logging.Handler, formatter: logging.Formatter) -> None:
-    """Write the line of each hostile request with and without flags and fields."""
-    use(handler, formatter)
+    """Write the line of each hostile request, with and without flags and added fields."""
+    set_handler(handler, formatter)
     for request, flags in product(HOSTILE, ([], ["client_disconnect", "incomplete"])):
         request.flags = flags
         write_access_line(request)
@@ -179,28 +184,28 @@ def write_all(handler: logging.Handler, formatter: logging.Formatter) -> None:
 
 
 @pytest.mark.parametrize("formatter", [RequestAccessFormatter(), JsonAccessFormatter()])
-@pytest.mark.parametrize("length", [0, 8], ids=["", "cut IDs"])
+@pytest.mark.parametrize("length", [0, 8], ids=["", "truncated IDs"])
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_fast_path_writes_the_same_bytes_as_logging(
-    kind: str, length: int, formatter: logging.Formatter, tmp_path: Path, passed: list[logging.LogRecord]
+    kind: str, length: int, formatter: logging.Formatter, tmp_path: Path, handled: list[logging.LogRecord]
 ) -> None:
     set_logged_length(length)
-    for name, count in (("short", 0), ("long", 20)):
+    for name, count in (("fast", 0), ("slow", 20)):
         with (tmp_path / name).open("w", encoding="ascii") as stream:
             handler = LogFileHandler(tmp_path / name) if kind == "file" else LogStreamHandler(stream)
-            if name == "long":
-                handler.addFilter(lambda _: True)  # somebody else looks at each record
+            if name == "slow":
+                handler.addFilter(lambda _: True)  # a filter must see each record, so there is no fast path
             write_all(handler, formatter)
-        assert len(passed) == count
-    assert (tmp_path / "short").read_bytes() == (tmp_path / "long").read_bytes()
-    assert (tmp_path / "short").read_bytes().count(b"\n") == 20
+        assert len(handled) == count
+    assert (tmp_path / "fast").read_bytes() == (tmp_path / "slow").read_bytes()
+    assert (tmp_path / "fast").read_bytes().count(b"\n") == 20
 
 
-def test_the_default_format_spelled_out_is_the_default_format() -> None:
-    spelled_out, by_name = RequestAccessFormatter(), RequestAccessFormatter(ACCESS_LOG_FORMAT + " ")
+def test_custom_format_writes_the_same_fields_as_the_default_format() -> None:
+    default, custom = RequestAccessFormatter(), RequestAccessFormatter(ACCESS_LOG_FORMAT + " ")
     for request, flags in product(HOSTILE, ([], ["a"], ["a", "b"])):
         request.flags = flags
-        assert spelled_out.line_of(request, {}) + " " == by_name.line_of(request, {})
+        assert default.format_request(request, {}) + " " == custom.format_request(request, {})
 
 
 @pytest.mark.parametrize(
@@ -214,71 +219,71 @@ def test_the_default_format_spelled_out_is_the_default_format() -> None:
     ids=["logger's filter", "handler's filter", "handler's level", "no handler"],
 )
 def test_filters_and_levels_of_logger_and_handler_are_respected(
-    change: Callable[[logging.Logger, logging.Handler], None], tmp_path: Path, passed: list[logging.LogRecord]
+    change: Callable[[logging.Logger, logging.Handler], None], tmp_path: Path, handled: list[logging.LogRecord]
 ) -> None:
-    handler = use(LogFileHandler(tmp_path / "a.log"))
+    handler = set_handler(LogFileHandler(tmp_path / "a.log"))
     change(logging.getLogger("app.access"), handler)
-    write_access_line(finished())
+    write_access_line(finished_record())
     handler.close()
-    assert len(passed) == 1
+    assert len(handled) == 1
     assert (tmp_path / "a.log").read_bytes() == b""
 
 
 def test_patched_call_handlers_receives_each_access_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[logging.LogRecord] = []
-    monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: heard.append(record))
-    use(LogFileHandler(tmp_path / "a.log"))
-    write_access_line(finished())
-    assert [record.getMessage() for record in heard] == ["GET / HTTP/1.1 200"]
+    received: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: received.append(record))
+    set_handler(LogFileHandler(tmp_path / "a.log"))
+    write_access_line(finished_record())
+    assert [record.getMessage() for record in received] == ["GET / HTTP/1.1 200"]
 
 
 def test_root_logger_gets_access_records_when_they_propagate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    use(LogFileHandler(tmp_path / "a.log"))
+    set_handler(LogFileHandler(tmp_path / "a.log"))
     logging.getLogger("app.access").propagate = True
-    write_access_line(finished(query_string=b"a=b"))
+    write_access_line(finished_record(query_string=b"a=b"))
     (record,) = caplog.records
     assert (record.name, record.getMessage()) == ("app.access", "GET /?a=b HTTP/1.1 200")
     assert vars(record)["request_id"] == ID
 
 
-class OwnHandler(LogFileHandler):
+class CustomHandler(LogFileHandler):
     pass
 
 
-class OwnFormatter(RequestAccessFormatter):
+class CustomFormatter(RequestAccessFormatter):
     pass
 
 
 @pytest.mark.parametrize(
-    ("kind", "formatter"), [(OwnHandler, RequestAccessFormatter()), (LogFileHandler, OwnFormatter())]
+    ("kind", "formatter"), [(CustomHandler, RequestAccessFormatter()), (LogFileHandler, CustomFormatter())]
 )
-def test_an_own_class_of_handler_or_formatter_is_asked(
-    kind: type[LogFileHandler], formatter: logging.Formatter, tmp_path: Path, passed: list[logging.LogRecord]
+def test_custom_handler_or_formatter_class_is_used(
+    kind: type[LogFileHandler], formatter: logging.Formatter, tmp_path: Path, handled: list[logging.LogRecord]
 ) -> None:
-    use(kind(tmp_path / "a.log"), formatter)
-    write_access_line(finished())
-    assert len(passed) == 1
+    set_handler(kind(tmp_path / "a.log"), formatter)
+    write_access_line(finished_record())
+    assert len(handled) == 1
 
 
-def test_a_line_that_cannot_be_written_is_complained_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], passed: list[logging.LogRecord]
+def test_write_error_is_reported_on_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], handled: list[logging.LogRecord]
 ) -> None:
-    use(LogFileHandler(tmp_path / "log" / "a.log"))
+    set_handler(LogFileHandler(tmp_path / "log" / "a.log"))
     shutil.rmtree(tmp_path / "log")
-    write_access_line(finished())
-    assert passed == []
+    write_access_line(finished_record())
+    assert handled == []
     assert "Log lines are being lost" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("formatter", [RequestAccessFormatter(), JsonAccessFormatter()])
-def test_a_record_from_elsewhere_is_its_message_on_one_line(formatter: logging.Formatter) -> None:
+def test_record_of_another_logger_is_formatted_as_its_message_on_one_line(formatter: logging.Formatter) -> None:
     line = formatter.format(logging.makeLogRecord({"msg": "one\ntwo"}))
     assert "one\\ntwo" in line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize(
-    ("query", "shown"),
+    ("query", "expected"),
     [
         (b"", ""),
         (b"page=2&sort=up", "page=2&sort=up"),
@@ -297,9 +302,9 @@ def test_a_record_from_elsewhere_is_its_message_on_one_line(formatter: logging.F
         (b"&&=", "&&="),
     ],
 )
-def test_secrets_are_masked(query: bytes, shown: str) -> None:
+def test_secrets_in_the_query_are_masked(query: bytes, expected: str) -> None:
     policy.configure((), Settings.model_fields["masked_query"].default)
-    assert query_of(finished(query_string=query)) == shown
+    assert query_of(finished_record(query_string=query)) == expected
 
 
 def test_masked_query_names_are_a_setting(configure: Callable[..., Application], logs: Logs) -> None:
@@ -309,7 +314,7 @@ def test_masked_query_names_are_a_setting(configure: Callable[..., Application],
 
 
 @pytest.mark.parametrize(
-    ("raw", "shown"),
+    ("raw", "expected"),
     [
         (b"/plain/path", "/plain/path"),
         (b"/a b\tc", "/a%20b%09c"),
@@ -321,25 +326,28 @@ def test_masked_query_names_are_a_setting(configure: Callable[..., Application],
         (b"/%(name)s %s", "/%(name)s%20%s"),
     ],
 )
-def test_a_path_is_printed_safely(raw: bytes, shown: str) -> None:
-    assert percent_encoded(raw) == shown
-    assert line_of(finished(raw_path=raw), "%(request_line)s") == f"GET {shown} HTTP/1.1"
+def test_path_is_percent_encoded(raw: bytes, expected: str) -> None:
+    assert percent_encode(raw) == expected
+    assert line_of(finished_record(raw_path=raw), "%(request_line)s") == f"GET {expected} HTTP/1.1"
 
 
-def test_without_a_raw_path_the_decoded_one_is_printed() -> None:
+def test_decoded_path_is_logged_if_there_is_no_raw_path() -> None:
     assert (
-        request_line_of(finished(raw_path=None, path="/ü\n\ud800", query_string=b"a")) == "GET /%C3%BC%0A??a HTTP/1.1"
+        request_line_of(finished_record(raw_path=None, path="/ü\n\ud800", query_string=b"a"))
+        == "GET /%C3%BC%0A??a HTTP/1.1"
     )
 
 
 def test_long_target_and_user_agent_are_truncated() -> None:
-    record = finished(raw_path=b"/" * 100_000, query_string=b"a" * 100_000, headers=[(b"user-agent", b"a" * 100_000)])
+    record = finished_record(
+        raw_path=b"/" * 100_000, query_string=b"a" * 100_000, headers=[(b"user-agent", b"a" * 100_000)]
+    )
     assert len(request_line_of(record)) < 20_000
     assert len(line_of(record, "%(user_agent)s")) == 256
 
 
 @pytest.mark.parametrize(
-    ("client", "shown"),
+    ("client", "expected"),
     [
         (("192.0.2.1", 80), "192.0.2.1:80"),
         (("2001:DB8::0:1", 80), "[2001:db8::1]:80"),
@@ -351,11 +359,11 @@ def test_long_target_and_user_agent_are_truncated() -> None:
         (None, "-"),
     ],
 )
-def test_client_address_is_canonical_or_a_hyphen(client: tuple[str, int] | None, shown: str) -> None:
-    assert client_of(finished(client=client)) == shown
+def test_client_address_is_canonical_or_a_hyphen(client: tuple[str, int] | None, expected: str) -> None:
+    assert client_of(finished_record(client=client)) == expected
 
 
-def test_an_excluded_path_leaves_a_line_only_when_it_fails(configure: Callable[..., Application], logs: Logs) -> None:
+def test_excluded_path_is_logged_only_if_the_request_fails(configure: Callable[..., Application], logs: Logs) -> None:
     client = connect(configure(ACCESS_LOG_EXCLUDE="/api/demo"))
     client.get("/api/demo")
     client.put("/api/demo")
@@ -363,14 +371,14 @@ def test_an_excluded_path_leaves_a_line_only_when_it_fails(configure: Callable[.
     assert [line.split()[-2] for line in logs.access] == ["/api/demo", "/livez"]
 
 
-def test_a_silenced_logger_costs_no_record(logs: Logs, client: TestClient) -> None:
+def test_disabled_access_logger_writes_no_line(logs: Logs, client: TestClient) -> None:
     logging.getLogger("app.access").setLevel(logging.WARNING)
     client.get("/api/demo")
     assert logs.access == []
 
 
 @pytest.mark.parametrize(("method", "size"), [("GET", 5), ("HEAD", 0)])
-def test_bytes_are_those_of_the_body_that_was_sent(
+def test_bytes_count_the_body_that_was_sent(
     method: str, size: int, app: Application, client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     app.add_api_route("/text", lambda: PlainTextResponse("12345"), methods=["GET", "HEAD"])
@@ -378,8 +386,8 @@ def test_bytes_are_those_of_the_body_that_was_sent(
     assert [vars(record)["request"].bytes_sent for record in caplog.records if record.name == "app.access"] == [size]
 
 
-def test_format_in_the_constants_is_the_only_one(logs: Logs) -> None:
-    """Whoever edits `ACCESS_LOG_FORMAT` has another line, and need edit nothing else."""
+def test_edited_access_log_format_takes_effect(logs: Logs) -> None:
+    """To change the access log line, it is enough to edit `ACCESS_LOG_FORMAT`."""
     code = (
         "from app.common import constants; constants.ACCESS_LOG_FORMAT = '%(status)s of %(path)s'\n"
         "from starlette.testclient import TestClient; from app.main import app; TestClient(app).get('/api/demo')"
@@ -394,7 +402,7 @@ def test_format_in_the_constants_is_the_only_one(logs: Logs) -> None:
         {"path": "/livez"},
         {"path": "/service/livez", "root_path": "/service"},
         {"path": "/service/livez", "root_path": "/service/part", "app_root_path": "/service"},
-        {"path": "/livez", "root_path": "/service"},  # of a server that keeps the prefix out of the path
+        {"path": "/livez", "root_path": "/service"},  # a server that removes the prefix from the path
     ],
 )
 def test_excluded_path_is_excluded_below_a_prefix(scope: dict[str, str], configure: Callable[..., Application]) -> None:
@@ -403,7 +411,7 @@ def test_excluded_path_is_excluded_below_a_prefix(scope: dict[str, str], configu
     assert not policy.excludes({**scope, "path": f"/other{scope['path']}"})
 
 
-def test_excluded_path_below_a_mount_has_its_line(app: Application, logs: Logs) -> None:
+def test_excluded_path_below_a_mount_is_logged(app: Application, logs: Logs) -> None:
     app.mount("/sub", Starlette(routes=[Route("/livez", PlainTextResponse("alive"))]))
     client = connect(app)
     assert [client.get(path).status_code for path in ("/sub/livez", "/livez")] == [200, 200]

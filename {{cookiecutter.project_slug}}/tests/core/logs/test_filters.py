@@ -1,4 +1,4 @@
-"""What a server says of a request once more, and what only looks like it."""
+"""Server records that repeat one of our lines are dropped; similar ones are not."""
 
 import logging
 
@@ -11,21 +11,23 @@ from tests.support import ID, Logs
 
 
 @pytest.mark.parametrize(
-    ("name", "is_known", "count"),
+    ("name", "is_request_error", "count"),
     [
         ("uvicorn.error", True, 0),
         ("gunicorn.error", True, 0),
         ("hypercorn.error", True, 0),
-        ("uvicorn.error", False, 1),  # of a hook, or of a task that the request has left behind
+        ("uvicorn.error", False, 1),  # an error of a hook, or of a task that outlives the request
         ("app.services.demo", True, 1),
     ],
 )
-def test_server_s_traceback_of_the_failed_request_is_dropped(name: str, is_known: bool, count: int, logs: Logs) -> None:
+def test_server_traceback_of_a_failed_request_is_dropped(
+    name: str, is_request_error: bool, count: int, logs: Logs
+) -> None:
     configure_logging(get_settings())
-    error = RuntimeError("known")
+    error = RuntimeError("of the request")
     record = RequestRecord(ID, {"type": "http"})
     record.failed, record.error_id = True, id(error)
     bound = bind(record)
-    logging.getLogger(name).error("It failed.", exc_info=error if is_known else OSError("another"))
+    logging.getLogger(name).error("It failed.", exc_info=error if is_request_error else OSError("another"))
     unbind(bound)
     assert sum("It failed." in line for line in logs.error) == count

@@ -1,4 +1,4 @@
-"""A record is one line, whatever is in it: nothing from outside ends, forges or colours one."""
+"""A log record is one line: its values cannot end, forge or colour one."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ HOSTILE = [
     ("\u2029", "\\u2029"), ("\u202e", "\\u202e"), ("\u2067", "\\u2067"), ("\ufeff", "\\ufeff"), ("\ud800", "\\ud800"),
     ("\udcff", "\\udcff"),
 ]  # fmt: skip
-each_hostile = pytest.mark.parametrize(("character", "shown"), HOSTILE)
+each_hostile = pytest.mark.parametrize(("character", "escaped"), HOSTILE)
 
 
 def record_of(message: object, *args: object, **attributes: object) -> logging.LogRecord:
@@ -34,10 +34,10 @@ def failure() -> Any:  # noqa: ANN401
 
 
 def parse(line: str) -> dict[str, Any]:
-    """Read JSON as RFC 8259 has it, without Python's NaN and Infinity."""
+    """Parse strict JSON (RFC 8259), without Python's NaN and Infinity."""
 
     def refuse(word: str) -> object:
-        raise ValueError(f"{word} is no JSON")
+        raise ValueError(f"{word} is not valid JSON")
 
     assert line.splitlines() == [line]
     content: dict[str, Any] = json.loads(line.encode("utf-8"), parse_constant=refuse)
@@ -45,10 +45,10 @@ def parse(line: str) -> dict[str, Any]:
 
 
 @each_hostile
-def test_a_hostile_character_is_shown_in_its_escaped_form(character: str, shown: str) -> None:
-    assert escape(f"a{character}b") == f"a{shown}b"
+def test_hostile_character_is_escaped(character: str, escaped: str) -> None:
+    assert escape(f"a{character}b") == f"a{escaped}b"
     line = TextFormatter("%(message)s").format(record_of("%s", f"a{character}b"))
-    assert line == f"a{shown}b"
+    assert line == f"a{escaped}b"
 
 
 def test_exactly_the_unprintable_characters_of_latin_1_are_escaped() -> None:
@@ -58,18 +58,18 @@ def test_exactly_the_unprintable_characters_of_latin_1_are_escaped() -> None:
 
 
 @each_hostile
-def test_json_carries_a_hostile_character_unseen(character: str, shown: str) -> None:
+def test_hostile_character_is_escaped_in_json(character: str, escaped: str) -> None:
     line = JsonFormatter().format(record_of("%s", f"a{character}b", extra_key=[f"c{character}"]))
     assert character not in line
-    # A lone surrogate is no Unicode, hence no JSON: it is shown. Everything else comes back as it was.
-    back = shown if "\ud800" <= character <= "\udfff" else character
+    # JSON cannot contain a lone surrogate, so it is escaped in the value. All other characters survive parsing.
+    parsed = escaped if "\ud800" <= character <= "\udfff" else character
     content = parse(line)
-    assert content["message"] == f"a{back}b"
-    assert back in str(content["extra_key"]) or repr(character)[1:-1] in str(content["extra_key"])
+    assert content["message"] == f"a{parsed}b"
+    assert parsed in str(content["extra_key"]) or repr(character)[1:-1] in str(content["extra_key"])
 
 
 @pytest.mark.parametrize("text", ["", "plain", "Grüße, 世界", "emoji 🙂", 'quotes " and \\', "no-break\u00a0space"])
-def test_harmless_text_stays_as_it_is(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert escape(text) == text
 
 
@@ -80,13 +80,13 @@ def test_text_line_has_the_default_format() -> None:
     assert re.fullmatch(pattern + "hello you", TextFormatter(LOG_FORMAT).format(record_of("hello you")))
 
 
-def test_a_record_without_an_id_gets_one_and_a_date_format_is_an_argument() -> None:
+def test_record_without_an_id_has_a_hyphen_and_date_format_is_respected() -> None:
     record = logging.makeLogRecord({"msg": "text"})
     assert re.fullmatch(r"\d\d:\d\d \[-\]", TextFormatter("%(asctime)s [%(request_id)s]", "%H:%M").format(record))
     assert parse(JsonFormatter().format(logging.makeLogRecord({"msg": "text"})))["request_id"] == "-"
 
 
-def test_no_line_of_a_traceback_begins_at_the_margin() -> None:
+def test_every_line_of_a_traceback_is_indented() -> None:
     record = record_of("it failed", exc_info=failure(), stack_info="Stack (most recent call last):\n  File")
     first, *rest = TextFormatter("%(message)s").format(record).splitlines()
     assert first == "it failed"
@@ -96,17 +96,17 @@ def test_no_line_of_a_traceback_begins_at_the_margin() -> None:
     assert all(line.startswith("    ") for line in rest)
 
 
-def test_a_traceback_that_was_formatted_elsewhere_is_kept() -> None:
+def test_preformatted_traceback_is_logged() -> None:
     record = record_of("it failed", exc_text="Traceback\n  formatted elsewhere")
     assert TextFormatter("%(message)s").format(record).endswith("\n    Traceback\n      formatted elsewhere")
     assert parse(JsonFormatter().format(record))["exception"] == "Traceback\n  formatted elsewhere"
 
 
-# What uvicorn and our own filter put into a record for others than its readers.
+# Attributes that uvicorn and our own filter set on a record for internal use.
 INTERNAL = {"color_message": "\033[1mhello\033[0m", "has_own_file": True}
 
 
-def test_the_fields_of_a_json_line() -> None:
+def test_json_line_has_the_documented_fields() -> None:
     content = parse(JsonFormatter().format(record_of("hello %s", "you", exc_info=failure(), user="u-1", **INTERNAL)))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}", content.pop("timestamp"))
     assert content.pop("exception").startswith("Traceback (most recent call last):\n")
@@ -122,7 +122,7 @@ def test_the_fields_of_a_json_line() -> None:
     }
 
 
-def test_an_extra_key_never_replaces_one_of_ours() -> None:
+def test_extra_key_never_replaces_a_standard_key() -> None:
     record = record_of("text", timestamp="forged", level="forged", logger="forged", pid=0, file="forged", line=0)
     assert "forged" not in JsonFormatter().format(record)
 
@@ -150,25 +150,25 @@ class Broken:
      DEEP, Broken(), float("nan"), {"a": [float("-inf")]}],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_whatever_extra_holds_the_line_is_json(value: object) -> None:
+def test_line_is_json_for_any_extra_value(value: object) -> None:
     content = parse(JsonFormatter().format(record_of("text", anything=value)))
     assert content["message"] == "text"
     assert "anything" in content
 
 
-def test_values_that_json_knows_stay_what_they_are() -> None:
+def test_json_types_are_preserved() -> None:
     content = {"number": 1.5, "text": "ü", "none": None, "list": [1, True], "object": {"a": "b"}}
     assert parse(dump_json(content)) == content
 
 
-def test_a_clock_shows_the_zone_and_every_second() -> None:
-    shown = [text_clock.format(1_700_000_000 + number / 2) for number in range(4)]
-    assert len(set(shown)) == 4
-    assert [text[-8:-5] for text in shown] == ["000", "500"] * 2
+def test_clock_formats_milliseconds_and_zone_of_every_second() -> None:
+    times = [text_clock.format(1_700_000_000 + number / 2) for number in range(4)]
+    assert len(set(times)) == 4
+    assert [text[-8:-5] for text in times] == ["000", "500"] * 2
     assert re.fullmatch(r".+\.123[+-]\d{4}", iso_clock.format(1_700_000_000.1239))
 
 
-def test_an_id_from_extra_cannot_forge_a_line() -> None:
+def test_id_from_extra_cannot_forge_a_line() -> None:
     record = record_of("text")
     record.request_id = "x\n2026-10-01 forged"
     assert len(TextFormatter().format(record).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Log files: rotated from outside without loss, and never a reason for a request to fail."""
+"""Log files: external rotation loses no line, and a write error never fails a request."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ def write(handler: logging.Handler, *messages: str) -> None:
         handler.handle(logging.makeLogRecord({"msg": message}))
 
 
-def test_after_a_rename_the_next_line_is_in_a_new_file(tmp_path: Path) -> None:
+def test_line_after_a_rename_is_written_to_a_new_file(tmp_path: Path) -> None:
     handler = LogFileHandler(tmp_path / "a.log")
     write(handler, "first")
     (tmp_path / "a.log").rename(tmp_path / "a.log.1")
@@ -31,7 +31,7 @@ def test_after_a_rename_the_next_line_is_in_a_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.log").read_text() == "second\nthird\n"
 
 
-def test_missing_folder_is_made_and_any_script_can_be_written(tmp_path: Path) -> None:
+def test_missing_folder_is_created_and_any_unicode_text_is_written(tmp_path: Path) -> None:
     handler = LogFileHandler(tmp_path / "a" / "b" / "c.log")
     write(handler, "世界 \ud800")
     handler.close()
@@ -60,13 +60,13 @@ class FullDisk(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-def test_full_disk_under_standard_error_itself_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_error_of_standard_error_itself_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = LogStreamHandler(FullDisk())
     monkeypatch.setattr("sys.stderr", FullDisk())
     write(handler, "lost")
 
 
-def test_stream_of_another_encoding_takes_every_line() -> None:
+def test_characters_that_a_stream_cannot_encode_are_escaped() -> None:
     raw = io.BytesIO()
     handler = LogStreamHandler(io.TextIOWrapper(raw, encoding="ascii"))
     write(handler, "Grüße")
@@ -82,7 +82,7 @@ def test_rotation_by_size_keeps_one_old_file(tmp_path: Path) -> None:
     assert not (tmp_path / "a.log.2").exists()
 
 
-def test_rotation_by_time_begins_a_new_file(tmp_path: Path) -> None:
+def test_rotation_by_time_starts_a_new_file(tmp_path: Path) -> None:
     handler = TimedLogFileHandler(str(tmp_path / "a.log"))
     assert (handler.when, handler.backupCount) == ("MIDNIGHT", 10)
     write(handler, "yesterday")
@@ -94,5 +94,5 @@ def test_rotation_by_time_begins_a_new_file(tmp_path: Path) -> None:
     assert old.read_text() == "yesterday\n"
 
 
-def test_each_rotation_has_its_handler() -> None:
+def test_each_value_of_log_rotation_has_its_handler() -> None:
     assert {"off": LogFileHandler, "time": TimedLogFileHandler, "size": SizedLogFileHandler} == FILE_HANDLERS

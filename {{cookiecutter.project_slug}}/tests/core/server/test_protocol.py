@@ -1,4 +1,4 @@
-"""HTTP at the socket: what is malformed, too large or too slow is refused with an ID and one line."""
+"""HTTP/1.1 protocol: malformed, too large and too slow requests are refused with an ID and one access log line."""
 
 import asyncio
 import json
@@ -23,16 +23,16 @@ from app.common.workers import RequestUvicornWorker
 from app.main import create_app
 from tests.support import HEADER, ID, UUID4, Logs
 
-pytestmark = pytest.mark.usefixtures("app")  # which sets up logging
+pytestmark = pytest.mark.usefixtures("app")  # the fixture configures logging
 
 Open = Callable[..., socket.socket]
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-user: ContextVar[str] = ContextVar("user", default="nobody")
+user: ContextVar[str] = ContextVar("user", default="unset")
 
 
 @pytest.fixture(scope="module")
 def serving() -> Iterator[tuple[tuple[str, int], Server]]:
-    """Serve as a worker does; the settings are read anew for each connection."""
+    """Serve as a worker does; the settings are read again for each connection."""
     app = create_app()
 
     @app.post("/size")
@@ -40,19 +40,19 @@ def serving() -> Iterator[tuple[tuple[str, int], Server]]:
         return len(await request.body())
 
     @app.get("/user")
-    async def note(name: str) -> str:
+    async def set_user(name: str) -> str:
         before = user.get()
         user.set(name)
         return f"<{before}>"
 
-    @app.websocket("/tidy/{who}")
-    async def tidy(websocket: WebSocket, who: str) -> None:
+    @app.websocket("/close-by/{side}")
+    async def close_by(websocket: WebSocket, side: str) -> None:
         await websocket.accept()
-        if who == "client":
+        if side == "client":
             await websocket.receive()
         else:
             await websocket.close()
-        await asyncio.sleep(0.1)  # the connection is gone when this is over
+        await asyncio.sleep(0.1)  # until the connection is closed
 
     options: dict[str, Any] = RequestUvicornWorker.CONFIG_KWARGS
     server = Server(Config(app, log_config=None, lifespan="off", **options))
@@ -73,7 +73,7 @@ def address(serving: tuple[tuple[str, int], Server]) -> tuple[str, int]:
 
 @pytest.fixture
 def connect(serving: tuple[tuple[str, int], Server]) -> Iterator[Open]:
-    """Return a function that opens a connection and sends this; when the test is over, so are its requests."""
+    """Return a function that opens a connection and sends the given bytes; at the end, wait for the requests."""
     address, server = serving
     connections: list[socket.socket] = []
 
@@ -89,7 +89,7 @@ def connect(serving: tuple[tuple[str, int], Server]) -> Iterator[Open]:
         time.sleep(0.01)
 
 
-def limit(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+def set_limits(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings.current.clear()
@@ -155,15 +155,15 @@ def test_malformed_or_too_large_request_is_refused_with_an_id(
     assert logs.access == [written]
 
 
-def test_refusal_keeps_the_caller_s_id(connect: Open) -> None:
+def test_refusal_keeps_the_id_of_the_caller(connect: Open) -> None:
     assert read(connect(get("/api/demo", f"{HEADER}: {ID}", "Host: other")))[1]["request_id"] == ID
 
 
-def test_http_1_0_needs_no_host(connect: Open) -> None:
+def test_http_1_0_request_needs_no_host_header(connect: Open) -> None:
     assert read(connect(b"GET /api/demo HTTP/1.0\r\n\r\n"))[0].status == 200
 
 
-def test_requests_of_one_connection_have_their_own_ids(connect: Open, logs: Logs) -> None:
+def test_pipelined_requests_have_their_own_ids(connect: Open, logs: Logs) -> None:
     received = read_all(connect(get() + get("/none") + get("/api/demo", "Connection: close")))
     ids = re.findall(rf"(?im)^{HEADER}: (.*)\r$", received)
     assert re.findall(r'"request_id":"(.*?)"', received) == ids
@@ -175,19 +175,19 @@ def test_requests_of_one_connection_have_their_own_ids(connect: Open, logs: Logs
     ] == [0, 2]
 
 
-def test_context_variable_of_the_request_before_is_gone(connect: Open) -> None:
+def test_context_variable_of_an_earlier_request_is_reset(connect: Open) -> None:
     received = read_all(connect(get("/user?name=first") + get("/user?name=second", "Connection: close")))
-    assert received.count('"<nobody>"') == 2
+    assert received.count('"<unset>"') == 2
 
 
-def test_refusal_comes_after_the_answers_before_it(connect: Open, logs: Logs) -> None:
+def test_refusal_is_sent_after_earlier_responses(connect: Open, logs: Logs) -> None:
     received = read_all(connect(get("/api/demo/wait?seconds=0.05") + b"NONSENSE\r\n\r\n"))
     assert [part[:3] for part in received.split("HTTP/1.1 ")[1:]] == ["200", "400"]
     assert [line.split()[3] for line in logs.wait("access.log", "", 2)] == ["200", "400"]
 
 
 def test_header_line_that_never_ends_is_refused(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, LIMIT_REQUEST_HEAD="1024", LIMIT_REQUEST_LINE="1024")
+    set_limits(monkeypatch, LIMIT_REQUEST_HEAD="1024", LIMIT_REQUEST_LINE="1024")
     connection = connect(b"GET / HTTP/1.1\r\nA: ")
     while not select.select([connection], [], [], 0.01)[0]:
         connection.sendall(b"b" * 1000)
@@ -196,23 +196,23 @@ def test_header_line_that_never_ends_is_refused(connect: Open, monkeypatch: pyte
 
 @pytest.mark.parametrize("raw", [b"GET / HTTP/1.1\r\nHost: te", post("Content-Length: 10", body="abc")])
 def test_slow_request_is_408(raw: bytes, connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, HEAD_TIMEOUT="0.05", BODY_TIMEOUT="0.05")
+    set_limits(monkeypatch, HEAD_TIMEOUT="0.05", BODY_TIMEOUT="0.05")
     response, content = read(connect(raw))
     assert (response.status, content["code"], response.getheader(HEADER)) == (408, 408, content["request_id"])
     assert [" 408 " in line for line in logs.wait("access.log", content["request_id"])] == [True]
 
 
 def test_silent_connection_is_closed_without_a_line(connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, HEAD_TIMEOUT="0.05")
+    set_limits(monkeypatch, HEAD_TIMEOUT="0.05")
     assert connect().recv(1) == b""
     assert logs.access == []
 
 
-def test_more_connections_than_allowed_are_503(connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(monkeypatch, LIMIT_CONCURRENCY="1")
+def test_request_above_limit_concurrency_is_503(connect: Open, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_limits(monkeypatch, LIMIT_CONCURRENCY="1")
     first, second = connect(), connect()
     first.sendall(post("Content-Length: 1", "Expect: 100-continue"))
-    assert first.recv(100).startswith(b"HTTP/1.1 100 ")  # it is served, and waits for its body
+    assert first.recv(100).startswith(b"HTTP/1.1 100 ")  # the application runs, and waits for the body
     second.sendall(get())
     assert read(second)[0].status == 503
     first.sendall(b"x")
@@ -220,7 +220,7 @@ def test_more_connections_than_allowed_are_503(connect: Open, logs: Logs, monkey
     assert [line.split()[3] for line in logs.wait("access.log", "", 2)] == ["503", "200"]
 
 
-def test_client_that_leaves_has_one_flagged_line(connect: Open, logs: Logs) -> None:
+def test_client_disconnect_has_one_flagged_access_line(connect: Open, logs: Logs) -> None:
     connection = connect(get("/api/demo/wait?seconds=0.5"))
     assert logs.wait("error.log", "waiting for")
     connection.close()
@@ -232,7 +232,9 @@ def test_client_that_leaves_has_one_flagged_line(connect: Open, logs: Logs) -> N
     ("more", "status"),
     [((), 403), (("Expect: 100-continue",), 403), (("Content-Length: 3",), 400), ((CHUNKED,), 400)],
 )
-def test_websocket_is_served(connect: Open, more: tuple[str, ...], status: int) -> None:
+def test_websocket_handshake_reaches_the_application_or_is_refused(
+    connect: Open, more: tuple[str, ...], status: int
+) -> None:
     connection = connect()
     handshake = (*more, "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY.decode()}", f"{HEADER}: {ID}")
     connection.sendall(get("/none", *UPGRADE, *handshake))
@@ -240,10 +242,12 @@ def test_websocket_is_served(connect: Open, more: tuple[str, ...], status: int) 
     assert (response.status, response.getheader(HEADER), content["request_id"]) == (status, ID, ID)
 
 
-@pytest.mark.parametrize(("who", "broken"), [("client", False), ("server", False), ("client", True)])
-def test_only_a_websocket_that_breaks_is_flagged(address: tuple[str, int], logs: Logs, who: str, broken: bool) -> None:
-    with open_websocket(f"ws://127.0.0.1:{address[1]}/tidy/{who}") as websocket:
+@pytest.mark.parametrize(("side", "broken"), [("client", False), ("server", False), ("client", True)])
+def test_only_a_broken_websocket_connection_is_flagged(
+    address: tuple[str, int], logs: Logs, side: str, broken: bool
+) -> None:
+    with open_websocket(f"ws://127.0.0.1:{address[1]}/close-by/{side}") as websocket:
         if broken:
             websocket.socket.shutdown(socket.SHUT_RDWR)
-    (line,) = logs.wait("access.log", "/tidy/")
+    (line,) = logs.wait("access.log", "/close-by/")
     assert line.endswith(" client_disconnect") is broken
