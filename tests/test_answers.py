@@ -1,4 +1,4 @@
-"""Good answers, impossible ones, hostile ones: what the hooks make of them, and cookiecutter with them."""
+"""Valid, invalid and hostile answers: the hooks on their own, and with cookiecutter."""
 
 import json
 import re
@@ -12,30 +12,54 @@ from markdown_it import MarkdownIt
 from hooks import post_gen_project as post
 from hooks import pre_gen_project as pre
 from scripts.combinations import options
-from tests.support.baking import GOOD, TEMPLATE_DIR, bake, bake_by_command, files_below, literal, must
+from tests.support.baking import TEMPLATE_DIR, VALID_ANSWERS, bake, bake_by_command, files_below, literal, must
 
-BAD_SLUGS = ["Upper", "under_score", "-dash", "dash-", "two--dashes", "1st", "with space", "dotted.name", "é", "x" * 64]
-TAKEN = ["app", "tests", "gun", "con", "nul", "aux", "com1"]
-PATHS = ["", "../outside", "../../outside/deep", "a/b/c", "..", ".", "/", "back\\slash", "line\n", "-rf", "~", "$(id)"]
+MALFORMED_SLUGS = [
+    "Upper",
+    "under_score",
+    "-dash",
+    "dash-",
+    "two--dashes",
+    "1st",
+    "with space",
+    "dotted.name",
+    "é",
+    "x" * 64,
+]
+RESERVED_SLUGS = ["app", "tests", "gun", "con", "nul", "aux", "com1"]
+PATH_SLUGS = [
+    "",
+    "../outside",
+    "../../outside/deep",
+    "a/b/c",
+    "..",
+    ".",
+    "/",
+    "back\\slash",
+    "line\n",
+    "-rf",
+    "~",
+    "$(id)",
+]
 UNPRINTABLE = "\t\n\r\0\x1b\x7f\x85\u2028\u2029\udc80\u202e\u2066"
-BAD = {
+INVALID = {
     "project_name": ["   ", "x" * 201, "two\nlines", "bell\a", "separator\u2028"],
     "description": ["", "x" * 201, "two\r\nlines"],
     "full_name": ["", *(f"Ada{character}" for character in UNPRINTABLE)],
     "email": ["", "nobody", "a@b@c", "Ada <ada@example.com>", "ada @example.com"],
     "year": ["", "26", "next year", "9" * 10_000],
     "license": ["", "WTFPL"],
-    "project_slug": [*BAD_SLUGS, *TAKEN, *PATHS],
+    "project_slug": [*MALFORMED_SLUGS, *RESERVED_SLUGS, *PATH_SLUGS],
 }
 
 
-EACH_BAD = [(key, value) for key, values in BAD.items() for value in values]
+INVALID_ANSWERS = [(key, value) for key, values in INVALID.items() for value in values]
 
 
-@pytest.mark.parametrize("bad", EACH_BAD, ids=lambda bad: ascii(bad)[:60])
-def test_impossible_answer_is_named_in_one_sentence(bad: tuple[str, str]) -> None:
-    key, value = bad
-    (sentence,) = pre.faults(GOOD | {key: value})
+@pytest.mark.parametrize("invalid", INVALID_ANSWERS, ids=lambda invalid: ascii(invalid)[:60])
+def test_invalid_answer_is_reported_in_one_sentence(invalid: tuple[str, str]) -> None:
+    key, value = invalid
+    (sentence,) = pre.find_errors(VALID_ANSWERS | {key: value})
     assert re.match(rf"The (answer to )?{key}\b.+\.$", sentence)
     assert sentence.isascii()
     assert sentence.isprintable()
@@ -43,21 +67,24 @@ def test_impossible_answer_is_named_in_one_sentence(bad: tuple[str, str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "hint"),
+    ("key", "value", "message"),
     [
-        *((options()[0], value, ": write true or false.") for value in ("yes", "", 1, None, ["on"])),
-        *((key, 2026, ", and no text: write it in quotation marks.") for key in ("year", "full_name", "project_slug")),
+        *((options()[0], value, f"is {str(value)!r}: write true or false.") for value in ("yes", "", 1, None, ["on"])),
+        *(
+            (key, 2026, "must be a string: write '2026' in quotation marks.")
+            for key in ("year", "full_name", "project_slug")
+        ),
     ],
 )
-def test_answer_of_another_kind_is_a_fault(key: str, value: object, hint: str) -> None:
-    assert f"The answer to {key} is {str(value)!r}{hint}" in pre.faults(GOOD | {key: value})
+def test_answer_of_the_wrong_type_is_an_error(key: str, value: object, message: str) -> None:
+    assert f"The answer to {key} {message}" in pre.find_errors(VALID_ANSWERS | {key: value})
 
 
-def test_every_missing_answer_is_a_fault() -> None:
-    assert len(pre.faults({})) == len(GOOD) - len(options())
+def test_every_missing_answer_is_an_error() -> None:
+    assert len(pre.find_errors({})) == len(VALID_ANSWERS) - len(options())
 
 
-def test_known_licenses_are_those_that_have_a_text() -> None:
+def test_every_license_has_a_text_and_every_text_is_a_license() -> None:
     assert set(pre.LICENSES) == {path.stem for path in (TEMPLATE_DIR / "licenses").iterdir()}
 
 
@@ -68,12 +95,12 @@ EMAILS = ["a@b", "ada.lovelace+x@example.co.uk", "ädä@exämple.com"]
 @pytest.mark.parametrize(
     "answer", [*({"project_slug": slug} for slug in SLUGS), *({"email": email} for email in EMAILS)], ids=str
 )
-def test_good_answer_is_accepted(answer: dict[str, str]) -> None:
-    assert pre.faults(GOOD | answer) == []
+def test_valid_answer_is_accepted(answer: dict[str, str]) -> None:
+    assert pre.find_errors(VALID_ANSWERS | answer) == []
 
 
-@pytest.mark.parametrize("slug", [*PATHS, "<absolute>"], ids=repr)
-def test_slug_that_is_a_path_leaves_nothing_on_the_disk(
+@pytest.mark.parametrize("slug", [*PATH_SLUGS, "<absolute>"], ids=repr)
+def test_slug_that_is_a_path_creates_no_files(
     repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], slug: str
 ) -> None:
     slug = slug.replace("<absolute>", str(tmp_path / "elsewhere" / "deep"))
@@ -82,34 +109,34 @@ def test_slug_that_is_a_path_leaves_nothing_on_the_disk(
     with pytest.raises(Exception, match="Hook script failed"):
         bake(repository, output, project_slug=literal(slug))
     (sentence,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("The ")]
-    assert sentence.startswith(f"The project_slug {pre.shown(slug)} ")
+    assert sentence.startswith(f"The project_slug {pre.quote(slug)} ")
     assert files_below(tmp_path) <= {"some/cookiecutter.yaml", "some/replay_dir/template.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["some"]
     assert [path.name for path in output.iterdir()] == []
 
 
-NEEDED = "is the name of a package the service needs"
-REFUSED = {
+IS_PACKAGE = "is the name of a package that the service needs"
+REJECTED = {
     "every answer": (["project_name= ", "project_slug=../No", "description=", "full_name=", "email=no", "year=x"], ""),
-    "a needed package": (["project_slug=anyio"], f"'anyio' {NEEDED}"),
-    "a package of a declined option": (["project_slug=pre-commit", "pre_commit=no"], f"'pre-commit' {NEEDED}"),
+    "a needed package": (["project_slug=anyio"], f"'anyio' {IS_PACKAGE}"),
+    "a package of a declined option": (["project_slug=pre-commit", "pre_commit=no"], f"'pre-commit' {IS_PACKAGE}"),
 }
-"""Impossible answers, and what is said of them beside a sentence for each."""
+"""Invalid answers, and text that the output must contain besides a sentence for each."""
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_impossible_answers_are_named_at_once_and_leave_no_project(repository: Path, tmp_path: Path, case: str) -> None:
-    """Under the name of a package the service could not be locked, or not be given the option later."""
-    answers, words = REFUSED[case]
+@pytest.mark.parametrize("case", REJECTED)
+def test_invalid_answers_are_all_reported_and_create_no_project(repository: Path, tmp_path: Path, case: str) -> None:
+    """A service with the name of a package could not be locked, or could not get the option later."""
+    answers, text = REJECTED[case]
     result = bake_by_command(repository, tmp_path / "output", *answers)
     assert result.returncode == 1
-    faults = [answer for answer in answers if answer != "pre_commit=no"]
-    assert sum(line.startswith("The ") for line in result.stderr.splitlines()) == len(faults)
-    assert words in result.stderr
+    invalid = [answer for answer in answers if answer != "pre_commit=no"]
+    assert sum(line.startswith("The ") for line in result.stderr.splitlines()) == len(invalid)
+    assert text in result.stderr
     assert list((tmp_path / "output").iterdir()) == []
 
 
-def test_edited_answers_of_a_replay_are_checked(repository: Path, tmp_path: Path) -> None:
+def test_edited_replay_file_is_checked(repository: Path, tmp_path: Path) -> None:
     must(bake_by_command(repository, tmp_path / "output"))
     replay = tmp_path / "replay_dir" / f"{repository.name}.json"
     answers = json.loads(replay.read_text("utf-8"))
@@ -118,7 +145,7 @@ def test_edited_answers_of_a_replay_are_checked(repository: Path, tmp_path: Path
     before = files_below(tmp_path)
     result = bake_by_command(repository, tmp_path / "output", "--replay")
     assert result.returncode == 1
-    for sentence in ("The project_slug ", "The answer to year is ", "The answer to core_tests is "):
+    for sentence in ("The project_slug ", "The answer to year must be ", "The answer to core_tests is "):
         assert f"\n{sentence}" in f"\n{result.stderr}"
     assert files_below(tmp_path) == before
 
@@ -148,20 +175,20 @@ HOSTILE = [
 
 
 def plain_text(markdown: str) -> list[str]:
-    """Give what a reader sees of each block of a Markdown text, as far as it is text or code."""
+    """Return the rendered text and code of each block of a Markdown text."""
     blocks = (token for token in MarkdownIt().enable("strikethrough").parse(markdown) if token.type == "inline")
     return ["".join(child.content for child in block.children or ()) for block in blocks]
 
 
 def assert_answers(project: Path, name: str, description: str, holder: str) -> None:
-    """Check that three answers are in TOML, Markdown and plain text as they were given."""
+    """Check that three answers are unchanged in TOML, Markdown and plain text."""
     table = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["project"]
     assert table["description"] == description
-    assert table["authors"] == [{"name": holder, "email": GOOD["email"]}]
+    assert table["authors"] == [{"name": holder, "email": VALID_ANSWERS["email"]}]
     assert holder in (project / "LICENSE").read_text("utf-8")
     heading, paragraph, *_ = plain_text((project / "README.md").read_text("utf-8"))
     assert heading == name
-    assert paragraph == f"{GOOD['project_slug']}: {description}"
+    assert paragraph == f"{VALID_ANSWERS['project_slug']}: {description}"
 
 
 @pytest.mark.parametrize("value", HOSTILE)
@@ -171,7 +198,7 @@ def test_hostile_answer_is_written_unchanged(tmp_path: Path, value: str) -> None
     shutil.copytree(TEMPLATE_DIR / "licenses", tmp_path / "licenses")
     names = ("project_name", "description", "full_name")
     for step in (post.name_project, post.name_readme, post.choose_license):
-        step(tmp_path, GOOD | dict.fromkeys(names, value))
+        step(tmp_path, VALID_ANSWERS | dict.fromkeys(names, value))
     assert_answers(tmp_path, value, value, value)
 
 
@@ -181,14 +208,14 @@ def test_hostile_answer_reaches_the_hooks_unchanged_and_is_not_executed(
 ) -> None:
     name, description, holder = (HOSTILE + HOSTILE[:2])[number : number + 3]
     answers = {"project_name": name, "description": description, "full_name": holder}
-    given = {key: literal(value) for key, value in answers.items()}
-    project = bake(repository, tmp_path / "output", **(GOOD | given))
+    literals = {key: literal(value) for key, value in answers.items()}
+    project = bake(repository, tmp_path / "output", **(VALID_ANSWERS | literals))
     assert_answers(project, name, description, holder)
     assert not any("canary" in path for path in files_below(tmp_path))
 
 
-def test_answers_can_be_typed(repository: Path, tmp_path: Path) -> None:
-    """Answers typed at the prompts, of which cookiecutter renders none; the empty ones take the default."""
+def test_answers_can_be_typed_at_the_prompts(repository: Path, tmp_path: Path) -> None:
+    """Cookiecutter does not render answers that are typed at the prompts; an empty one means the default."""
     answers = ["y", *[""] * (len(options()) - 2), "no", ""]
     names = ["Grace Hopper", "grace@example.com", "3", "1999"]
     lines = ["Fleet & {{ Co }}", "", 'Counts "ships" \\ {% boats %}', *answers, *names]
@@ -199,8 +226,8 @@ def test_answers_can_be_typed(repository: Path, tmp_path: Path) -> None:
     assert table["license"] == "BSD-3-Clause"
     assert "Copyright (c) 1999, Grace Hopper" in (project / "LICENSE").read_text("utf-8")
     assert "Name of the service" in result.stdout
-    assert f"with:     {options()[0]}\n" in result.stdout
-    assert f"without:  {', '.join(sorted(options()[1:]))}\n" in result.stdout
+    assert f"options:      {options()[0]}\n" in result.stdout
+    assert f"declined:     {', '.join(sorted(options()[1:]))}\n" in result.stdout
 
 
 @pytest.mark.parametrize("license_id", pre.LICENSES)
@@ -218,25 +245,25 @@ def test_license_has_year_and_holder(tmp_path: Path, license_id: str) -> None:
     ("name", "slug"),
     [("Trail Service", "trail-service"), ("  Été  2026! ", "ete-2026"), ("a_b.c", "a-b-c"), ("🛰️", "service")],
 )
-def test_slug_follows_from_the_name(repository: Path, tmp_path: Path, name: str, slug: str) -> None:
+def test_default_slug_is_derived_from_the_name(repository: Path, tmp_path: Path, name: str, slug: str) -> None:
     assert bake(repository, tmp_path / "output", project_name=name, year="2026").name == slug
 
 
-def test_screen_shows_what_was_made_and_the_next_commands(repository: Path, tmp_path: Path) -> None:
+def test_output_shows_the_answers_and_the_next_commands(repository: Path, tmp_path: Path) -> None:
     result = must(bake_by_command(repository, tmp_path / "output", "full_name=Ada", "license=MIT", "year=2031"))
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
     assert lines[0] == "Trail Service is ready."
-    assert "author:   Ada <you@example.com>" in lines
-    assert "licence:  MIT, 2031" in lines
-    assert "with:     docker" in lines
-    assert any(line.startswith("updates:  no, as git says: ") for line in lines)
-    assert f"without:  {', '.join(sorted(set(options()) - {'docker'}))}" in lines
+    assert "author:       Ada <you@example.com>" in lines
+    assert "licence:      MIT, 2031" in lines
+    assert "options:      docker" in lines
+    assert any(line.startswith("updates:      not available: git reports: ") for line in lines)
+    assert f"declined:     {', '.join(sorted(set(options()) - {'docker'}))}" in lines
     next_steps = ["make run", "make test", "docker compose up --wait"]
     assert lines[-4:] == [f"cd {tmp_path / 'output' / 'trail-service'}", *next_steps]
     assert result.stderr == ""
 
 
-def test_terminal_that_lacks_a_letter_is_no_failure(
+def test_terminal_that_cannot_encode_a_character_is_not_an_error(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")

@@ -1,4 +1,4 @@
-"""What `.ci/run` relies on: pytest's exit code comes through make, and a skip counts as a failure."""
+"""What `.ci/run` relies on: make passes on the exit code of pytest, and a skipped test counts as failed."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.support.programs import program
 def test_promise():
     program("no-such-program", "its-package")
 """
-LEAVES_ITS_PROCESS = """
+RECORDS_ITS_PROCESS = """
 import os, pathlib
 
 def test_process():
@@ -31,13 +31,13 @@ def test_process():
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    """A test suite with the rules of this one, and no test yet."""
+    """A test suite with the conftest.py of this one and no tests."""
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text("utf-8"), "utf-8")
     return tmp_path
 
 
 def run_suite(suite: Path, **variables: str) -> Result:
-    """Run its tests."""
+    """Run the tests of the suite, with the environment variables."""
     command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={suite}", "-c", os.devnull]
     return run([*command, suite], suite, environment(PYTHONPATH=str(ROOT), **variables))
 
@@ -58,24 +58,24 @@ def test_skip_fails_in_ci(suite: Path, ci: str, text: str, code: int) -> None:
     assert run_suite(suite, CI=ci).returncode == code
 
 
-def test_missing_program_is_named_with_its_package_and_the_files_it_leaves_untested(suite: Path) -> None:
+def test_missing_program_is_reported_with_its_package_and_the_skipped_files(suite: Path) -> None:
     for name in ("test_a.py", "test_b.py"):
         (suite / name).write_text(NEEDS_A_PROGRAM)
-    said = run_suite(suite, CI="").stdout
-    wanted = "no-such-program is missing: install the Debian package its-package. Skipped: test_a.py, test_b.py.\n"
-    assert wanted in said
+    output = run_suite(suite, CI="").stdout
+    expected = "no-such-program is missing: install the Debian package its-package. Skipped: test_a.py, test_b.py.\n"
+    assert expected in output
 
 
-def test_files_that_share_stacks_run_in_one_process(suite: Path) -> None:
+def test_files_that_share_stacks_run_in_the_same_process(suite: Path) -> None:
     (folder := suite / "tests/compose").mkdir(parents=True)
     for number in range(4):
-        (folder / f"test_{number}.py").write_text(LEAVES_ITS_PROCESS)
+        (folder / f"test_{number}.py").write_text(RECORDS_ITS_PROCESS)
     run_suite(suite, PYTEST_ADDOPTS="--numprocesses 2 --dist loadscope")
     assert len({path.suffix for path in folder.glob("*.gw*")}) == 1
 
 
 @pytest.mark.parametrize(("target", "arguments", "code"), [("test", "--version", "0"), ("test-all", "no-test.py", "5")])
-def test_make_passes_on_the_exit_code_of_pytest_and_says_nothing(
+def test_make_passes_on_the_exit_code_of_pytest_and_prints_nothing(
     tmp_path: Path, target: str, arguments: str, code: str
 ) -> None:
     status = tmp_path / "a status"

@@ -1,4 +1,4 @@
-"""What the documents say about files, options and sizes is true, and their diagrams can be drawn."""
+"""The documents: links and paths exist, the table of options is current, diagrams are valid, the README is short."""
 
 import json
 import re
@@ -10,23 +10,24 @@ import pytest
 
 from scripts.combinations import options
 from scripts.snapshot import ROOT, copy_repository
-from scripts.tables import BETWEEN, options_table, with_options
+from scripts.tables import BETWEEN, options_table, replace_table
 from tests.support.baking import TEMPLATE_DIR, bake, must, run
 from tests.support.documents import blocks, documents, inline_code, tokens
 
-ONE_SCREEN = 80
-# How many lines an option may add to the README of a service that has it, on the average.
-LINES_OF_OPTION = 4
+MAX_README_LINES = 80
+# The number of lines that an option may add to the README of a service, on average.
+LINES_PER_OPTION = 4
 DIAGRAMS = {"flowchart", "sequenceDiagram", "stateDiagram-v2"}
 BRACKETS = {")": "(", "]": "[", "}": "{"}
-# What looks like a file in the project: with a folder, or with one of these endings.
+# Inline code that looks like a path in the project: it has a folder, or one of these extensions.
 PATH = re.compile(r"(?:\.?[\w{}-][\w.{}-]*/)+[\w.-]*|\.?[\w.-]+\.(?:py|md|toml|json|lock|ya?ml|txt|example)")
-# What is made later: by a command, by git, by the service, by the author of an integration. And the name of a protocol.
-MADE = re.compile(r"\.cruft\.json|\.venv/.*|\.git/.*|build/.*|log/.*|server\.py|http/protobuf")
+# Paths that do not exist yet: a command, git, the service or the author of an integration creates them. `http/protobuf`
+# is a protocol.
+CREATED_LATER = re.compile(r"\.cruft\.json|\.venv/.*|\.git/.*|build/.*|log/.*|server\.py|http/protobuf")
 
 
 def links(document: Path) -> list[str]:
-    """Give the targets of links and pictures that are files, without what follows a `#`."""
+    """Return the files that are targets of links and images, without anchors."""
     found = [token.attrGet("href") or token.attrGet("src") for token in tokens(document)]
     targets = [unquote(str(target)).partition("#")[0] for target in found if target]
     return [target for target in targets if target and not re.match(r"\w+:", target)]
@@ -34,7 +35,7 @@ def links(document: Path) -> list[str]:
 
 @pytest.fixture(scope="module", params=["repository", "nothing", "everything"])
 def folder(request: pytest.FixtureRequest, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository, a service with no option, and one with all of them."""
+    """The repository, a service without options, and one with all options."""
     if request.param == "repository":
         return ROOT
     answers = dict.fromkeys(options(), request.param == "everything")
@@ -42,13 +43,13 @@ def folder(request: pytest.FixtureRequest, repository: Path, tmp_path_factory: p
 
 
 def missing(document: Path, names: list[str], *folders: Path) -> list[str]:
-    """Give the names that are there neither beside the document nor in one of the folders."""
+    """Return the names that exist neither in the document's folder nor in one of the folders."""
     return [name for name in names if not any((folder / name).exists() for folder in (document.parent, *folders))]
 
 
 def named_paths(document: Path) -> list[str]:
-    """Give what between back-quotes is the path of a file or folder that is there from the start."""
-    return [code for code in inline_code(document) if PATH.fullmatch(code) and not MADE.fullmatch(code)]
+    """Return the inline code that is the path of a file or folder of the project."""
+    return [code for code in inline_code(document) if PATH.fullmatch(code) and not CREATED_LATER.fullmatch(code)]
 
 
 def test_links_and_paths_exist(folder: Path) -> None:
@@ -59,10 +60,10 @@ def test_links_and_paths_exist(folder: Path) -> None:
         assert missing(document, named_paths(document), *places) == [], document.name
 
 
-def test_readme_is_one_screen_besides_what_options_add(folder: Path, request: pytest.FixtureRequest) -> None:
+def test_readme_is_short_not_counting_options(folder: Path, request: pytest.FixtureRequest) -> None:
     page = BETWEEN.sub("", (folder / "README.md").read_text("utf-8"))
-    more = LINES_OF_OPTION * len(options()) if request.node.callspec.params["folder"] == "everything" else 0
-    assert len(page.splitlines()) <= ONE_SCREEN + more
+    extra = LINES_PER_OPTION * len(options()) if request.node.callspec.params["folder"] == "everything" else 0
+    assert len(page.splitlines()) <= MAX_README_LINES + extra
 
 
 def test_paths_in_the_table_of_files_exist(folder: Path) -> None:
@@ -72,36 +73,36 @@ def test_paths_in_the_table_of_files_exist(folder: Path) -> None:
     assert [name for name in named if not (folder / name).exists()] == []
 
 
-def test_table_of_options_is_the_one_of_features_json() -> None:
+def test_table_of_options_matches_features_json() -> None:
     page = (ROOT / "README.md").read_text("utf-8")
-    assert with_options(page, options_table()) == page, "run `uv run python -m scripts.tables`"
+    assert replace_table(page, options_table()) == page, "run `uv run python -m scripts.tables`"
     assert page.count("| off |") + page.count("| on |") == len(options())
 
 
-def test_table_of_options_is_corrected_by_the_command(tmp_path: Path) -> None:
+def test_command_updates_the_table_of_options(tmp_path: Path) -> None:
     path = copy_repository(tmp_path / "copy") / "README.md"
-    right = path.read_bytes()
-    path.write_bytes(right.replace(b"| off |", b"| perhaps |"))
+    expected = path.read_bytes()
+    path.write_bytes(expected.replace(b"| off |", b"| perhaps |"))
     for _ in range(2):
         must(run([sys.executable, "-m", "scripts.tables"], path.parent))
-        assert path.read_bytes() == right
+        assert path.read_bytes() == expected
 
 
 @pytest.mark.parametrize("page", ["", "<!-- options -->\n<!-- /options -->\n" * 2])
-def test_page_without_one_place_for_the_table_is_refused(page: str) -> None:
-    with pytest.raises(ValueError, match="places for the table"):
-        with_options(page, options_table())
+def test_page_without_exactly_one_table_is_an_error(page: str) -> None:
+    with pytest.raises(ValueError, match="tables of options"):
+        replace_table(page, options_table())
 
 
-def test_readme_names_the_questions_in_their_order() -> None:
-    asked = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
-    sentence = (ROOT / "README.md").read_text("utf-8").partition("Asked as well: ")[2].partition("All have")[0]
+def test_readme_lists_the_questions_in_their_order() -> None:
+    questions = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
+    sentence = (ROOT / "README.md").read_text("utf-8").partition("Other questions: ")[2].partition("All have")[0]
     named = re.findall(r"`(\w+)`", sentence)
-    assert named == [key for key in asked if not key.startswith("_") and key not in options()]
+    assert named == [key for key in questions if not key.startswith("_") and key not in options()]
 
 
 def check_diagram(text: str) -> None:
-    """Raise AssertionError for a Mermaid diagram of an unknown kind, or with a quote or bracket that is not closed."""
+    """Raise AssertionError if a Mermaid diagram has an unknown type, or an unclosed quotation mark or bracket."""
     kind, _, rest = text.partition(" ")
     assert kind in DIAGRAMS, kind
     for line in rest.splitlines():

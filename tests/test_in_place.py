@@ -1,4 +1,4 @@
-"""The template directory is a working project: it is linted, typed and tested where it lies, and left as clean."""
+"""The template directory is a working project: its linters, type checker and tests pass in place and leave no files."""
 
 import sys
 import tomllib
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.snapshot import ROOT
-from tests.support.baking import LEFT_BEHIND, MAKE_TEST_SECONDS, TEMPLATE_DIR, UV, environment, must, run
+from tests.support.baking import MAKE_TEST_SECONDS, TEMPLATE_DIR, TOOL_FOLDERS, UV, environment, must, run
 
 ON_THE_SERVICE = [
     ["ruff", "check"],
@@ -20,28 +20,28 @@ ON_THE_SERVICE = [
 ON_THE_REPOSITORY = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
 
 
-def left_behind() -> set[Path]:
-    """Caches and environments in the template directory."""
-    return {path for path in TEMPLATE_DIR.rglob("*") if path.name in LEFT_BEHIND}
+def tool_folders() -> set[Path]:
+    """Return the caches and environments in the template directory."""
+    return {path for path in TEMPLATE_DIR.rglob("*") if path.name in TOOL_FOLDERS}
 
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An environment in which every tool of the service writes somewhere else; checked at the end."""
+    """Environment variables with which every tool writes to a temporary folder; checks at the end that all did."""
     folder = tmp_path_factory.mktemp("in_place")
     elsewhere = {"UV_PROJECT_ENVIRONMENT": ".venv", "MYPY_CACHE_DIR": "mypy", "RUFF_CACHE_DIR": "ruff"}
-    before = left_behind()
+    before = tool_folders()
     yield environment(
         **{name: str(folder / path) for name, path in elsewhere.items()},
         PYTHONPYCACHEPREFIX=str(folder / "bytecode"),
         UV_PYTHON=sys.executable,
     )
-    assert left_behind() - before == set()
+    assert tool_folders() - before == set()
 
 
 @pytest.fixture(scope="module")
 def installed(variables: dict[str, str]) -> dict[str, str]:
-    """The same, with everything installed that the service's lock names."""
+    """The same variables, after the packages in the service's lock file are installed."""
     must(run([UV, "sync", "--locked", "--quiet"], TEMPLATE_DIR, variables))
     return variables
 
@@ -57,8 +57,8 @@ def test_tool_passes_on_the_repository(variables: dict[str, str], tool: list[str
     must(run(tool, ROOT, variables))
 
 
-def test_probes_of_the_live_tests_are_typed_with_the_service(installed: dict[str, str]) -> None:
-    """The parts of the live tests that run inside of the service are typed together with it."""
+def test_mypy_passes_on_the_probes_of_the_live_tests(installed: dict[str, str]) -> None:
+    """The probes run inside the service, so mypy checks them with the service's settings and packages."""
     live = ROOT / "tests" / "live"
     modules = [path.stem for pattern in ("*_probe.py", "*_gun.py") for path in sorted(live.glob(pattern))]
     options = [option for module in modules for option in ("-m", module)]
@@ -73,10 +73,10 @@ def test_both_locks_match_their_pyproject(variables: dict[str, str]) -> None:
 
 
 def test_repository_and_service_have_the_same_ruff_rules() -> None:
-    ours, theirs = (
+    repository, service = (
         tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["tool"] for folder in (ROOT, TEMPLATE_DIR)
     )
     for key in ("line-length", "target-version"):
-        assert ours["ruff"][key] == theirs["ruff"][key]
-    assert ours["ruff"]["lint"]["select"] == theirs["ruff"]["lint"]["select"]
-    assert ours["ruff"]["lint"]["ignore"] == theirs["ruff"]["lint"]["ignore"]
+        assert repository["ruff"][key] == service["ruff"][key]
+    assert repository["ruff"]["lint"]["select"] == service["ruff"]["lint"]["select"]
+    assert repository["ruff"]["lint"]["ignore"] == service["ruff"]["lint"]["ignore"]

@@ -1,4 +1,4 @@
-"""The manifests of the option `kubernetes`: valid, restricted, and of one mind with each other and with the service."""
+"""The manifests of the option `kubernetes`: valid, restricted, consistent with each other and with the service."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from kubernetes_validate import latest_version, validate  # type: ignore[import-
 from websockets.sync.client import connect
 
 from tests.support.baking import TEMPLATE_DIR, must, run
-from tests.support.client import ID_HEADER, Answer, Connection, build_request
+from tests.support.client import ID_HEADER, Connection, Response, build_request
 from tests.support.ports import free_port
 from tests.support.programs import program
 from tests.support.service import Service
@@ -28,29 +28,29 @@ pytestmark = pytest.mark.full
 Manifest = dict[str, Any]
 
 FOLDER = TEMPLATE_DIR / "deploy" / "k8s"
-# The oldest one that knows the action `sleep` without a feature gate, and all that the schemas know since.
-OLDEST = 30
-VERSIONS = [f"1.{minor}" for minor in range(OLDEST, int(latest_version().split(".")[1]) + 1)]
-# The oldest kubectl whose Kustomize knows `envs` and `patches`; docs/kubernetes.md names it.
+# From the oldest version with the `sleep` action and without a feature gate, to the newest one with a schema.
+OLDEST_CLUSTER = 30
+VERSIONS = [f"1.{minor}" for minor in range(OLDEST_CLUSTER, int(latest_version().split(".")[1]) + 1)]
+# The oldest kubectl whose Kustomize supports `envs` and `patches`; docs/kubernetes.md names it.
 OLDEST_KUBECTL = 21
 MARGIN = 5
 PATCH = "patches: [{ path: edge-id.yaml }]"
 
 
 def documents(text: str) -> list[Manifest]:
-    """Return every manifest of a YAML text: each document, or what is in its list."""
+    """Return all manifests of a YAML text; the items of a List are separate manifests."""
     found = [document for document in yaml.safe_load_all(text) if document]
     return [one for document in found for one in (document["items"] if document["kind"] == "List" else [document])]
 
 
 def of_kind(kind: str, manifests: list[Manifest]) -> Manifest:
-    """Return the one manifest of a kind."""
+    """Return the only manifest of a kind."""
     (found,) = [document for document in manifests if document["kind"] == kind]
     return found
 
 
 def value_at(manifest: Manifest, path: str) -> Any:  # noqa: ANN401
-    """Return what is at a path of names and numbers."""
+    """Return the value at a path such as `spec.ports.0.name`."""
     found: Any = manifest
     for word in path.split("."):
         found = found[int(word) if word.isdigit() else word]
@@ -73,7 +73,7 @@ WITH_ID = PLAIN | EDGE_ID["metadata"]["annotations"]
 
 
 def build(kubectl: Path, folder: Path, *, with_edge_id: bool) -> list[Manifest]:
-    """Return what the command of docs/kubernetes.md makes of the files, with or without the `#` before `patches`."""
+    """Return the output of the documented command; `with_edge_id` removes the `#` before `patches` first."""
     shutil.copytree(FOLDER, folder / "deploy" / "k8s")
     file = folder / "deploy" / "k8s" / "kustomization.yaml"
     if with_edge_id:
@@ -85,35 +85,35 @@ def build(kubectl: Path, folder: Path, *, with_edge_id: bool) -> list[Manifest]:
 
 @pytest.fixture(scope="module")
 def built(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """The manifests as kubectl builds them from the files as they are."""
+    """The manifests that kubectl builds from the unmodified files."""
     return build(kubectl, tmp_path_factory.mktemp("built"), with_edge_id=False)
 
 
 @pytest.fixture(scope="module")
 def built_with_edge_id(kubectl: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    """The same with the ID at the edge."""
+    """The same with edge-id.yaml."""
     return build(kubectl, tmp_path_factory.mktemp("built"), with_edge_id=True)
 
 
 @pytest.fixture(scope="module")
 def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubectl as new as docs/kubernetes.md demands; in CI, Debian's is unpacked where there is none."""
+    """A kubectl of the documented version or newer; in CI, unpacked from a Debian package if necessary."""
     found = shutil.which("kubectl")
-    if found and version_of(found) >= OLDEST_KUBECTL:
+    if found and minor_version_of(found) >= OLDEST_KUBECTL:
         return Path(found)
     if os.environ.get("CI") != "true" or shutil.which("apt-get") is None:
-        pytest.skip(f"There is no kubectl here that is of version 1.{OLDEST_KUBECTL} or newer.")
-    return unpacked(tmp_path_factory.mktemp("kubectl"))
+        pytest.skip(f"kubectl 1.{OLDEST_KUBECTL} or newer is missing.")
+    return unpack_kubectl(tmp_path_factory.mktemp("kubectl"))
 
 
-def version_of(kubectl: str) -> int:
-    """Return the second number of a kubectl's version."""
-    said = must(run([kubectl, "version", "--client", "--output=json"], FOLDER)).stdout
-    return int(re.sub(r"\D", "", json.loads(said)["clientVersion"]["minor"]))
+def minor_version_of(kubectl: str) -> int:
+    """Return the minor version of a kubectl."""
+    output = must(run([kubectl, "version", "--client", "--output=json"], FOLDER)).stdout
+    return int(re.sub(r"\D", "", json.loads(output)["clientVersion"]["minor"]))
 
 
-def unpacked(folder: Path) -> Path:
-    """Take kubectl out of a package of Debian 13, whose name has no version; that of Debian 12 is too old."""
+def unpack_kubectl(folder: Path) -> Path:
+    """Download and unpack the kubectl package of Debian 13; that of Debian 12 is too old."""
     for name in ("lists", "archives"):
         (folder / name / "partial").mkdir(parents=True)
     (folder / "status").touch()
@@ -129,10 +129,8 @@ def unpacked(folder: Path) -> Path:
     return folder / "system" / "usr" / "bin" / "kubectl"
 
 
-def test_files_and_what_is_built_of_them_keep_to_the_schemas(
-    built: list[Manifest], built_with_edge_id: list[Manifest]
-) -> None:
-    """Of each version of the API; there is no field that is not in them."""
+def test_files_and_built_manifests_match_the_schemas(built: list[Manifest], built_with_edge_id: list[Manifest]) -> None:
+    """For each supported version of Kubernetes; unknown fields are errors."""
     for version in VERSIONS:
         for manifest in [*MANIFESTS, *built, *built_with_edge_id]:
             validate(manifest, version, strict=True)
@@ -144,21 +142,21 @@ def test_kustomization_names_every_file() -> None:
     assert sorted(named) == sorted(path.name for path in FOLDER.iterdir())
 
 
-def test_each_kind_is_built_once_with_image_settings_and_an_optional_secret(built: list[Manifest]) -> None:
+def test_built_manifests_have_image_settings_and_an_optional_secret(built: list[Manifest]) -> None:
     assert sorted(manifest["kind"] for manifest in built) == KINDS
     assert "Secret" not in KINDS
     ((chosen,), config) = (KUSTOMIZATION["images"], of_kind("ConfigMap", built))
-    (only,) = of_kind("Deployment", built)["spec"]["template"]["spec"]["containers"]
+    (built_container,) = of_kind("Deployment", built)["spec"]["template"]["spec"]["containers"]
     assert CONTAINER["image"] == chosen["name"]
-    assert only["image"] == f"{chosen['newName']}:{chosen['newTag']}"
+    assert built_container["image"] == f"{chosen['newName']}:{chosen['newTag']}"
     assert config["data"] == SETTINGS
     assert re.fullmatch(r"api-settings-\w+", config["metadata"]["name"])
     secret = {"secretRef": {"name": "api-secrets", "optional": True}}
-    assert only["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}, secret]
+    assert built_container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}, secret]
 
 
-def test_snippets_are_there_only_on_demand(built: list[Manifest], built_with_edge_id: list[Manifest]) -> None:
-    """F5's controller refuses an Ingress with snippets unless they are switched on."""
+def test_snippets_are_disabled_by_default(built: list[Manifest], built_with_edge_id: list[Manifest]) -> None:
+    """F5's controller rejects an Ingress with snippets unless they are enabled."""
     assert [name for name in of_kind("Ingress", built)["metadata"]["annotations"] if "snippets" in name] == []
     assert sorted(EDGE_ID["metadata"]["annotations"]) == ["nginx.org/location-snippets", "nginx.org/server-snippets"]
     expected = copy.deepcopy(built)
@@ -166,7 +164,7 @@ def test_snippets_are_there_only_on_demand(built: list[Manifest], built_with_edg
     assert built_with_edge_id == expected
 
 
-def test_namespace_is_that_of_the_context(built: list[Manifest]) -> None:
+def test_manifests_and_commands_use_the_namespace_of_the_context(built: list[Manifest]) -> None:
     assert [manifest["kind"] for manifest in built if "namespace" in manifest["metadata"]] == []
     assert "namespace" not in KUSTOMIZATION
     commands = re.findall(r"(?m)^kubectl .+$", (TEMPLATE_DIR / "docs" / "kubernetes.md").read_text("utf-8"))
@@ -174,7 +172,7 @@ def test_namespace_is_that_of_the_context(built: list[Manifest]) -> None:
     assert [line for line in commands[2:] if re.search(r" (-n|--namespace|-A)\b", line)] == []
 
 
-def test_labels_are_recommended_ones_and_selectors_find_the_pods(built: list[Manifest]) -> None:
+def test_labels_are_the_recommended_ones_and_selectors_match_the_pods(built: list[Manifest]) -> None:
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     assert [manifest["metadata"]["labels"] for manifest in built] == [labels] * len(KINDS)
     selectors = [
@@ -188,13 +186,13 @@ def test_labels_are_recommended_ones_and_selectors_find_the_pods(built: list[Man
     assert [selector for selector in selectors if not selector or not selector.items() <= labels.items()] == []
 
 
-def test_references_lead_to_what_is_there() -> None:
+def test_references_point_to_existing_objects() -> None:
     target = {key: DEPLOYMENT[key] for key in ("apiVersion", "kind")} | {"name": DEPLOYMENT["metadata"]["name"]}
     assert SCALER["scaleTargetRef"] == target
     (rule,) = INGRESS["spec"]["rules"]
     (path,) = rule["http"]["paths"]
-    (served,) = SERVICE["spec"]["ports"]
-    assert path["backend"] == {"service": {"name": SERVICE["metadata"]["name"], "port": {"name": served["name"]}}}
+    (service_port,) = SERVICE["spec"]["ports"]
+    assert path["backend"] == {"service": {"name": SERVICE["metadata"]["name"], "port": {"name": service_port["name"]}}}
     assert INGRESS["spec"]["tls"][0]["hosts"] == [rule["host"]]
     assert PLAIN["nginx.org/websocket-services"] == SERVICE["metadata"]["name"]
     assert POD["serviceAccountName"] == of_kind("ServiceAccount", MANIFESTS)["metadata"]["name"]
@@ -214,7 +212,7 @@ def test_ports_and_user_are_those_of_the_image() -> None:
     assert re.findall(r"(?m)^USER (.+)$", image)[-1] == user
 
 
-def test_only_readiness_asks_for_what_the_service_needs() -> None:
+def test_only_the_readiness_probe_checks_dependencies() -> None:
     paths = [probe["httpGet"]["path"] for probe in (STARTUP, LIVENESS, READINESS)]
     assert paths == ["/livez", "/livez", "/readyz"]
     routes = (TEMPLATE_DIR / "app" / "api" / "health.py").read_text("utf-8")
@@ -226,25 +224,25 @@ def test_only_readiness_asks_for_what_the_service_needs() -> None:
     assert ready <= 15
     assert start >= 30
     longest = start + DEPLOYMENT["spec"]["minReadySeconds"]
-    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > longest + 60, "an image has to be pulled as well"
+    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > longest + 60, "there must be time to pull the image"
 
 
-def test_pod_is_left_out_before_it_ends_and_not_killed_before() -> None:
+def test_pod_is_removed_from_endpoints_before_shutdown_and_has_time_for_it() -> None:
     wait, grace = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"], int(SETTINGS["GRACEFUL_TIMEOUT"])
     assert wait >= MARGIN
     assert POD["terminationGracePeriodSeconds"] >= wait + grace + MARGIN
 
 
-def test_roll_outs_and_drained_nodes_leave_a_pod() -> None:
+def test_rollouts_and_node_drains_keep_a_pod_running() -> None:
     assert "replicas" not in DEPLOYMENT["spec"]
     assert SCALER["maxReplicas"] > SCALER["minReplicas"] > BUDGET["maxUnavailable"] == 1
 
 
 IN_POD, IN_CONTAINER = "spec.template.spec", "spec.template.spec.containers.0"
 CONTROLLER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "nginx-ingress"}}}
-# What docs/kubernetes.md or a remark in the files promises, or the level "restricted" of the Pod Security Standards
-# demands, and nothing else notices.
-PROMISED: list[tuple[str, str, object]] = [
+# Values that docs/kubernetes.md or a comment in the files describes, or that the level "restricted" of the Pod Security
+# Standards requires, and that no other test checks.
+REQUIRED: list[tuple[str, str, object]] = [
     ("Deployment", "spec.strategy.type", "RollingUpdate"),
     ("Deployment", "spec.strategy.rollingUpdate.maxUnavailable", 0),
     ("Deployment", f"{IN_POD}.automountServiceAccountToken", False),
@@ -275,42 +273,42 @@ PROMISED: list[tuple[str, str, object]] = [
 ]
 
 
-def test_each_value_is_the_promised_one(built: list[Manifest]) -> None:
-    found = [(kind, path, value_at(of_kind(kind, built), path)) for kind, path, _ in PROMISED]
-    assert found == PROMISED
+def test_built_manifests_have_the_required_values(built: list[Manifest]) -> None:
+    found = [(kind, path, value_at(of_kind(kind, built), path)) for kind, path, _ in REQUIRED]
+    assert found == REQUIRED
 
 
 def test_pod_has_no_more_rights_than_the_level_restricted(built: list[Manifest]) -> None:
-    """Beside what is promised above there is nothing of the host, no other container and no other right."""
+    """Beyond the required values, the pod has no access to the host, no other container and no other permission."""
     spec = of_kind("Deployment", built)["spec"]["template"]["spec"]
     assert [name for name in spec if name.startswith("host") or name in {"initContainers", "ephemeralContainers"}] == []
     assert [volume["name"] for volume in spec["volumes"] if set(volume) != {"name", "emptyDir"}] == []
-    (only,) = spec["containers"]
+    (built_container,) = spec["containers"]
     rights = {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
-    assert set(only["securityContext"]) == rights, "the pod's own context counts for all else"
+    assert set(built_container["securityContext"]) == rights, "the security context of the pod sets the others"
     assert spec["securityContext"]["runAsUser"] > 0
 
 
-def test_lines_are_json_and_only_private_networks_are_trusted() -> None:
+def test_logs_are_json_and_only_private_networks_are_trusted() -> None:
     assert (SETTINGS["LOG_FORMAT"], SETTINGS["REQUEST_ID_TRUST"]) == ("json", "always")
     networks = [ip_network(word) for word in SETTINGS["FORWARDED_ALLOW_IPS"].split(",")]
     shared = ip_network("100.64.0.0/10")
     assert [str(one) for one in networks if not one.is_private and one != shared] == []
 
 
-def test_workers_can_use_more_than_the_scaler_aims_at() -> None:
+def test_workers_can_exceed_the_target_utilization() -> None:
     (metric,) = SCALER["metrics"]
     requests, limits = CONTAINER["resources"]["requests"], CONTAINER["resources"]["limits"]
-    aim = int(requests["cpu"].removesuffix("m")) / 1000 * metric["resource"]["target"]["averageUtilization"] / 100
-    assert aim < int(SETTINGS["WORKERS"])
+    target = int(requests["cpu"].removesuffix("m")) / 1000 * metric["resource"]["target"]["averageUtilization"] / 100
+    assert target < int(SETTINGS["WORKERS"])
     assert limits == {"memory": requests["memory"]}
     assert int(limits["memory"].removesuffix("Mi")) >= 128 * int(SETTINGS["WORKERS"])
 
 
-# The service with these settings, and nginx with these snippets in front of it
+# The service with these settings, behind nginx with these snippets
 
 
-def test_service_reads_each_setting_and_takes_its_value(installed: Path) -> None:
+def test_service_reads_each_setting(installed: Path) -> None:
     code = (
         "from app.environment import variable_of as v; from app.settings import Settings as S; import json; s = S()\n"
     )
@@ -323,21 +321,21 @@ def test_service_reads_each_setting_and_takes_its_value(installed: Path) -> None
     assert run([python, "-c", code], installed, SETTINGS | {"WORKERS": "many"}).returncode != 0
 
 
-def test_edge_and_service_agree_on_ids_and_limits() -> None:
-    """The edge takes bodies as large as the service does, and lets connections go before the service does."""
+def test_ingress_and_service_agree_on_ids_and_limits() -> None:
+    """They have the same limit for bodies, and nginx closes idle connections before the service does."""
     code = (TEMPLATE_DIR / "app" / "common" / "request_id.py").read_text("utf-8")
     snippets = WITH_ID["nginx.org/server-snippets"]
     (of_service,) = re.findall(r'_ACCEPTED = re\.compile\(rb"(.+)"\)\.fullmatch', code)
-    (of_edge,) = re.findall(r'if \(\$http_x_request_id ~ "\^(.+)\$"\)', snippets)
-    assert of_edge == of_service
+    (of_nginx,) = re.findall(r'if \(\$http_x_request_id ~ "\^(.+)\$"\)', snippets)
+    assert of_nginx == of_service
     assert "error_page 413 502 503 504 @api_unanswered;" in snippets
     assert PLAIN["nginx.org/client-max-body-size"] == f"{int(SETTINGS['MAX_BODY_BYTES']) // 2**20}m"
     assert int(SETTINGS["KEEPALIVE"]) > 60
     assert "nginx.org/keepalive" not in WITH_ID, "it would have no effect beside `websocket-services`"
 
 
-# What the controller writes around the snippets, as its templates in internal/configs/version1 have it: nginx.tmpl, and
-# nginx.ingress.tmpl with `websocket-services`.
+# The configuration that the controller generates around the snippets, from the templates nginx.tmpl and
+# nginx.ingress.tmpl (with `websocket-services`) in its internal/configs/version1.
 CONFIGURATION = """
 USER
 daemon off;
@@ -360,7 +358,7 @@ http {
     server 127.0.0.1:POD;
   }
   server {
-    listen 127.0.0.1:EDGE;
+    listen 127.0.0.1:PORT;
     server_name api.example.com;
     SERVER_SNIPPETS
     location / {
@@ -381,13 +379,13 @@ http {
 
 
 @contextmanager
-def edge(folder: Path, pod: int, annotations: dict[str, str]) -> Iterator[int]:
-    """Run nginx with these annotations in front of a port of this machine, and return its own."""
+def run_nginx(folder: Path, pod: int, annotations: dict[str, str]) -> Iterator[int]:
+    """Run nginx with the annotations in front of the port `pod` of this machine, and yield its own port."""
     port = free_port()
     words = {
         "USER": "user root;" if os.geteuid() == 0 else "",
         "POD": str(pod),
-        "EDGE": str(port),
+        "PORT": str(port),
         "BODY": annotations["nginx.org/client-max-body-size"],
         "SERVER_SNIPPETS": annotations.get("nginx.org/server-snippets", ""),
         "LOCATION_SNIPPETS": annotations.get("nginx.org/location-snippets", ""),
@@ -397,44 +395,44 @@ def edge(folder: Path, pod: int, annotations: dict[str, str]) -> Iterator[int]:
     command = [str(program("nginx", "nginx-light")), "-p", str(folder), "-c", str(folder / "nginx.conf")]
     with running([*command, "-e", "error.log"], folder, {"PATH": os.defpath}) as nginx:
 
-        def answers() -> bool:
-            assert nginx.process.poll() is None, nginx.said + (folder / "error.log").read_text()
+        def responds() -> bool:
+            assert nginx.process.poll() is None, nginx.output + (folder / "error.log").read_text()
             try:
-                return ask(port).status > 0
+                return send_request(port).status > 0
             except OSError:
                 return False
 
-        wait_for(answers, "nginx")
+        wait_for(responds, "nginx")
         yield port
 
 
-def ask(port: int, *ids: str, size: int = 0) -> Answer:
-    """Send a request with these IDs, each in a header line of its own, and the length of a body that never comes."""
+def send_request(port: int, *ids: str, size: int = 0) -> Response:
+    """Send a request with an ID header line for each ID, and the Content-Length `size` of a body that is not sent."""
     headers = [("Host", "api.example.com"), *(("X-Request-ID", one) for one in ids)]
     if size:
         headers.append(("Content-Length", str(size)))
     with Connection(port) as connection:
         connection.send(build_request("GET", "/api/demo", headers))
-        return connection.answer()
+        return connection.read_response()
 
 
 @pytest.fixture(scope="module")
-def fronts(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """The ports of nginx with the snippets and without, before the service with the settings of the cluster."""
+def ports(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """The ports of nginx with and without snippets, in front of the service with the settings of the cluster."""
     program("nginx", "nginx-light")
     new = tmp_path_factory.mktemp
     with (
         Service(installed, new("pod"), env=SETTINGS) as service,
-        edge(new("snippets"), service.port, WITH_ID) as with_id,
-        edge(new("plain"), service.port, PLAIN) as plain,
+        run_nginx(new("snippets"), service.port, WITH_ID) as with_id,
+        run_nginx(new("plain"), service.port, PLAIN) as plain,
     ):
         yield {"snippets": with_id, "plain": plain}
 
 
-MADE_BY_THE_SERVICE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
-MADE_BY_NGINX = re.compile(r"[0-9a-f]{32}").fullmatch
-GOOD = ["order-4711", "079fa7bd-e737-40c5-9edf-6aac536595ad", "a" * 8, "Z" * 128, "a_.+/=@-b"]
-BAD = [
+GENERATED_BY_SERVICE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+GENERATED_BY_NGINX = re.compile(r"[0-9a-f]{32}").fullmatch
+VALID_IDS = ["order-4711", "079fa7bd-e737-40c5-9edf-6aac536595ad", "a" * 8, "Z" * 128, "a_.+/=@-b"]
+INVALID_IDS = [
     "",
     "short-1",
     "x" * 129,
@@ -448,11 +446,11 @@ BAD = [
 
 
 @pytest.mark.parametrize("name", ["snippets", "plain"])
-def test_good_id_of_the_client_is_that_of_edge_and_service(fronts: dict[str, int], name: str) -> None:
-    for good in GOOD:
-        answer = ask(fronts[name], good)
-        assert (answer.status, answer.one(), answer.json()["request_id"]) == (200, good, good)
-    address = f"ws://127.0.0.1:{fronts[name]}/probe/ws/echo"
+def test_valid_id_of_the_client_is_accepted(ports: dict[str, int], name: str) -> None:
+    for valid in VALID_IDS:
+        response = send_request(ports[name], valid)
+        assert (response.status, response.header(), response.json()["request_id"]) == (200, valid, valid)
+    address = f"ws://127.0.0.1:{ports[name]}/probe/ws/echo"
     with connect(address, additional_headers={ID_HEADER: "order-4711"}) as websocket:
         assert websocket.response
         assert websocket.response.headers.get_all(ID_HEADER) == ["order-4711"]
@@ -461,40 +459,42 @@ def test_good_id_of_the_client_is_that_of_edge_and_service(fronts: dict[str, int
 
 
 @pytest.mark.parametrize(
-    ("name", "ids", "made"),
+    ("name", "ids", "is_generated"),
     [
-        ("snippets", [(), *((bad,) for bad in BAD)], MADE_BY_NGINX),
-        ("plain", [(), ("order-4711", "order-4712"), *((bad,) for bad in BAD)], MADE_BY_THE_SERVICE),
+        ("snippets", [(), *((invalid,) for invalid in INVALID_IDS)], GENERATED_BY_NGINX),
+        ("plain", [(), ("order-4711", "order-4712"), *((invalid,) for invalid in INVALID_IDS)], GENERATED_BY_SERVICE),
     ],
 )
-def test_any_other_id_is_replaced_by_a_new_one(
-    fronts: dict[str, int], name: str, ids: list[tuple[str, ...]], made: Callable[[str], object]
+def test_invalid_id_is_replaced(
+    ports: dict[str, int], name: str, ids: list[tuple[str, ...]], is_generated: Callable[[str], object]
 ) -> None:
-    answers = [ask(fronts[name], *some) for some in [*ids, *ids]]
-    assert {answer.status for answer in answers} == {200}
-    assert [answer.one() for answer in answers if not made(answer.one())] == []
-    assert [answer for answer in answers if answer.json()["request_id"] != answer.one()] == []
-    assert len({answer.one() for answer in answers}) == len(answers)
+    responses = [send_request(ports[name], *values) for values in [*ids, *ids]]
+    assert {response.status for response in responses} == {200}
+    assert [response.header() for response in responses if not is_generated(response.header())] == []
+    assert [response for response in responses if response.json()["request_id"] != response.header()] == []
+    assert len({response.header() for response in responses}) == len(responses)
 
 
-def test_of_two_ids_none_reaches_the_service(fronts: dict[str, int]) -> None:
-    """A new one does; nginx before 1.23 shows its configuration nothing but the first."""
-    answer = ask(fronts["snippets"], "order-4711", "order-4712")
-    said = must(run([program("nginx", "nginx-light"), "-v"], FOLDER)).stderr
-    version = tuple(int(number) for number in re.findall(r"nginx/(\d+)\.(\d+)", said)[0])
-    assert answer.one() == "order-4711" if version < (1, 23) else MADE_BY_NGINX(answer.one())
-    assert answer.json()["request_id"] == answer.one()
+def test_duplicate_ids_are_replaced(ports: dict[str, int]) -> None:
+    """nginx before 1.23 accepts the first one: its variables have no other."""
+    response = send_request(ports["snippets"], "order-4711", "order-4712")
+    output = must(run([program("nginx", "nginx-light"), "-v"], FOLDER)).stderr
+    version = tuple(int(number) for number in re.findall(r"nginx/(\d+)\.(\d+)", output)[0])
+    assert response.header() == "order-4711" if version < (1, 23) else GENERATED_BY_NGINX(response.header())
+    assert response.json()["request_id"] == response.header()
 
 
-@pytest.mark.parametrize("given", ["order-4711", "bad one"])
-def test_edge_answers_in_the_shape_of_the_service(fronts: dict[str, int], tmp_path: Path, given: str) -> None:
-    """Also with the ID, when a body is too large, and when there is no pod that answers."""
-    with edge(tmp_path, free_port(), WITH_ID) as alone:
-        too_large = ask(fronts["snippets"], given, size=int(SETTINGS["MAX_BODY_BYTES"]) + 1)
-        for answer, status in ((too_large, 413), (ask(alone, given), 502)):
-            assert answer.status == status
-            assert answer.one() == given if given in GOOD else MADE_BY_NGINX(answer.one())
-            assert answer.one("Content-Type") == "application/json"
-            body = answer.json()
-            assert (body["code"], body["message"], body["request_id"]) == (status, "failed", answer.one())
+@pytest.mark.parametrize("sent", ["order-4711", "invalid one"])
+def test_error_responses_of_nginx_have_the_envelope_and_the_id(
+    ports: dict[str, int], tmp_path: Path, sent: str
+) -> None:
+    """Both if a body is too large, and if no pod is available."""
+    with run_nginx(tmp_path, free_port(), WITH_ID) as alone:
+        too_large = send_request(ports["snippets"], sent, size=int(SETTINGS["MAX_BODY_BYTES"]) + 1)
+        for response, status in ((too_large, 413), (send_request(alone, sent), 502)):
+            assert response.status == status
+            assert response.header() == sent if sent in VALID_IDS else GENERATED_BY_NGINX(response.header())
+            assert response.header("Content-Type") == "application/json"
+            body = response.json()
+            assert (body["code"], body["message"], body["request_id"]) == (status, "failed", response.header())
             assert list(body) == ["code", "message", "cause", "request_id", "result"]

@@ -1,4 +1,4 @@
-"""Combinations of options: a declined option leaves no trace, and what is left is complete."""
+"""Combinations of options: a declined option leaves nothing behind, and the rest of the project is complete."""
 
 import ast
 import json
@@ -19,38 +19,47 @@ import yaml
 from hooks import post_gen_project as post
 from scripts.combinations import Row, pairwise
 from scripts.snapshot import ROOT, TEMPLATE
-from tests.support.baking import GOOD, LEFT_BEHIND, TEMPLATE_DIR, UV, bake, files_below, must, named, run
+from tests.support.baking import (
+    TEMPLATE_DIR,
+    TOOL_FOLDERS,
+    UV,
+    VALID_ANSWERS,
+    bake,
+    combination_id,
+    files_below,
+    must,
+    run,
+)
 
 FEATURES: dict[str, dict[str, Any]] = json.loads((TEMPLATE_DIR / "features.json").read_text("utf-8"))
 OPTIONS = list(FEATURES)
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text("utf-8"))
 MARK = re.compile(r"^\s*(?:#|<!--) (?:>>>|<<<) .+?(?: -->)?$", re.MULTILINE)
-# FastAPI's own telemetry, whose switch has names that options have as well.
-SWITCHED_OFF = re.compile(r"^ +telemetry=.*$", re.MULTILINE)
-# What the smallest service may be at most, and what an option may add to it, its tests aside.
-MOST_FILES, MOST_LINES = 68, 4185
-MOST_FILES_OF_OPTION, MOST_LINES_OF_OPTION = 4, 150
-# These are larger, as they fix what their libraries do when a broker hangs or dies, and what they print of secrets;
-# FastStream speaks to four brokers besides. Metrics are exact through each end of a process; traces follow W3C's rules
-# to the letter, which OpenTelemetry's own code does not. MCP is two in one: tools for others, and those of
-# others; log_control thins, samples and alerts. What several options share
-# (`app/common/task_record.py`) counts for none.
+# The line that configures FastAPI's telemetry; its names are also words of the options `metrics` and `tracing`.
+FASTAPI_TELEMETRY = re.compile(r"^ +telemetry=.*$", re.MULTILINE)
+# Limits of the smallest service, and of what an option adds to it, not counting its tests.
+MAX_FILES, MAX_LINES = 68, 4185
+MAX_FILES_OF_OPTION, MAX_LINES_OF_OPTION = 4, 150
+# Larger options. Celery, SAQ and FastStream correct their libraries: behaviour when a broker hangs or dies, and secrets
+# in log records; FastStream also supports four brokers. metrics keeps counts exact when a process ends. tracing follows
+# the W3C rules exactly, which OpenTelemetry's own code does not. mcp is a server and a client. log_control has rate
+# limits, sampling and alerts. Modules that several options share (`app/common/task_record.py`) are not counted.
 QUEUES = {"celery": 235, "saq": 292, "faststream": 300}
-MOST_LINES_OF = QUEUES | {"log_control": 390, "mcp": 720, "metrics": 205, "tracing": 380}
-MOST_FILES_OF = {"mcp": 9}
-# Of an option that is no part of the application but a way to run it, all documents included.
-MOST_FILES_TO_RUN = 12
+MAX_LINES_OF = QUEUES | {"log_control": 390, "mcp": 720, "metrics": 205, "tracing": 380}
+MAX_FILES_OF = {"mcp": 9}
+# For an option that deploys the application, including its documents.
+MAX_FILES_OF_DEPLOYMENT = 12
 
 
 def make(repository: Path, answers: Row, target: Path) -> Path:
-    """Make a project as cookiecutter does with files that it only copies: copy them, run the hook's steps."""
+    """Create a project without cookiecutter, which only copies the files: copy them, and run the steps of the hook."""
     shutil.copytree(repository / TEMPLATE, target)
     for step in post.STEPS:
-        step(target, GOOD | answers)
+        step(target, VALID_ANSWERS | answers)
     return target
 
 
-@pytest.fixture(scope="module", params=pairwise(OPTIONS, each_alone=True), ids=named)
+@pytest.fixture(scope="module", params=pairwise(OPTIONS, each_alone=True), ids=combination_id)
 def answers(request: pytest.FixtureRequest) -> Row:
     """One combination of options."""
     row: Row = request.param
@@ -59,46 +68,48 @@ def answers(request: pytest.FixtureRequest) -> Row:
 
 @pytest.fixture(scope="module")
 def made(answers: Row, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project of this combination, to look at and not to change."""
+    """The project of this combination; read-only."""
     return make(repository, answers, tmp_path_factory.mktemp("made") / "trail-service")
 
 
 def text_files(project: Path) -> dict[str, str]:
-    """Give the text of every file, by its path in the project."""
+    """Return the text of every file, by its path in the project."""
     return {name: (project / name).read_text("utf-8") for name in files_below(project)}
 
 
 def words_of(option: str) -> set[str]:
-    """Give what a service without the option does not contain, unless another option brings it."""
+    """Return the words that a service without the option must not contain, unless another option has them."""
     spellings = {option, option.replace("_", "-"), option.replace("_", " "), option.replace("_", "")}
     return spellings | set(FEATURES[option]["words"]) | set(FEATURES[option]["requirements"])
 
 
 def is_below(name: str, paths: set[str]) -> bool:
-    """Whether a file is one of the paths, or lies in one of them."""
+    """Whether a file is one of the paths, or is in one of them."""
     return any(name == path or name.startswith(f"{path}/") for path in paths)
 
 
-def test_files_are_those_of_git_without_those_of_declined_options(made: Path, repository: Path, answers: Row) -> None:
-    gone = post.owned(FEATURES, [option for option in OPTIONS if answers[option]], "paths")
-    gone |= {"features.json", "licenses"}
-    kept = {name for name in files_below(repository / TEMPLATE) if not is_below(name, gone)}
-    assert files_below(made) == kept | {"LICENSE"}
+def test_project_has_the_files_of_the_template_without_those_of_declined_options(
+    made: Path, repository: Path, answers: Row
+) -> None:
+    removed = post.declined_items(FEATURES, [option for option in OPTIONS if answers[option]], "paths")
+    removed |= {"features.json", "licenses"}
+    expected = {name for name in files_below(repository / TEMPLATE) if not is_below(name, removed)}
+    assert files_below(made) == expected | {"LICENSE"}
     assert [path for path in made.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
 
 
-def test_no_file_names_a_declined_option(made: Path, answers: Row) -> None:
-    """Nor its packages, or what it brings; the lock is checked on its own."""
+def test_no_file_mentions_a_declined_option(made: Path, answers: Row) -> None:
+    """Neither its name nor its packages or its `words` in features.json; another test checks the lock file."""
     texts = {name: text.lower() for name, text in text_files(made).items() if name not in {"uv.lock", "LICENSE"}}
-    texts["app/main.py"] = SWITCHED_OFF.sub("", texts["app/main.py"])
-    kept = {word for option in OPTIONS if answers[option] for word in words_of(option)}
+    texts["app/main.py"] = FASTAPI_TELEMETRY.sub("", texts["app/main.py"])
+    allowed = {word for option in OPTIONS if answers[option] for word in words_of(option)}
     for option in (option for option in OPTIONS if not answers[option]):
-        for word in words_of(option) - kept:
+        for word in words_of(option) - allowed:
             found = [name for name, text in texts.items() if word.lower() in f"{name}\n{text}"]
-            assert found == [], f"{word!r} is left of {option}"
+            assert found == [], f"{word!r} of the declined option {option} is in these files"
 
 
-def test_code_is_byte_for_byte_what_is_tested_in_place(made: Path, repository: Path) -> None:
+def test_code_is_identical_to_the_template(made: Path, repository: Path) -> None:
     names = [name for name in files_below(made) if name.endswith((".py", ".json"))]
     assert len(names) > 40
     template = repository / TEMPLATE
@@ -119,12 +130,12 @@ def imported_by(name: str) -> set[str]:
     return {file for file in files if (TEMPLATE_DIR / file).is_file()}
 
 
-def test_no_module_imports_one_that_left_with_another_option(made: Path) -> None:
-    """Modules are those of the template, where mypy finds every import."""
+def test_no_module_imports_a_module_of_a_declined_option(made: Path) -> None:
+    """In the template mypy checks that all imports exist; here only the files of declined options can be missing."""
     files = files_below(made)
     modules = {name for name in files if name.endswith(".py")}
     assert len(set().union(*map(imported_by, modules))) > 20
-    assert {name: gone for name in modules if (gone := imported_by(name) - files)} == {}
+    assert {name: missing for name in modules if (missing := imported_by(name) - files)} == {}
 
 
 def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path) -> None:
@@ -138,17 +149,17 @@ def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path
         assert "cookiecutter" not in text.replace("cookiecutter=", ""), name
         assert not MARK.search(text), name
         if not name.endswith((".py", ".lock")) and name != "LICENSE":
-            assert "\n\n\n" not in text, f"{name}: a gap where a fence was"
-        if not name.endswith(".py") and not name.startswith("deploy/prometheus/"):  # which has braces of its own
+            assert "\n\n\n" not in text, f"{name}: two empty lines where a fence was"
+        if not name.endswith(".py") and not name.startswith("deploy/prometheus/"):  # Prometheus templates have braces
             assert not re.search(r"(?<!\$)\{\{|\{%|\{#|<year>|<holder>", text), name
 
 
-def test_lock_is_what_uv_would_write_and_has_no_package_that_no_other_needs(made: Path) -> None:
+def test_lock_is_what_uv_would_write_and_has_no_unneeded_package(made: Path) -> None:
     lock = (made / "uv.lock").read_bytes()
     must(run([UV, "lock", "--offline"], made))
     assert (made / "uv.lock").read_bytes() == lock
     needed = re.findall(r'\{ name = "([^"]+)"', lock.decode())
-    assert set(post.LOCKED_NAMES.findall(lock.decode())) - set(needed) == {GOOD["project_slug"]}
+    assert set(post.LOCKED_NAMES.findall(lock.decode())) - set(needed) == {VALID_ANSWERS["project_slug"]}
 
 
 def test_ruff_has_no_findings(made: Path) -> None:
@@ -157,44 +168,46 @@ def test_ruff_has_no_findings(made: Path) -> None:
     must(run([ruff, "check", "--no-cache"], made))
 
 
-def same(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes and rights."""
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two files have the same contents and mode."""
     return one.read_bytes() == other.read_bytes() and one.stat().st_mode == other.stat().st_mode
 
 
-@pytest.mark.parametrize("row", pairwise(OPTIONS), ids=named)
-def test_project_of_these_tests_is_the_one_of_cookiecutter(repository: Path, tmp_path: Path, row: Row) -> None:
+@pytest.mark.parametrize("row", pairwise(OPTIONS), ids=combination_id)
+def test_project_of_these_tests_is_identical_to_that_of_cookiecutter(
+    repository: Path, tmp_path: Path, row: Row
+) -> None:
     expected = make(repository, row, tmp_path / "made")
-    project = bake(repository, tmp_path / "baked", **{**GOOD, **row})
+    project = bake(repository, tmp_path / "baked", **{**VALID_ANSWERS, **row})
     assert files_below(project) == files_below(expected)
-    assert [file for file in files_below(project) if not same(project / file, expected / file)] == []
+    assert [file for file in files_below(project) if not is_same_file(project / file, expected / file)] == []
 
 
 def lines_of_code(files: Collection[Path]) -> int:
-    """Count the lines of all modules."""
+    """Count the lines of the Python files, with comments and empty lines."""
     return sum(len(file.read_text("utf-8").splitlines()) for file in files if file.suffix == ".py")
 
 
-def test_smallest_service_stays_small(repository: Path, tmp_path: Path) -> None:
+def test_smallest_service_is_below_its_size_limits(repository: Path, tmp_path: Path) -> None:
     made = make(repository, dict.fromkeys(OPTIONS, False), tmp_path / "smallest")
     files = [made / name for name in files_below(made)]
-    assert len(files) <= MOST_FILES
-    assert lines_of_code(files) <= MOST_LINES
+    assert len(files) <= MAX_FILES
+    assert lines_of_code(files) <= MAX_LINES
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option != "core_tests"])
-def test_option_stays_small(repository: Path, option: str) -> None:
+def test_option_is_below_its_size_limits(repository: Path, option: str) -> None:
     owners = Counter(path for feature in FEATURES.values() for path in feature["paths"])
     owned = {path for path in FEATURES[option]["paths"] if not path.startswith("tests/")}
     owned -= {path for path in owned if path.startswith("app/") and owners[path] > 1}
     template = repository / TEMPLATE
     files = [template / name for name in files_below(template) if is_below(name, owned)]
-    runs_it = any(path.startswith("deploy/") for path in owned)
-    assert len(files) <= (MOST_FILES_TO_RUN if runs_it else MOST_FILES_OF.get(option, MOST_FILES_OF_OPTION))
-    assert lines_of_code(files) <= MOST_LINES_OF.get(option, MOST_LINES_OF_OPTION)
+    is_deployment = any(path.startswith("deploy/") for path in owned)
+    assert len(files) <= (MAX_FILES_OF_DEPLOYMENT if is_deployment else MAX_FILES_OF.get(option, MAX_FILES_OF_OPTION))
+    assert lines_of_code(files) <= MAX_LINES_OF.get(option, MAX_LINES_OF_OPTION)
 
 
-def test_every_option_is_asked_for_described_and_owns_existing_files() -> None:
+def test_every_option_has_a_question_a_description_and_existing_files() -> None:
     asked = [key for key, default in QUESTIONS.items() if isinstance(default, bool) and key != "git_init"]
     assert asked == OPTIONS
     for option, feature in FEATURES.items():
@@ -204,14 +217,14 @@ def test_every_option_is_asked_for_described_and_owns_existing_files() -> None:
         assert QUESTIONS["__prompts__"][option] == feature["about"]
 
 
-def test_every_question_is_asked_in_words() -> None:
+def test_every_question_has_a_prompt() -> None:
     asked = {key for key in QUESTIONS if not key.startswith("_")}
     assert set(QUESTIONS["__prompts__"]) == asked
     assert set(QUESTIONS["__prompts__"]["license"]) == {"__prompt__", *QUESTIONS["license"]}
 
 
 def test_every_file_is_copied_and_not_rendered(repository: Path) -> None:
-    """And no folder is on the list of what is not rendered: it would be replaced as a whole."""
+    """No pattern matches a folder: cookiecutter would copy it as a whole, over an existing one."""
     patterns = QUESTIONS["_copy_without_render"]
     names = files_below(repository / TEMPLATE)
     folders = {parent.as_posix() for name in names for parent in Path(name).parents} - {"."}
@@ -219,7 +232,7 @@ def test_every_file_is_copied_and_not_rendered(repository: Path) -> None:
     assert {name for name in folders if any(fnmatch(name, pattern) for pattern in patterns)} == set()
 
 
-def test_git_ignores_what_tools_leave_behind() -> None:
+def test_git_ignores_the_folders_of_tools() -> None:
     for folder in (ROOT, TEMPLATE_DIR):
         ignored = (folder / ".gitignore").read_text("utf-8").splitlines()
-        assert {f"{name}/" for name in LEFT_BEHIND} <= set(ignored)
+        assert {f"{name}/" for name in TOOL_FOLDERS} <= set(ignored)

@@ -1,4 +1,4 @@
-"""A generated project on its own: its lock is valid, it installs, and its own tests pass, on every promised Python."""
+"""A generated project: its lock file is valid, it installs, and its tests pass on every supported Python version."""
 
 import json
 import shutil
@@ -16,12 +16,12 @@ from tests.support.baking import (
     UV,
     VERSIONS,
     bake,
+    combination_id,
     environment,
     files_below,
     interpreter,
     literal,
     must,
-    named,
     run,
 )
 
@@ -30,26 +30,26 @@ HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def has_code(option: str) -> bool:
-    """Whether a service's tests can tell that the option is there: by a package, a module, or tests."""
+    """Whether the option changes what a service's tests import or run: a package, a module, or tests."""
     places = [TEMPLATE_DIR / path for path in FEATURES[option]["paths"]]
     return bool(FEATURES[option]["requirements"]) or any(
         place.suffix == ".py" or any(place.rglob("*.py")) for place in places
     )
 
 
-# tests/test_in_place.py has every option at once.
+# tests/test_in_place.py tests the row with all options on.
 ROWS = [row for row in pairwise([one for one in options() if has_code(one)]) if not all(row.values())]
 
 
 @pytest.fixture
 def fresh(project: Path, tmp_path: Path) -> Path:
-    """A copy of the default project, to work in."""
+    """A copy of the default project that the test may change."""
     return Path(shutil.copytree(project, tmp_path / project.name))
 
 
 @pytest.mark.parametrize("slug", ["trail-service", "a", "zzz", "fast-api", "x" * 63])
 def test_lock_is_what_uv_would_write(repository: Path, tmp_path: Path, slug: str) -> None:
-    """Only a hook has touched it, offline, and neither the name's place in it nor hostile answers matter."""
+    """The hook changes uv.lock offline; it is valid for a name at any place in the order, and for hostile answers."""
     hostile = literal('it\'s "quoted" \\ {{ and }} 🛰️')
     project = bake(repository, tmp_path / "output", project_slug=slug, description=hostile, full_name=hostile)
     before = (project / "uv.lock").read_bytes()
@@ -58,18 +58,18 @@ def test_lock_is_what_uv_would_write(repository: Path, tmp_path: Path, slug: str
     assert (project / "uv.lock").read_bytes() == before
 
 
-def test_uv_notices_a_requirement_missing_from_the_lock(fresh: Path) -> None:
+def test_uv_detects_a_requirement_missing_from_the_lock(fresh: Path) -> None:
     text = (fresh / "pyproject.toml").read_text("utf-8")
     (fresh / "pyproject.toml").write_text(text.replace('"fastapi>=', '"colorama",\n    "fastapi>='), "utf-8")
     assert run([UV, "lock", "--check", "--offline"], fresh).returncode != 0
 
 
-def test_lowest_python_is_the_promised_one(fresh: Path) -> None:
+def test_requires_python_is_the_oldest_supported_version(fresh: Path) -> None:
     assert f'requires-python = ">={VERSIONS[0]}"' in (fresh / "pyproject.toml").read_text("utf-8")
 
 
 def make_test(project: Path, version: str) -> None:
-    """Run `make test` with a Python version, which changes no file; skip the test where the machine lacks it."""
+    """Run `make test` with a Python version, and check that it changes no file; skip if the version is missing."""
     if (python := interpreter(version)) is None:
         pytest.skip(f"{NO_INTERPRETER}: Python {version}.")
     before = {name: (project / name).read_bytes() for name in files_below(project)}
@@ -93,9 +93,9 @@ def test_make_test_passes_with_every_option_on_the_newest_python(repository: Pat
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("row", ROWS, ids=named)
+@pytest.mark.parametrize("row", ROWS, ids=combination_id)
 def test_combination_installs_offline_and_serves(repository: Path, tmp_path: Path, row: Row) -> None:
-    """Any two options with and without each other: its packages suffice, and its smoke test serves requests."""
+    """In pairwise combinations the locked packages are enough, and the smoke tests pass."""
     project = bake(repository, tmp_path / "output", **dict.fromkeys(options(), False) | row | {"core_tests": False})
     variables = environment(UV_OFFLINE="true")
     must(run([UV, "sync", "--quiet", "--locked"], project, variables))

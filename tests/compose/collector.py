@@ -1,4 +1,4 @@
-"""Takes the lines of containers as they are written: the engine sends them here, and none goes with its container."""
+"""A syslog server that collects the log lines of containers, so that none is lost when a container is removed."""
 
 import json
 import re
@@ -15,23 +15,23 @@ _MESSAGE = re.compile(r"<\d+>\S+ +\d+ \S+ (?P<container>\S+)\[\d+\]: (?P<text>.*
 
 
 class Collector:
-    """What a server for the engine's syslog driver has taken."""
+    """The lines received from the syslog logging driver of the container engine."""
 
     def __init__(self) -> None:
         self._statuses: dict[str, dict[str, list[int]]] = {name: defaultdict(list) for name in ("nginx", "api")}
         self._servers: dict[str, str] = {}
         self.logging: dict[str, Any] = {}
-        """What a service in a compose file needs, so that its lines come here."""
+        """The `logging` section of a compose service whose lines are to be collected."""
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator[Self]:
+    def run(cls) -> Iterator[Self]:
         collector = cls()
 
         class Handler(StreamRequestHandler):
             def handle(self) -> None:
                 for line in self.rfile:
-                    collector.take(line.decode())
+                    collector.receive(line.decode())
 
         with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
             server.daemon_threads = True
@@ -41,8 +41,8 @@ class Collector:
             yield collector
             server.shutdown()
 
-    def take(self, message: str) -> None:
-        """Keep what a line says, if it is one of nginx or an access line."""
+    def receive(self, message: str) -> None:
+        """Record the status and container of an access log line, of nginx or of the service; ignore other lines."""
         found = _MESSAGE.match(message)
         assert found, message
         line: dict[str, Any] = json.loads(found["text"]) if found["text"].startswith("{") else {}
@@ -52,14 +52,15 @@ class Collector:
             if service == "api":
                 self._servers[line["request_id"]] = found["container"]
 
-    def shares(self, request_ids: set[str]) -> Counter[str]:
-        """Return how many of these requests each container of the service has served."""
+    def requests_per_container(self, request_ids: set[str]) -> Counter[str]:
+        """Return the number of these requests that each container of the service has served."""
         return Counter(self._servers[request_id] for request_id in request_ids if request_id in self._servers)
 
     def wait_for(self, request_ids: set[str], service: str) -> dict[str, list[int]]:
-        """Wait until each of these requests has a line of a service; return the statuses of all, by ID.
+        """Wait for an access log line of each request; return the statuses of all lines, by request ID.
 
-        A second line of a request would have come by then, as those of later requests have, except for the last few.
+        A second line of a request would have arrived by then, before those of later requests; the last few requests
+        are the exception.
         """
         statuses = self._statuses[service]
         wait_for(lambda: request_ids <= statuses.keys(), f"a line of {service} for each request")

@@ -1,4 +1,4 @@
-"""What the tests under Docker share: one generated service with probe endpoints, its image, and one running stack."""
+"""Shared fixtures of the Docker tests: a generated service with probe endpoints, its image, and a running stack."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from tests.support.baking import bake, must
 from tests.support.engine import fetch_images
 from tests.support.stack import Stack, docker, image_of, write_override
 
-from .edge import PLAIN, PRIVATE, Edge, newer_image
+from .edge import PLAIN, PRIVATE, Nginx, newer_image
 
 
 @pytest.fixture(scope="session")
-def composed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A service with every default and an integration with endpoints to probe it by; its image is built."""
+def built_project(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A generated service with all defaults and the probe integration; its image is built."""
     project = bake(repository, tmp_path_factory.mktemp("composed") / "output")
     probe = Path(__file__).with_name("probe")
     shutil.copytree(probe, project / "app/integrations/probe", ignore=shutil.ignore_patterns("__pycache__"))
@@ -27,41 +27,41 @@ def composed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="session")
-def stack(composed: Path) -> Iterator[Stack]:
-    """The service under Compose with every default; a test that stops a part of it starts that again."""
-    with Stack(composed, "defaults", COMPOSE_FILE=write_override(composed)) as running:
+def stack(built_project: Path) -> Iterator[Stack]:
+    """The service under Compose with all defaults. A test that stops a container must start it again."""
+    with Stack(built_project, "defaults", COMPOSE_FILE=write_override(built_project)) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def images(composed: Path) -> list[str]:  # noqa: ARG001 - it brings the images
-    """Images with an nginx for each way in which start.sh lets it find the service; the first is the default's."""
+def images(built_project: Path) -> list[str]:  # noqa: ARG001 - it pulls the images
+    """An nginx image for each way in which start.sh lets nginx find the service; the first is that of compose.yaml."""
     return list(dict.fromkeys([newer_image(), PLAIN]))
 
 
 @pytest.fixture(scope="session")
-def edges(stack: Stack, images: list[str]) -> Iterator[list[Edge]]:
-    """An nginx with every default of each image in front of the stack's service."""
+def nginx_variants(stack: Stack, images: list[str]) -> Iterator[list[Nginx]]:
+    """For each image, an nginx with all defaults in front of the stack's service."""
     with ExitStack() as running:
-        yield [running.enter_context(Edge(stack, image)) for image in images]
+        yield [running.enter_context(Nginx(stack, image)) for image in images]
 
 
 @pytest.fixture(scope="session")
-def edge(edges: list[Edge]) -> Edge:
-    return edges[0]
+def nginx(nginx_variants: list[Nginx]) -> Nginx:
+    return nginx_variants[0]
 
 
 @pytest.fixture(scope="session")
-def proxied(stack: Stack, images: list[str]) -> Iterator[Edge]:
-    """An nginx behind proxies, which alone may send IDs, with lines of text."""
+def proxied_nginx(stack: Stack, images: list[str]) -> Iterator[Nginx]:
+    """An nginx that accepts request IDs from trusted proxies only; LOG_FORMAT=text."""
     variables = {"TRUSTED_PROXIES": PRIVATE, "REQUEST_ID_TRUST": "proxies", "LOG_FORMAT": "text", "MASKED_QUERY": "a.b"}
-    with Edge(stack, images[0], **variables) as running:
+    with Nginx(stack, images[0], **variables) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def lonely(composed: Path, images: list[str]) -> Iterator[Edge]:
-    """An nginx without a service, and without patience for one, whose errors pages of two origins may read."""
+def nginx_alone(built_project: Path, images: list[str]) -> Iterator[Nginx]:
+    """An nginx that has no service and does not wait for one; two origins may read its error responses (CORS)."""
     variables = {"WAIT_FOR_SERVICE": "false", "CORS_ORIGINS": "https://b.example, https://app.example.org"}
-    with Edge(composed, images[0], **variables) as running:
+    with Nginx(built_project, images[0], **variables) as running:
         yield running

@@ -1,4 +1,4 @@
-"""`docker compose --profile metrics up`: Prometheus asks every replica, and no one else can."""
+"""`docker compose --profile metrics up`: only Prometheus can scrape the replicas."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.support.client import new_id
 from tests.support.engine import fetch_images
 from tests.support.load import Load
 from tests.support.ports import free_port
-from tests.support.stack import Stack, docker, image_of, owned_image
+from tests.support.stack import Stack, docker, image_of, image_with_owner
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.full
@@ -27,33 +27,33 @@ REPLICAS, REQUESTS = 2, 60
 
 @pytest.fixture(scope="module")
 def stack(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two replicas, nginx and Prometheus, which looks every second."""
+    """Two replicas, nginx, and Prometheus with a scrape interval of one second."""
     answers = dict.fromkeys(options(), False) | {"docker": True, "metrics": True}
     project = bake(repository, tmp_path_factory.mktemp("metrics") / "output", project_slug="metrics", **answers)
     config = project / "deploy/prometheus/prometheus.yml"
     config.write_text(config.read_text("utf-8").replace("15s", "1s").replace("5s", "1s"), "utf-8")
     fetch_images(project)
     variables = {"COMPOSE_PROFILES": "metrics", "API_REPLICAS": f"{REPLICAS}", "PROMETHEUS_PORT": f"{free_port()}"}
-    variables["PROMETHEUS_IMAGE"] = owned_image("prom/prometheus:v3.13.1", "/prometheus", "65534:65534")
+    variables["PROMETHEUS_IMAGE"] = image_with_owner("prom/prometheus:v3.13.1", "/prometheus", "65534:65534")
     with Stack(project, "metrics", **variables) as running:
         yield running
     docker("image", "rm", "--force", image_of(project))
 
 
-def ask(stack: Stack, what: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
-    """Return what Prometheus answers."""
-    url = f"http://127.0.0.1:{stack.variables['PROMETHEUS_PORT']}/api/v1/{what}?{urlencode(parameters)}"
-    with urlopen(url, timeout=10) as answer:
-        return json.loads(answer.read())["data"]
+def query_prometheus(stack: Stack, endpoint: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the data of a response of Prometheus's HTTP API."""
+    url = f"http://127.0.0.1:{stack.variables['PROMETHEUS_PORT']}/api/v1/{endpoint}?{urlencode(parameters)}"
+    with urlopen(url, timeout=10) as response:
+        return json.loads(response.read())["data"]
 
 
 def values(stack: Stack, query: str) -> list[float]:
-    """Return the values of a query's result."""
-    return [float(one["value"][1]) for one in ask(stack, "query", query=query)["result"]]
+    """Return the values in the result of a query."""
+    return [float(one["value"][1]) for one in query_prometheus(stack, "query", query=query)["result"]]
 
 
-def test_prometheus_asks_each_replica(stack: Stack) -> None:
-    """All are up, and together they have counted as many requests as nginx has let in."""
+def test_prometheus_scrapes_each_replica(stack: Stack) -> None:
+    """All are up, and their counts add up to the requests sent through nginx."""
     wait_for(lambda: values(stack, "up") == [1] * REPLICAS, "two replicas that are up")
     for _ in range(REQUESTS):
         assert stack.request("GET", "/api/demo").status == 200
@@ -62,7 +62,7 @@ def test_prometheus_asks_each_replica(stack: Stack) -> None:
     assert len(values(stack, counted)) == REPLICAS
 
 
-def test_dashboard_rules_and_ids_of_requests_have_results(stack: Stack) -> None:
+def test_queries_of_dashboard_and_rules_have_results(stack: Stack) -> None:
     board = json.loads((DEPLOY / "dashboard.json").read_text("utf-8"))
     queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     recorded = re.findall(r"record: (\S+)", (DEPLOY / "alerts.yml").read_text("utf-8"))
@@ -71,32 +71,32 @@ def test_dashboard_rules_and_ids_of_requests_have_results(stack: Stack) -> None:
     with Load(stack.port, rate=20, mix=[("GET", "/api/demo/wait?seconds=0.01"), ("GET", "/api/demo/fail")]):
         for query in [*queries, *recorded]:
             text = query.replace("$__rate_interval", "20s").replace("$job", "api")
-            # A route without requests in the window has NaN as its quantile beside the others' numbers.
+            # The quantile of a route without requests in the window is NaN.
             wait_for(lambda: any(value >= 0 for value in values(stack, text)), f"a result of {text}", 120)  # noqa: B023
     request_id, bucket = new_id("exemplar"), "http_request_duration_seconds_bucket"
     assert stack.request("GET", "/api/demo/wait?seconds=0.3", request_id=request_id).status == 200
 
     def ids() -> set[str]:
-        found = ask(stack, "query_exemplars", query=bucket, start="0", end="9999999999")
-        return {one["labels"]["request_id"] for series in found for one in series["exemplars"]}
+        exemplars = query_prometheus(stack, "query_exemplars", query=bucket, start="0", end="9999999999")
+        return {one["labels"]["request_id"] for series in exemplars for one in series["exemplars"]}
 
     wait_for(lambda: request_id in ids(), "the ID of a request")
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/x/../metrics", "/%6Detrics", "/metrics?a=b"])
 def test_metrics_are_not_served_through_nginx(stack: Stack, path: str) -> None:
-    """However the path is written; the response has the service's envelope."""
-    answer = stack.request("GET", path)
-    assert (answer.status, answer.json()["code"]) == (404, 404)
-    assert answer.one() == answer.json()["request_id"]
-    assert b"http_requests" not in answer.body
+    """This holds for every spelling of the path. The response has the service's envelope."""
+    response = stack.request("GET", path)
+    assert (response.status, response.json()["code"]) == (404, 404)
+    assert response.header() == response.json()["request_id"]
+    assert b"http_requests" not in response.body
 
 
 def test_prometheus_is_hardened_and_listens_on_loopback(stack: Stack) -> None:
-    """It has the restrictions of the others; without its profile it is not there."""
+    """It has the same restrictions as the other services. Without its profile it does not run."""
     assert stack.healthy() == {"nginx": 1, "api": REPLICAS, "prometheus": 1}
     service = json.loads(must(stack.compose("config", "--format", "json")).stdout)["services"]["prometheus"]
     assert (service["read_only"], service["cap_drop"], service["pids_limit"]) == (True, ["ALL"], 128)
     assert [port["host_ip"] for port in service["ports"]] == ["127.0.0.1"]
-    without = Stack(stack.project, "without", COMPOSE_PROFILES="")
-    assert set(must(without.compose("config", "--services")).stdout.split()) == {"nginx", "api"}
+    no_profile = Stack(stack.project, "without", COMPOSE_PROFILES="")
+    assert set(must(no_profile.compose("config", "--services")).stdout.split()) == {"nginx", "api"}

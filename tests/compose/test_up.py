@@ -1,4 +1,4 @@
-"""`docker compose up` of a freshly generated service: one ID, one duration, one setting for both."""
+"""`docker compose up` of a generated service: nginx and the service have the same IDs, durations and settings."""
 
 import re
 import statistics
@@ -24,36 +24,36 @@ OUTCOMES = [
     ("GET", "/api/demo/wait?seconds=long", 422, 0),
     ("GET", "/api/demo/fail", 500, 1),
 ]
-# nginx counts whole milliseconds, by a clock that it reads from time to time.
-COARSE = 0.002  # seconds; clocks that a loop reads once in a round are as late as the machine is busy
+# Seconds: nginx measures whole milliseconds, and reads its clock once per event loop iteration, late on a busy machine.
+CLOCK_ERROR = 0.002
 
 
 @pytest.fixture(scope="module")
-def other(composed: Path) -> Iterator[Stack]:
-    """The service with other values, each given once, in the environment."""
+def configured(built_project: Path) -> Iterator[Stack]:
+    """The stack with three settings, each set once, in the environment of Compose."""
     variables = {"LOG_FORMAT": "text", "MAX_BODY_BYTES": "1000", "REQUEST_ID_HEADER": "X-Correlation-ID"}
-    with Stack(composed, "other", COMPOSE_FILE=write_override(composed), **variables) as running:
+    with Stack(built_project, "other", COMPOSE_FILE=write_override(built_project), **variables) as running:
         yield running
 
 
-def wait_for_line_of_each(stack: Stack, count: int, request_id: str) -> dict[str, Line]:
-    """Wait for so many lines of a request, and give them by who has written them."""
+def wait_for_lines_by_source(stack: Stack, count: int, request_id: str) -> dict[str, Line]:
+    """Wait for exactly `count` lines of a request; return them by source: nginx, access or app."""
     lines = stack.wait_for_lines(request_id, count)
     assert len(lines) == count, lines
     return {line.get("logger", "access") if "status" in line else "app": line for line in lines}
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["own", "made"])
-def test_one_id_is_in_every_place(stack: Stack, *, own: bool) -> None:
-    """In header and body of the response, in nginx's line, the access line and the application's."""
-    for method, target, status, of_app in OUTCOMES:
-        request_id = new_id("up") if own else None
-        answer = stack.request(method, target, request_id=request_id)
-        assert answer.status == status
-        assert request_id in (None, answer.one())
-        assert method == "HEAD" or answer.json()["request_id"] == answer.one()
-        lines = wait_for_line_of_each(stack, 2 + of_app, answer.one())
-        assert lines.keys() == {"nginx", "access", *["app"] * of_app}
+@pytest.mark.parametrize("sent", [True, False], ids=["sent", "generated"])
+def test_one_id_is_in_response_and_logs(stack: Stack, *, sent: bool) -> None:
+    """It is in header and body of the response, in nginx's line, the access log line and the application's line."""
+    for method, target, status, app_lines in OUTCOMES:
+        request_id = new_id("up") if sent else None
+        response = stack.request(method, target, request_id=request_id)
+        assert response.status == status
+        assert request_id in (None, response.header())
+        assert method == "HEAD" or response.json()["request_id"] == response.header()
+        lines = wait_for_lines_by_source(stack, 2 + app_lines, response.header())
+        assert lines.keys() == {"nginx", "access", *["app"] * app_lines}
         for name in ("nginx", "access"):
             assert (lines[name]["status"], lines[name]["path"]) == (status, target.partition("?")[0])
 
@@ -62,73 +62,79 @@ def test_one_id_is_in_every_place(stack: Stack, *, own: bool) -> None:
     ("target", "least", "lines_each"),
     [("/api/demo", 0, 3), ("/probe/slow?seconds=0.3", 0.3, 3), ("/api/demo/stream?lines=3", 0.3, 5)],
 )
-def test_times_contain_each_other(stack: Stack, target: str, least: float, lines_each: int) -> None:
-    """What the client measures is at least what nginx says, and that is at least what the service says."""
+def test_duration_of_client_nginx_and_service_decreases(
+    stack: Stack, target: str, least: float, lines_each: int
+) -> None:
+    """The client measures at least the duration of nginx, and nginx at least the duration of the service."""
     outer, middle, inner = [], [], []
     for request_id in [new_id("time") for _ in range(5)]:
         began = time.perf_counter()
         stack.request("GET", target, request_id=request_id)
         outer.append(time.perf_counter() - began)
-        lines = wait_for_line_of_each(stack, lines_each, request_id)
+        lines = wait_for_lines_by_source(stack, lines_each, request_id)
         middle.append(lines["nginx"]["duration"])
         inner.append(lines["access"]["duration"])
-    assert min(inner) >= least - COARSE  # uvloop rounds what is to be slept to milliseconds
-    # The service hands its last byte over before it reads the clock: on a busy machine, single values may be off.
+    assert min(inner) >= least - CLOCK_ERROR  # uvloop rounds sleeps to milliseconds
+    # The service reads the clock after it has sent the last byte: on a busy machine, single values may be too large.
     for longer, shorter in ((outer, middle), (middle, inner)):
-        assert statistics.median(a - b for a, b in zip(longer, shorter, strict=True)) >= -scaled(3 * COARSE)
+        assert statistics.median(a - b for a, b in zip(longer, shorter, strict=True)) >= -scaled(3 * CLOCK_ERROR)
 
 
 def test_only_failed_health_checks_are_logged(stack: Stack) -> None:
-    good, bad = (new_id("good"), new_id("good")), new_id("bad")
+    good, failed = (new_id("good"), new_id("good")), new_id("failed")
     for path, request_id in zip(("/livez", "/readyz?a=b"), good, strict=True):
-        answer = stack.request("GET", path, request_id=request_id)
-        assert (answer.status, answer.one()) == (200, request_id)
-    assert stack.request("POST", "/livez", request_id=bad).status == 405
-    stack.wait_for_lines(bad, 2)
+        response = stack.request("GET", path, request_id=request_id)
+        assert (response.status, response.header()) == (200, request_id)
+    assert stack.request("POST", "/livez", request_id=failed).status == 405
+    stack.wait_for_lines(failed, 2)
     assert not [line for line in stack.lines() if line.get("path") in {"/livez", "/readyz"} and line["status"] < 400]
 
 
-def test_only_nginx_is_published(stack: Stack) -> None:
-    """There are no other services than nginx and the one that has no port."""
+def test_only_nginx_publishes_a_port(stack: Stack) -> None:
+    """The stack has two containers: nginx, and the service without a published port."""
     assert stack.healthy() == {"nginx": 1, "api": 1}
     ports = {name: docker("port", stack.containers(name)[0]).stdout.split() for name in ("nginx", "api")}
     assert ports == {"nginx": ["8080/tcp", "->", f"127.0.0.1:{stack.port}"], "api": []}
 
 
-def test_text_lines_of_all_three_have_the_id_of_another_header(other: Stack) -> None:
-    """X-Request-ID is not read any more, and a made ID comes in the chosen header too."""
+def test_custom_id_header_is_used_by_nginx_service_and_text_lines(configured: Stack) -> None:
+    """X-Request-ID is ignored, and a generated ID is returned in the custom header, too."""
     request_id = new_id("text")
-    answer = other.request("GET", "/api/demo", [("X-Correlation-ID", request_id)])
-    assert answer.one("X-Correlation-ID") == answer.json()["request_id"] == request_id
-    wait_for(lambda: sum(request_id in line for line in other.logs()) >= 3, "three lines")
-    lines = [re.sub(r" nginx upstream=\S+ [\d.]+s$", " nginx", line) for line in other.logs() if request_id in line]
-    of_app = [line for line in lines if TEXT_APP.fullmatch(line)]
+    response = configured.request("GET", "/api/demo", [("X-Correlation-ID", request_id)])
+    assert response.header("X-Correlation-ID") == response.json()["request_id"] == request_id
+    wait_for(lambda: sum(request_id in line for line in configured.logs()) >= 3, "three lines")
+    lines = [
+        re.sub(r" nginx upstream=\S+ [\d.]+s$", " nginx", line) for line in configured.logs() if request_id in line
+    ]
+    app = [line for line in lines if TEXT_APP.fullmatch(line)]
     access = [line for line in lines if TEXT_ACCESS.fullmatch(line)]
-    assert (len(lines), len(of_app), sorted(line.endswith(" nginx") for line in access)) == (3, 1, [False, True])
+    assert (len(lines), len(app), sorted(line.endswith(" nginx") for line in access)) == (3, 1, [False, True])
     for method in ("GET", "HEAD"):
-        answer = other.request(method, "/api/demo/refuse", request_id=new_id("unused"))
-        made = answer.one("X-Correlation-ID")
-        assert answer.all("X-Request-ID") == []
-        assert not made.startswith("unused")
-        wait_for(lambda: sum(made in line for line in other.logs()) >= 2, "two lines")  # noqa: B023
+        response = configured.request(method, "/api/demo/refuse", request_id=new_id("unused"))
+        generated = response.header("X-Correlation-ID")
+        assert response.header_values("X-Request-ID") == []
+        assert not generated.startswith("unused")
+        wait_for(lambda: sum(generated in line for line in configured.logs()) >= 2, "two lines")  # noqa: B023
 
 
-def test_largest_body_is_one_setting(other: Stack) -> None:
-    statuses = [other.request("POST", "/probe/upload", body=b"x" * size).status for size in (1000, 1001)]
+def test_max_body_bytes_applies_to_nginx_and_service(configured: Stack) -> None:
+    statuses = [configured.request("POST", "/probe/upload", body=b"x" * size).status for size in (1000, 1001)]
     assert statuses == [200, 413]
     code = "from app.settings import get_settings; print(get_settings().max_body_bytes)"
-    assert other.exec("api", "python", "-c", code).strip() == "1000"
-    with other.connect() as connection:
+    assert configured.exec("api", "python", "-c", code).strip() == "1000"
+    with configured.connect() as connection:
         chunk = b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"
         connection.send(build_request("POST", "/probe/upload", [("Transfer-Encoding", "chunked")]) + chunk)
-        assert connection.answer("POST").status == 413
+        assert connection.read_response("POST").status == 413
 
 
-def test_bad_values_stop_the_start(composed: Path) -> None:
-    """`docker compose up --wait` fails, and the log of whatever reads a variable has a sentence that names it."""
+def test_invalid_settings_prevent_the_start(built_project: Path) -> None:
+    """`docker compose up --wait` fails, and each container that reads the variable logs its name and value."""
     values = {"WORKERS": "none", "LOG_FORMAT": "xml"}
-    once = {"restart": "no"}  # not again and again
-    stack = Stack(composed, "bad", COMPOSE_FILE=write_override(composed, nginx=once, api=once), **values)
+    no_restart = {"restart": "no"}
+    stack = Stack(
+        built_project, "invalid", COMPOSE_FILE=write_override(built_project, nginx=no_restart, api=no_restart), **values
+    )
     try:
         assert stack.up().returncode != 0
         for name, service in (("WORKERS", "api"), ("LOG_FORMAT", "api"), ("LOG_FORMAT", "nginx")):

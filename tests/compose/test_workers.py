@@ -1,4 +1,4 @@
-"""`docker compose up` with workers and brokers: all healthy, and one request leaves its trail in everybody's log."""
+"""`docker compose up` with workers and brokers: all are healthy, and one ID is in the logs of all containers."""
 
 import json
 from collections.abc import Iterator
@@ -11,48 +11,48 @@ from scripts.combinations import options
 from tests.support.baking import bake, must
 from tests.support.client import new_id
 from tests.support.engine import engine, fetch_images
-from tests.support.stack import Stack, docker, image_of, owned_image
+from tests.support.stack import Stack, docker, image_of, image_with_owner
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.full
 BROKERS = {"celery": "redis", "saq": "redis", "faststream": "nats"}
 WORKERS = [f"{name}-worker" for name in BROKERS]
-# How many lines with the ID the workers of each option write for the demo at least.
+# Minimum number of lines with the ID that the worker of each option writes for the demo.
 LINES = {"celery": 33, "saq": 6, "faststream": 4}
 
 
 def bake_with(names: list[str], repository: Path, output: Path) -> Path:
-    """Bake a service with Docker, these options and nothing else."""
+    """Generate a service with Docker, these options and no others."""
     answers = dict.fromkeys(options(), False) | {"docker": True} | dict.fromkeys(names, True)
     return bake(repository, output, project_slug="workers", **answers)
 
 
 @pytest.fixture(scope="module")
 def stack(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A service with all of them, as `docker compose up` starts it."""
+    """A service with all three options, started by `docker compose up`."""
     project = bake_with(list(BROKERS), repository, tmp_path_factory.mktemp("workers") / "output")
     fetch_images(project)
     workers = {name: {"healthcheck": {"interval": "3s"}} for name in WORKERS}
     (project / "override.yaml").write_text(json.dumps({"services": workers}))  # JSON is YAML
-    redis = owned_image("redis:8-alpine", "/data", "999:1000")
+    redis = image_with_owner("redis:8-alpine", "/data", "999:1000")
     with Stack(project, "workers", COMPOSE_FILE="compose.yaml:override.yaml", REDIS_IMAGE=redis) as running:
         yield running
     docker("image", "rm", "--force", image_of(project))
 
 
-def check_trail(stack: Stack, name: str) -> None:
-    """One ID is in the response, in nginx's line, in the access line, and in the lines of the worker."""
+def check_propagation(stack: Stack, name: str) -> None:
+    """Check that one ID is in the response, in nginx's line, in the access log line, and in the lines of the worker."""
     request_id = new_id(name)
-    answer = stack.request("POST", f"/api/{name}/demo", request_id=request_id)
-    assert (answer.status, answer.one(), answer.json()["request_id"]) == (202, request_id, request_id)
+    response = stack.request("POST", f"/api/{name}/demo", request_id=request_id)
+    assert (response.status, response.header(), response.json()["request_id"]) == (202, request_id, request_id)
     lines = stack.wait_for_lines(request_id, LINES[name], f"{name}-worker", seconds=60)
     assert all(line["current_id"] != line["parent_id"] for line in lines)
-    edge = stack.wait_for_lines(request_id, 2, "nginx", "api")
-    assert {line.get("logger", "access") for line in edge} >= {"nginx", "access"}
+    front = stack.wait_for_lines(request_id, 2, "nginx", "api")
+    assert {line.get("logger", "access") for line in front} >= {"nginx", "access"}
 
 
-def accepts(stack: Stack, name: str) -> bool:
-    """Tell whether work is taken."""
+def accepts_work(stack: Stack, name: str) -> bool:
+    """Return whether the demo endpoint accepts a task (202)."""
     return stack.request("POST", f"/api/{name}/demo").status == 202
 
 
@@ -60,7 +60,7 @@ def accepts(stack: Stack, name: str) -> bool:
 def test_compose_file_has_a_hardened_worker_and_broker_for_each_option(
     names: list[str], repository: Path, tmp_path: Path
 ) -> None:
-    """They have each of the restrictions that nginx and the service have, and no port; so has the development file."""
+    """They have the same restrictions as nginx and the service, and no port. The development file is valid, too."""
     engine()
     stack = Stack(bake_with(names, repository, tmp_path / "output"), "config")
     development = must(stack.compose("--file", "compose.yaml", "--file", "compose.dev.yaml", "config", "--quiet"))
@@ -77,7 +77,7 @@ def test_compose_file_has_a_hardened_worker_and_broker_for_each_option(
         assert ("ports" in service) == (name == "nginx"), name
 
 
-def test_up_waits_until_workers_and_brokers_are_healthy(stack: Stack) -> None:
+def test_up_waits_for_healthy_workers_and_brokers(stack: Stack) -> None:
     rows = [json.loads(row) for row in must(stack.compose("ps", "--format", "json")).stdout.splitlines()]
     expected = {"nginx", "api", *WORKERS, *BROKERS.values()}
     assert {row["Service"]: row["Health"] for row in rows} == dict.fromkeys(expected, "healthy")
@@ -85,28 +85,28 @@ def test_up_waits_until_workers_and_brokers_are_healthy(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", BROKERS)
-def test_request_and_its_work_have_one_id_in_the_logs_of_all_containers(stack: Stack, name: str) -> None:
-    """Each line of the worker is a JSON object, as those of the service are."""
-    check_trail(stack, name)
+def test_request_and_its_task_have_one_id_in_the_logs_of_all_containers(stack: Stack, name: str) -> None:
+    """Each log line of the worker is a JSON object, like those of the service."""
+    check_propagation(stack, name)
     assert [line for line in stack.logs(f"{name}-worker") if not line.startswith("{")] == []
 
 
-def test_work_is_refused_while_its_broker_has_no_address_and_done_when_it_is_back(stack: Stack) -> None:
-    """The name of a container that is stopped is not resolved; everything else is served."""
+def test_work_is_refused_during_a_broker_outage_and_accepted_afterwards(stack: Stack) -> None:
+    """The name of a stopped container cannot be resolved; requests that need no broker are served."""
     brokers = set(BROKERS.values())
     must(stack.compose("stop", *brokers))
     for name in BROKERS:
-        answer = stack.request("POST", f"/api/{name}/demo", request_id=new_id("gone"))
-        assert (answer.status, answer.json()["message"]) == (503, "failed")
+        response = stack.request("POST", f"/api/{name}/demo", request_id=new_id("outage"))
+        assert (response.status, response.json()["message"]) == (503, "failed")
     assert stack.request("GET", "/api/demo").status == 200
     must(stack.compose("start", *brokers))
     wait_for(lambda: stack.request("GET", "/readyz").status == 200, "readiness")
-    wait_for(lambda: all(accepts(stack, name) for name in BROKERS), "brokers that the service has found")
+    wait_for(lambda: all(accepts_work(stack, name) for name in BROKERS), "connections to the brokers")
     for name in BROKERS:
-        check_trail(stack, name)
+        check_propagation(stack, name)
 
 
-def test_workers_end_with_0_when_they_are_stopped(stack: Stack) -> None:
+def test_stopped_workers_exit_with_0(stack: Stack) -> None:
     must(stack.up(*WORKERS))
     containers = [container for worker in WORKERS for container in stack.containers(worker)]
     must(stack.compose("stop", *WORKERS))

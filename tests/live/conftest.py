@@ -1,4 +1,4 @@
-"""What the live tests share: the installed service, and one running service per log format."""
+"""Fixtures of the live tests: the installed service, and one running service per log format."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +13,13 @@ from .cases import MAX_BODY
 
 @pytest.fixture(scope="session")
 def project(installed: Path) -> Path:
-    """Return the service as it lies in the template, where other tests want a project as a user gets it."""
+    """Return the installed service with every option; in other tests, `project` is one with the default answers."""
     return installed
 
 
 @pytest.fixture(scope="session")
 def connected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bake the same with its integrations, in the environment that it has."""
+    """Generate a project with integrations; it uses the environment of `project`."""
     copy = bake(tmp_path_factory.mktemp("connected"), integrations=True)
     (copy / ".venv").symlink_to(project / ".venv")
     return copy
@@ -29,8 +29,8 @@ def connected(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(
     request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """Run gunicorn with two workers and the probe application; for tests that leave it running."""
+    """Run the probe application under gunicorn with two workers; tests must leave it running."""
     env = {"LOG_FORMAT": request.param, "MAX_BODY_BYTES": str(MAX_BODY), "HEAD_TIMEOUT": "2", "BODY_TIMEOUT": "2"}
     with Service(project, tmp_path_factory.mktemp(f"service-{request.param}"), env=env) as running:
         yield running
-        running.access()  # whatever the access log holds is an access line
+        running.access()  # raises if the access log contains any other line

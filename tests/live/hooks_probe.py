@@ -1,4 +1,4 @@
-"""The server.py of an integration for the live tests: it leaves marks in gunicorn's processes, and one hook is broken.
+"""The `server.py` of an integration for the live tests: its hooks create mark files, and one of them fails.
 
 It is copied into the baked project as `app/integrations/marks/server.py`.
 """
@@ -19,7 +19,7 @@ def _mark(name: str) -> None:
     folder = Path(os.environ["BROKER_FOLDER"])
     (folder / f"{name}.{os.getpid()}").touch()
     if name == "when_ready" and {"app.main", "app.integrations.broker", "app.integrations.marks"} & sys.modules.keys():
-        (folder / "master_knows_too_much").touch()
+        (folder / "master_has_imported_app").touch()
 
 
 def on_starting(_server: Arbiter) -> None:

@@ -1,6 +1,6 @@
-"""What a hostile client sends: header values, request targets, and messages that two parsers read differently.
+"""Hostile input: IDs, header values, request targets and query strings.
 
-`EVIL` stands in hostile values, `SECRET` in secret ones; wherever they show up afterwards, something got through.
+Hostile values contain `EVIL`, secret ones `SECRET`; neither may appear in a response or in the log.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ REPLACED_IDS = (
     b"-" * 4000 + EVIL + b"0" * 32, b"{" + EVIL + b"0" * 28 + b"}", b"urn:uuid:" + EVIL, FORGED + EVIL,
     b"a" * 32 + b"," + EVIL, b"first-id-1 second-id " + EVIL,
 )  # fmt: skip
-"""Legal in a field value, as obs-text at least (RFC 9110, 5.5), and no ID of ours."""
+"""Valid field values, some as obs-text (RFC 9110, 5.5), but invalid IDs."""
 
-UNTOUCHED_IDS = (b"", b" ", b"\t \t")
+EMPTY_IDS = (b"", b" ", b"\t \t")
 SPACED_IDS = (b"  %b  ", b"\t%b\t", b"%b ")
-"""Space around a value is not part of it (RFC 9110, 5.5)."""
+"""Whitespace around a field value is not part of it (RFC 9110, 5.5)."""
 
 PATHS = (
     b"/%0a", b"/%0d%0a" + FORGED.replace(b" ", b"%20"), b"/a%00b", b"/%22%20200%20-", b'/"quoted"', b"/'", b"/\\",
@@ -61,7 +61,7 @@ PATHS = (
     *(b"/raw-" + bad + b"-raw" for bad in C1),
     *(b"/raw?q=" + bad for bad in UNICODE),
 )  # fmt: skip
-"""Answered by the application or refused, never with a 5xx; always logged on one line."""
+"""Targets that get a response or are refused, never with a 5xx; each is logged on one line."""
 
 SECRETS = (
     b"token=" + SECRET, b"Token=" + SECRET, b"access_token=" + SECRET, b"password=" + SECRET, b"PASSWORD=" + SECRET,
@@ -84,12 +84,12 @@ FORWARDED = (
 def request(
     *lines: bytes, target: bytes = b"/api/demo", method: bytes = b"GET", host: bytes = b"testserver", body: bytes = b""
 ) -> bytes:
-    """Return a request with these header lines, as they are, that asks to close the connection."""
+    """Return a request with these unmodified header lines and `Connection: close`."""
     head = [method + b" " + target + b" HTTP/1.1", b"Host: " + host, b"Connection: close", *lines]
     return b"\r\n".join(head) + b"\r\n\r\n" + body
 
 
-def tagged(target: bytes) -> tuple[bytes, bytes]:
-    """Return an ID and the request for the target that brings it."""
+def request_with_id(target: bytes) -> tuple[bytes, bytes]:
+    """Return a new ID and a request for the target that carries it."""
     request_id = new_id("hostile").encode()
     return request_id, request(b"X-Request-ID: " + request_id, target=target)

@@ -1,4 +1,4 @@
-"""The service with endpoints that log; copied into the baked project, served as `log_control_probe:app`."""
+"""The service with endpoints that log. Tests copy it into the baked project and serve `log_control_probe:app`."""
 
 import asyncio
 import logging
@@ -16,16 +16,16 @@ own = RequestLogHandler("own")
 
 @app.get("/lines")
 async def write() -> Response[int]:
-    """Write two lines, and return which worker it was."""
+    """Write two log records; return the PID of the worker."""
     log.info("on the loop")
     await asyncio.to_thread(own.info, "in a thread")
     return Response(result=os.getpid())
 
 
 @app.get("/flood")
-def flood(count: int = 1000, kinds: int = 1) -> Response[int]:
-    """Write so many errors, of so many kinds in turn."""
+def flood(count: int = 1000, groups: int = 1) -> Response[int]:
+    """Write `count` errors, spread over `groups` groups."""
     for number in range(count):
-        kind = number % kinds
-        own.error(f"{chr(97 + kind % 26)}{chr(97 + kind // 26)} %d failed", number)
+        group = number % groups
+        own.error(f"{chr(97 + group % 26)}{chr(97 + group // 26)} %d failed", number)
     return Response(result=os.getpid())

@@ -1,6 +1,6 @@
-"""A server of the Model Context Protocol as it should not be, written by hand: over stdio, or, with a port, over HTTP.
+"""An MCP server that misbehaves, written without a library: over stdio, or over HTTP if a port is given.
 
-It speaks the protocol of 2025-11-25, whose servers send messages unasked. What it does in a call is the tool's name.
+It uses protocol version 2025-11-25, in which servers send messages unasked. Each tool misbehaves in its own way.
 """
 
 import json
@@ -17,7 +17,7 @@ HEAD = '{"jsonrpc":"2.0","method":"notifications/message","params":'
 
 
 def say(emit: Emit, lines: list[str] = [], messages: list[Any] = [], **_: object) -> str:  # noqa: B006
-    """Send lines as they are, and the parameters of messages."""
+    """Send `lines` unchanged, then a message for each of `messages`, which are its parameters."""
     for line in lines:
         emit(line)
     for params in messages:
@@ -26,7 +26,7 @@ def say(emit: Emit, lines: list[str] = [], messages: list[Any] = [], **_: object
 
 
 def big(emit: Emit, size: int, **_: object) -> str:
-    """Send a message with a large value, one with a large text, and one that is deep."""
+    """Send a message with a large value, one with a large text, and one with a deeply nested value."""
     deep = "[" * 150 + "]" * 150
     emit(f'{HEAD}{{"level":"info","data":{{"msg":"large value","extra":{{"blob":"{"x" * size}"}}}}}}}}')
     emit(f'{HEAD}{{"level":"info","data":{{"msg":"large text {"y" * size}","extra":{{}}}}}}}}')
@@ -35,7 +35,7 @@ def big(emit: Emit, size: int, **_: object) -> str:
 
 
 def flood(emit: Emit, number: int, request_id: str, **_: object) -> str:
-    """Send so many messages, as fast as they are taken."""
+    """Send `number` messages as fast as the client reads them."""
     for n in range(number):
         extra = f'{{"number":{n},"request_id":"{request_id}"}}'
         emit(f'{HEAD}{{"level":"warning","logger":"flood","data":{{"msg":"flood {n}","extra":{extra}}}}}}}')
@@ -43,27 +43,27 @@ def flood(emit: Emit, number: int, request_id: str, **_: object) -> str:
 
 
 def die(_emit: Emit, **_: object) -> str:
-    """End, as a process that is killed does."""
+    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
     return "never"
 
 
 def hang(_emit: Emit, **_: object) -> str:
-    """Stand still, with all that is open."""
+    """Stop this process (SIGSTOP); its pipes and connections stay open."""
     os.kill(os.getpid(), signal.SIGSTOP)
     return "too late"
 
 
 def own_pid(_emit: Emit, **_: object) -> str:
-    """Return which process it is."""
+    """Return the process ID."""
     return f"{os.getpid()}"
 
 
 TOOLS: dict[str, Callable[..., str]] = {tool.__name__: tool for tool in (say, big, flood, die, hang, own_pid)}
 
 
-def answer(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
-    """Return what a request is answered with."""
+def result_of(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Return the result of a request; raise KeyError for an unknown method."""
     params = request.get("params") or {}
     match request["method"]:
         case "initialize":
@@ -80,21 +80,21 @@ def answer(request: dict[str, Any], emit: Emit) -> dict[str, Any]:
     raise KeyError(request["method"])
 
 
-def work(line: str, emit: Emit) -> None:
-    """Work on one message of the client."""
+def handle_message(line: str, emit: Emit) -> None:
+    """Handle one message of the client."""
     request = json.loads(line)
     if "id" not in request or "method" not in request:
         return
-    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
+    response: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
     try:
-        reply["result"] = answer(request, emit)
+        response["result"] = result_of(request, emit)
     except KeyError as error:
-        reply["error"] = {"code": -32601, "message": f"no method {error}"}
-    emit(json.dumps(reply))
+        response["error"] = {"code": -32601, "message": f"no method {error}"}
+    emit(json.dumps(response))
 
 
-def over_stdio() -> None:
-    """Read lines, write lines; `--mute` reads only, `--deaf` does not even notice the end."""
+def serve_stdio() -> None:
+    """Serve standard input and output. `--mute`: never respond. `--deaf`: keep running after the end of the input."""
 
     def emit(text: str) -> None:
         sys.stdout.write(f"{text}\n")
@@ -102,13 +102,13 @@ def over_stdio() -> None:
 
     for line in sys.stdin:
         if "--mute" not in sys.argv:
-            work(line, emit)
+            handle_message(line, emit)
     while "--deaf" in sys.argv:
         time.sleep(1)
 
 
-class OverHttp(BaseHTTPRequestHandler):
-    """Streamable HTTP with one session, which ends with the process: each answer is a stream of events."""
+class HttpHandler(BaseHTTPRequestHandler):
+    """Streamable HTTP with one session, which ends with the process; each response is an event stream."""
 
     protocol_version = "HTTP/1.1"
     session = os.urandom(8).hex()
@@ -126,7 +126,7 @@ class OverHttp(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         if is_request:
-            work(line, self._emit)
+            handle_message(line, self._emit)
 
     def do_GET(self) -> None:
         self._refuse(405)
@@ -147,5 +147,5 @@ class OverHttp(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     if sys.argv[1:] and sys.argv[1].isdecimal():
-        ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), OverHttp).serve_forever()
-    over_stdio()
+        ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), HttpHandler).serve_forever()
+    serve_stdio()

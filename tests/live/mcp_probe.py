@@ -1,6 +1,6 @@
-"""An integration for the live tests: calls of other servers' tools, by their labels.
+"""An integration for the live tests: an endpoint that calls a tool of another MCP server.
 
-It is copied into the baked project as `app/integrations/mcp_probe/__init__.py`.
+The tests copy this file into the generated project as `app/integrations/mcp_probe/__init__.py`.
 """
 
 import logging
@@ -13,20 +13,20 @@ from app.settings import Settings
 from fastapi import Body, FastAPI, Request
 from fastmcp.exceptions import ToolError
 
-HOLD = Path("hold")
+BLOCK = Path("block")
 
 
-class HeldHandler(logging.Handler):
-    """A sink that takes no record of the logger `flood` of another server while the file `hold` exists."""
+class BlockingHandler(logging.Handler):
+    """A handler that blocks on records of another server's logger `flood` while the file `block` exists."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        while getattr(record, "logger_name", "") == "flood" and HOLD.exists():
+        while getattr(record, "logger_name", "") == "flood" and BLOCK.exists():
             time.sleep(0.01)
 
 
 def install(app: FastAPI, _settings: Settings) -> None:
-    """Add the endpoint and the sink."""
-    logging.getLogger().addHandler(HeldHandler())
+    """Add the endpoint and the handler."""
+    logging.getLogger().addHandler(BlockingHandler())
 
     @app.post("/probe/mcp/{label}/{tool}")
     async def call(

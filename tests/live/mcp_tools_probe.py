@@ -1,6 +1,6 @@
-"""Tools for the live tests: they fail, take long, or work in a thread.
+"""MCP tools for the live tests: one fails, one runs for a long time, one runs in a thread.
 
-Copied into the baked project as `app/integrations/mcp/probe_tools.py`, which its `tools.py` is made to import.
+The tests copy this file into the generated project as `app/integrations/mcp/probe_tools.py`, and `tools.py` imports it.
 """
 
 import asyncio
@@ -14,25 +14,25 @@ SECRET = "hunter2-is-in-the-exception"
 
 
 @server.tool
-async def fails(ctx: Context) -> str:
+async def fail(ctx: Context) -> str:
     await ctx.info("about to fail")
     raise ValueError(f"{SECRET} at /srv/internal")
 
 
 @server.tool
-async def takes(seconds: float, ctx: Context) -> str:
-    await ctx.info("long tool begins")
+async def run_long(seconds: float, ctx: Context) -> str:
+    await ctx.info("long tool started")
     try:
         for _ in range(int(seconds * 10)):
             await asyncio.sleep(0.1)
-            await ctx.info("still at it")
+            await ctx.info("still running")
     finally:
-        log.info("long tool ends")
+        log.info("long tool ended")
     return "done"
 
 
 @server.tool
-def takes_a_thread(ctx: Context) -> str:
-    """Work in a thread, as functions that are not asynchronous do."""
+def run_in_thread(ctx: Context) -> str:
+    """Run in a thread, as FastMCP does with functions that are not asynchronous."""
     log.info("in a thread for %s", ctx.request_id)
     return "done"

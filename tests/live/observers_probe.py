@@ -1,6 +1,6 @@
-"""An integration for the live tests: endpoints and tasks that call, log, bind values, wait and fail.
+"""An integration for the live tests, with endpoints and tasks that call, log, bind values, wait and fail.
 
-It is copied into the baked project as `app/integrations/observers_probe/__init__.py`.
+Tests copy it into the baked project as `app/integrations/observers_probe/__init__.py`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/probe")
 
 @router.get("/call")
 async def call(url: str = "") -> None:
-    """Send a request, if there is an address for it."""
+    """Send a request to `url`, if given."""
     if url:
         async with outbound_async_client(get_settings()) as client:
             await client.get(url)
@@ -32,7 +32,7 @@ async def call(url: str = "") -> None:
 
 @router.get("/stream")
 async def stream() -> StreamingResponse:
-    """Send the last byte inside of a span of its own, half a second after the first."""
+    """Send the last byte inside another span, half a second after the first."""
 
     async def chunks() -> AsyncIterator[bytes]:
         with trace.get_tracer("probe").start_as_current_span("own"):
@@ -46,14 +46,14 @@ async def stream() -> StreamingResponse:
 
 @router.get("/slow")
 async def slow() -> None:
-    """Take longer than a server that stops waits."""
+    """Take longer than the server waits at shutdown."""
     log.info("slow begins")
     await asyncio.sleep(30)
 
 
 @router.get("/bound/{number}")
 async def bind(number: int) -> Response[int]:
-    """Bind a number, and log by structlog and from a thread by logging."""
+    """Bind a number; log it with structlog, and with logging in a thread."""
     found = len(get_contextvars())
     bind_contextvars(number=number)
     await asyncio.sleep(0.001)
@@ -64,7 +64,7 @@ async def bind(number: int) -> Response[int]:
 
 @router.get("/observed/{number}")
 async def observed(number: int) -> None:
-    """Log in both ways and fail, with secrets at hand."""
+    """Log with structlog and logging, then fail; log record and error contain secrets."""
     bind_contextvars(number=number)
     structlog.get_logger("observed").info("by structlog", password="hunter2")
     log.info("by logging")
@@ -110,4 +110,4 @@ def install(service: FastAPI, _settings: Settings) -> None:
 
 
 def observe(_settings: Settings) -> None:
-    """Exist, so that workers import this and know its tasks."""
+    """Do nothing; a module with this function is imported by workers, which then know its tasks."""

@@ -1,4 +1,4 @@
-"""Copies of the service with tasks, jobs and messages that wait and fail, and endpoints that set them off."""
+"""Copies of the service with tasks, jobs and messages that wait or fail, and endpoints that send them."""
 
 import shutil
 from pathlib import Path
@@ -153,17 +153,17 @@ def install(app: "FastAPI", service: "Settings") -> None:
 
 
 def with_probes(connected: Path, copy: Path, *queues: str) -> Path:
-    """Copy the service, with these of the task queues only, and give each of them its probe."""
+    """Copy the service, remove all task queues but `queues`, and add a probe to each of those."""
     shutil.copytree(connected, copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     folder = copy / "app" / "integrations"
-    for other in set(QUEUES) - set(queues):
-        shutil.rmtree(folder / other)
+    for queue in set(QUEUES) - set(queues):
+        shutil.rmtree(folder / queue)
     packages = {"celery_probe": (HERE / "celery_probe.py").read_text("utf-8"), "saq_probe": SAQ_ROUTES}
     for name, code in packages.items():
         if name.removesuffix("_probe") in queues:
             (folder / name).mkdir()
             (folder / name / "__init__.py").write_text(code, "utf-8")
-    for path, more in {"saq/jobs.py": SAQ_JOBS, "faststream/__init__.py": MESSAGES}.items():
+    for path, code in {"saq/jobs.py": SAQ_JOBS, "faststream/__init__.py": MESSAGES}.items():
         if path.partition("/")[0] in queues:
-            (folder / path).write_text((folder / path).read_text("utf-8") + more, "utf-8")
+            (folder / path).write_text((folder / path).read_text("utf-8") + code, "utf-8")
     return copy

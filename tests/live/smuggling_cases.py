@@ -1,4 +1,4 @@
-"""Messages that two readers may understand differently; each hides a second request that must never run."""
+"""Request smuggling: messages that two parsers may read differently; each hides a second request that must not run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END = b"0\r\n\r\n"
 
 @dataclass(frozen=True)
 class Smuggled:
-    """Bytes on the wire and the statuses that are right for them: one answer, whatever they are."""
+    """The bytes of a message, and the statuses that are correct for it; there must be exactly one response."""
 
     name: str
     data: bytes = field(repr=False)
@@ -21,7 +21,7 @@ class Smuggled:
 
 
 def post(*lines: bytes, body: bytes = END, first: bytes = b"POST /probe/echo HTTP/1.1") -> bytes:
-    """Return a request with a Host and these lines."""
+    """Return a request with a Host header and these lines."""
     return b"\r\n".join([first, b"Host: testserver", *lines]) + b"\r\n\r\n" + body
 
 
@@ -31,17 +31,17 @@ def refused(name: str, *lines: bytes, body: bytes = END + HIDDEN) -> Smuggled:
 
 
 def chunked(name: str, body: bytes, statuses: tuple[int, ...] = REFUSED) -> Smuggled:
-    """Return a case whose chunked body is at fault."""
+    """Return a case with an invalid chunked body."""
     return Smuggled(name, post(CHUNKED, body=body + HIDDEN), statuses)
 
 
 def first_line(name: str, line: bytes, statuses: tuple[int, ...] = REFUSED) -> Smuggled:
-    """Return a case whose request line is at fault."""
+    """Return a case with an invalid request line."""
     return Smuggled(name, post(first=line, body=b""), statuses)
 
 
 def head(name: str, line: bytes, statuses: tuple[int, ...] = REFUSED) -> Smuggled:
-    """Return a case with a line in its head that is at fault."""
+    """Return a case with an invalid header line."""
     return Smuggled(name, post(line, first=b"GET /api/demo HTTP/1.1", body=b""), statuses)
 
 
@@ -93,7 +93,7 @@ OTHERS = (
     head("umlaut in a name", "Ä: c".encode()),
     head("NUL in a value", b"A: b\x00c"),
     first_line("tab for a space", b"GET\t/api/demo\tHTTP/1.1"),
-    first_line("words behind", b"GET /api/demo HTTP/1.1 more"),
+    first_line("words after the version", b"GET /api/demo HTTP/1.1 more"),
     first_line("HTTP/0.9", b"GET /api/demo"),
     first_line("HTTP/2.0", b"GET /api/demo HTTP/2.0"),
     first_line("HTTP/9.9", b"GET /api/demo HTTP/9.9"),
@@ -107,8 +107,8 @@ OTHERS = (
 )
 SERVED = (
     Smuggled("GET with a body", post(LENGTH, first=b"GET /api/demo HTTP/1.1", body=HIDDEN), (200, 400)),
-    Smuggled("body nobody reads", post(LENGTH, first=b"POST /probe/unread HTTP/1.1", body=HIDDEN), (200,)),
-    Smuggled("body of what is not there", post(LENGTH, first=b"POST /nothing HTTP/1.1", body=HIDDEN), (404,)),
+    Smuggled("unread body", post(LENGTH, first=b"POST /probe/unread HTTP/1.1", body=HIDDEN), (200,)),
+    Smuggled("body of an unknown path", post(LENGTH, first=b"POST /nothing HTTP/1.1", body=HIDDEN), (404,)),
     Smuggled("same length twice", post(LENGTH, LENGTH, body=HIDDEN), (200, 400)),
     Smuggled("list of one length", post(LENGTH + b", %d" % len(HIDDEN), body=HIDDEN), (200, 400)),
     Smuggled("absolute form", post(first=b"GET http://other/api/demo HTTP/1.1", body=b""), (200,)),
@@ -119,13 +119,13 @@ SERVED = (
     Smuggled("CONNECT", b"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n" + HIDDEN, (400, 404, 405)),
     Smuggled("asterisk", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", (200, 400, 404, 405)),
     head("h2c", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA", (200, 400)),
-    chunked("trailers that play headers", b"0\r\nX-Request-ID: trailer-id\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+    chunked("trailers named like headers", b"0\r\nX-Request-ID: trailer-id\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
             (200, 400)),
     chunked("extension", b"5;name=value\r\nhello\r\n" + END, (200, 400)),
     chunked("zeros before the size", b"0000000005\r\nhello\r\n" + END, (200, 400)),
 )  # fmt: skip
-"""Legal, or refused with good reason, and the hidden request is a body or comes after the last byte of one."""
+"""Valid messages, or ones that may be refused; the hidden request is a body or follows one."""
 
 ONE_MESSAGE = (*LENGTHS, *CODINGS, *SIZES, *HOSTS, *OTHERS, *SERVED)
-PIPELINED = frozenset({"extension", "zeros before the size", "trailers that play headers"})
-"""Here the hidden request stands behind a complete message: a request of its own, which may well be served."""
+PIPELINED = frozenset({"extension", "zeros before the size", "trailers named like headers"})
+"""Cases in which the hidden request follows a complete message, so it is a separate request and may be served."""

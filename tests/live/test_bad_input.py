@@ -1,4 +1,4 @@
-"""A service that cannot work does not start: it says in a sentence what is wrong and what would be right, and ends."""
+"""A service with invalid settings does not start: it prints a sentence for each invalid value and exits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.full
 
-BAD_VALUES = (
+INVALID_VALUES = (
     {
         "PORT": ("abc", "integer"),
         "WORKERS": ("0", "1"),
@@ -33,11 +33,11 @@ BAD_VALUES = (
     {"HOST": ("256.1.1.1", "address")},
     {"LOG_PATH": ("gun.py/log", "folder")},
 )
-"""For each start the variables, a bad value for each, and a word without which the sentence does not help."""
+"""For each start: the variables, an invalid value for each, and a word that its message must contain."""
 
 
 def run_server(project: Path, *, server: str = "gunicorn", **env: str) -> tuple[int, str]:
-    """Start a server that must not stay; return its exit code and what it said."""
+    """Start a server that must exit; return its exit code and its output."""
     result = subprocess.run(
         SERVERS[server]("app.main:app", 0),
         cwd=project,
@@ -50,8 +50,8 @@ def run_server(project: Path, *, server: str = "gunicorn", **env: str) -> tuple[
     return result.returncode, result.stdout + result.stderr
 
 
-def check_sentence(text: str, *words: str) -> None:
-    """The text has a sentence with all the words, and no traceback."""
+def check_message(text: str, *words: str) -> None:
+    """Check that the text has a sentence with all the words, and no traceback."""
     assert "Traceback" not in text
     sentences = [line for line in text.splitlines() if words[0] in line]
     assert sentences, text
@@ -59,18 +59,18 @@ def check_sentence(text: str, *words: str) -> None:
     assert all(line.endswith(".") for line in sentences), sentences
 
 
-@pytest.mark.parametrize("values", BAD_VALUES)
-def test_bad_values_end_the_start_with_a_sentence_for_each(project: Path, values: dict[str, tuple[str, str]]) -> None:
-    """It names the variable, shows the value, and says what is right; the values of one start are told at once."""
+@pytest.mark.parametrize("values", INVALID_VALUES)
+def test_each_invalid_value_is_reported_in_a_sentence(project: Path, values: dict[str, tuple[str, str]]) -> None:
+    """With the variable, the value and what would be valid; all invalid values are reported together."""
     code, text = run_server(project, **{name: value for name, (value, _) in values.items()})
     assert code not in (0, None)
     for name, (value, word) in values.items():
-        check_sentence(text, name, word)
+        check_message(text, name, word)
         assert ascii(value)[1:-1].lower() in ascii(text).lower().replace("\\\\", "\\"), text
 
 
-def test_proxy_that_is_no_network_ends_the_start(project: Path) -> None:
-    """gunicorn reads this variable by itself, before any file of ours, and says less; the application says it all."""
+def test_invalid_forwarded_allow_ips_is_reported(project: Path) -> None:
+    """gunicorn reads this variable itself and reports less; the application reports it in full."""
     value = "127.0.0.1,10.0.0.0/99"
     code, text = run_server(project, FORWARDED_ALLOW_IPS=value)
     assert code not in (0, None)
@@ -78,30 +78,30 @@ def test_proxy_that_is_no_network_ends_the_start(project: Path) -> None:
     assert "Traceback" not in text
     result = run_python(project, "import app.main", FORWARDED_ALLOW_IPS=value)
     assert result.returncode == 1
-    check_sentence(result.stderr, "FORWARDED_ALLOW_IPS", value, "network")
+    check_message(result.stderr, "FORWARDED_ALLOW_IPS", value, "network")
 
 
-def test_long_value_is_cut_off(project: Path) -> None:
+def test_long_value_is_truncated(project: Path) -> None:
     code, text = run_server(project, LOG_FORMAT="x" * 50_000)
     assert code == 1
     assert len(text) < 1000
 
 
 @pytest.mark.parametrize("server", ["uvicorn-json", "hypercorn", "granian"])
-def test_bad_value_ends_the_start_under_every_server(project: Path, server: str) -> None:
+def test_invalid_value_is_reported_under_every_server(project: Path, server: str) -> None:
     code, text = run_server(project, server=server, LOG_FORMAT="xml")
-    assert code != 0 or server == "hypercorn"  # whose exit code says nothing of its workers
+    assert code != 0 or server == "hypercorn"  # its exit code does not depend on its workers
     assert "The environment variable LOG_FORMAT is 'xml'" in text
 
 
-def test_taken_port_is_reported_at_once(project: Path) -> None:
+def test_port_in_use_is_reported_without_retries(project: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         code, text = run_server(project, PORT=str(other.getsockname()[1]))
     assert code not in (0, None)
     assert "Connection in use" not in text, "gunicorn would try five times"
-    check_sentence(text, "cannot listen", "PORT", "another program")
+    check_message(text, "cannot listen", "PORT", "another program")
 
 
 AT_IMPORT = 'raise LookupError("no application")'
@@ -128,7 +128,7 @@ app = FastAPI(lifespan=lifespan)
     ],
     ids=["import", "startup", "module", "name"],
 )
-def test_application_that_cannot_start_ends_the_master(
+def test_master_exits_if_the_application_cannot_start(
     project: Path, tmp_path: Path, code: str, app: str, error: str
 ) -> None:
     (project / "cannot_start.py").write_text(code, "utf-8")
@@ -140,7 +140,7 @@ def test_application_that_cannot_start_ends_the_master(
     assert text.count("Traceback (most recent call last)") <= 4
 
 
-def test_empty_values_count_as_none(project: Path, tmp_path: Path) -> None:
+def test_empty_variables_count_as_unset(project: Path, tmp_path: Path) -> None:
     code = (
         "from app.environment import variable_of; from app.settings import Settings as S; "
         "print(*(variable_of(S, name) for name in S.model_fields))"

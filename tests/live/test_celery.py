@@ -14,12 +14,12 @@ import pytest
 from tests.support.brokers import BROKERS
 from tests.support.client import new_id
 from tests.support.lines import AppLine, parse_app
-from tests.support.load import Sent, send_all
+from tests.support.load import SentRequest, send_all
 from tests.support.service import Service
 from tests.support.speed import scaled
 from tests.support.system import System
 from tests.support.waiting import wait_for
-from tests.support.workers import Worker, show, trail
+from tests.support.workers import Worker, app_lines_of, print_lines
 
 from .probes import with_probes
 
@@ -71,7 +71,7 @@ def started(
 @pytest.fixture
 def system(started: System) -> System:
     """The same, with all of its parts running."""
-    return started.revive()
+    return started.restart_stopped()
 
 
 def check_tree(lines: list[AppLine]) -> None:
@@ -93,18 +93,18 @@ def check_tree(lines: list[AppLine]) -> None:
 
 def test_lines_of_one_request_form_the_tree_of_its_tasks(system: System) -> None:
     """One request, eleven tasks: ordered and parented from the log alone; each is received, and ends, in a line."""
-    request_id = system.ask(DEMO)
+    request_id = system.send(DEMO)
     tree = system.lines(request_id, 11, "Debug task")
     check_tree(tree)
     for words in (" received", " success "):
         ends = system.lines(request_id, 11, words)
         assert len(ends) == 11
         assert {line.current_id for line in ends} == {line.current_id for line in tree}
-    show({"service": system.service, "worker": system.worker}, request_id)
+    print_lines({"service": system.service, "worker": system.worker}, request_id)
 
 
 def test_retried_task_keeps_its_id_and_its_parent(system: System) -> None:
-    request_id = system.ask("/probe/canvas/flaky")
+    request_id = system.send("/probe/canvas/flaky")
     attempts = system.lines(request_id, 3, "attempt")
     assert [line.message for line in attempts] == ["attempt 1", "attempt 2", "attempt 3"]
     assert {line.parent_id for line in attempts} == {"-"}
@@ -118,9 +118,11 @@ def test_retried_task_keeps_its_id_and_its_parent(system: System) -> None:
 @pytest.mark.parametrize(("name", "count"), [("chain", 3), ("group", 2), ("chord", 4)])
 def test_tasks_of_a_canvas_have_the_origin_and_their_sender_as_parent(system: System, name: str, count: int) -> None:
     """The next task of a chain, and the end of a chord, are children of a task."""
-    request_id = system.ask(f"/probe/canvas/{name}")
+    request_id = system.send(f"/probe/canvas/{name}")
     system.lines(request_id, count, " success ")
-    lines = [line for line in trail(system.places, request_id) if line.message.startswith(("step ", "total "))]
+    lines = [
+        line for line in app_lines_of(system.processes, request_id) if line.message.startswith(("step ", "total "))
+    ]
     assert len({line.current_id for line in lines}) == len(lines) == count
     if name == "chain":
         assert [line.parent_id for line in lines] == ["-", lines[0].current_id, lines[1].current_id]
@@ -132,10 +134,10 @@ def test_tasks_of_a_canvas_have_the_origin_and_their_sender_as_parent(system: Sy
 
 
 def test_failed_task_has_one_traceback_under_its_ids(system: System) -> None:
-    request_id = system.ask("/probe/canvas/fails")
+    request_id = system.send("/probe/canvas/fails")
     system.lines(request_id, 1, "errback")
     system.lines(request_id, 1, " failure ")
-    (failed,) = [line for line in trail(system.places, request_id) if line.exception]
+    (failed,) = [line for line in app_lines_of(system.processes, request_id) if line.exception]
     assert "ValueError: it fails on purpose" in failed.exception
     assert failed.level == "ERROR"
     assert failed.current_id not in (None, "-")
@@ -147,10 +149,12 @@ def test_failed_task_has_one_traceback_under_its_ids(system: System) -> None:
     [("stubborn", "Can't retry app.integrations.celery_probe.stubborn"), ("unknown", "no.such.task is no task that")],
 )
 def test_arguments_that_celery_would_log_are_in_no_line(system: System, name: str, words: str) -> None:
-    request_id = system.ask(f"/probe/canvas/{name}")
+    request_id = system.send(f"/probe/canvas/{name}")
 
     def found() -> list[AppLine]:
-        return [line for line in trail(system.places, request_id) if words in f"{line.message}{line.exception}"]
+        return [
+            line for line in app_lines_of(system.processes, request_id) if words in f"{line.message}{line.exception}"
+        ]
 
     assert {line.parent_id for line in wait_for(found, f"the line about {name}")} == {"-"}
     assert "hunter2" not in system.worker.output()
@@ -159,19 +163,21 @@ def test_arguments_that_celery_would_log_are_in_no_line(system: System, name: st
 @on_rabbitmq
 @pytest.mark.parametrize(("task", "words"), [("dies", "WorkerLostError"), ("hangs", "Hard time limit")])
 def test_lines_of_the_first_process_about_a_lost_task_have_its_ids(system: System, task: str, words: str) -> None:
-    request_id = system.ask(f"/probe/canvas/{task}")
+    request_id = system.send(f"/probe/canvas/{task}")
     system.lines(request_id, 1, "errback")
 
     def found() -> list[AppLine]:
-        return [line for line in trail(system.places, request_id) if words in f"{line.message}{line.exception}"]
+        return [
+            line for line in app_lines_of(system.processes, request_id) if words in f"{line.message}{line.exception}"
+        ]
 
     (line,) = wait_for(found, f"the line of a task that {task}")
-    (began,) = [line for line in trail(system.places, request_id) if line.message == task]
+    (began,) = [line for line in app_lines_of(system.processes, request_id) if line.message == task]
     assert (line.current_id, line.parent_id) == (began.current_id, "-")
 
 
 def test_request_that_a_task_makes_has_the_origin(system: System) -> None:
-    request_id = system.ask(f"/probe/calls?url=http://127.0.0.1:{system.service.port}/api/demo")
+    request_id = system.send(f"/probe/calls?url=http://127.0.0.1:{system.service.port}/api/demo")
     system.lines(request_id, 1, "answered 200")
     paths = [line.target for line in system.service.access_lines(request_id, 2)]
     assert sorted(path.partition("?")[0] for path in paths) == ["/api/demo", "/probe/calls"]
@@ -193,13 +199,13 @@ def test_tasks_of_beat_have_an_origin_of_their_own_and_no_parent(system: System,
 
 def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
     """Each of 300 requests, 20 at a time, sends a chain of three tasks: every ID has exactly its own lines."""
-    sent = [Sent("POST", "/probe/canvas/chain", new_id("mix")) for _ in range(300)]
+    sent = [SentRequest("POST", "/probe/canvas/chain", new_id("mix")) for _ in range(300)]
     before = system.worker.app_text().count(" success ")
     send_all(system.service.port, sent, connections=20)
     assert {one.status for one in sent} == {202}
     wait_for(lambda: system.worker.app_text().count(" success ") >= before + 900, "900 tasks", seconds=120)
     found: dict[str, list[AppLine]] = {one.request_id: [] for one in sent}
-    records = [line for place in system.places for line in parse_app(place.app_text())[0]]
+    records = [line for place in system.processes for line in parse_app(place.app_text())[0]]
     for line in sorted(records, key=lambda line: line.timestamp):
         if line.request_id in found:
             found[line.request_id].append(line)
@@ -214,8 +220,8 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
 
 
 def test_every_line_of_the_worker_has_the_form_and_those_of_tasks_an_id(system: System) -> None:
-    system.lines(system.ask(DEMO), 11, " success ")
-    system.lines(system.ask("/probe/canvas/fails"), 1, " failure ")
+    system.lines(system.send(DEMO), 11, " success ")
+    system.lines(system.send("/probe/canvas/fails"), 1, " failure ")
     for line in system.worker.app_text().split("\n"):
         assert "Traceback" not in line or line.startswith(("    ", "{")), line
         assert not line.startswith("[20"), line
@@ -229,7 +235,7 @@ def test_worker_and_service_reconnect_to_a_broker_that_was_away(system: System) 
     system.check_refused(DEMO, NO_ANSWER, "celery")
     system.broker.start()
     system.service.wait_ready()
-    check_tree(system.lines(system.ask(DEMO), 11, "Debug task"))
+    check_tree(system.lines(system.send(DEMO), 11, "Debug task"))
     assert system.worker.process.poll() is None
 
 
@@ -244,7 +250,7 @@ def test_broker_that_hangs_keeps_no_request_waiting(system: System) -> None:
     finally:
         system.broker.tell(SIGCONT)
     system.service.wait_ready()
-    check_tree(system.lines(system.ask(DEMO), 11, "Debug task"))
+    check_tree(system.lines(system.send(DEMO), 11, "Debug task"))
 
 
 @on_rabbitmq
@@ -262,12 +268,12 @@ def test_tasks_outlive_a_killed_worker_and_a_stopped_broker(system: System, tmp_
     """What the worker was at, and what is sent before the next one starts, is done by that under the same IDs."""
     mark = tmp_path / "mark"
     mark.touch()
-    killed = system.ask(f"/probe/slow?mark={mark}")
+    killed = system.send(f"/probe/slow?mark={mark}")
     (first,) = system.lines(killed, 1, "slow begins")
     os.killpg(system.worker.process.pid, SIGKILL)
     system.worker.process.wait(10)
     mark.unlink()
-    waiting = system.ask(DEMO)
+    waiting = system.send(DEMO)
     system.broker.stop()
     system.worker.env["CELERY_VISIBILITY_TIMEOUT"] = "4"
     system.worker.start(wait=False)
@@ -286,5 +292,5 @@ def test_worker_with_a_wrong_setting_ends_with_a_sentence_without_the_password(p
     running = worker(probed, tmp_path, {"CELERY_BROKER_URL": "http://user:hunter2@example.org"})
     running.start(wait=False)
     assert running.process.wait(60) == 1
-    assert "The environment variable CELERY_BROKER_URL is not what it should be" in running.output()
+    assert "The environment variable CELERY_BROKER_URL is invalid" in running.output()
     assert "hunter2" not in running.output()

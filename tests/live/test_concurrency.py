@@ -1,4 +1,4 @@
-"""IDs never mix and lines are never lost: under load, keep-alive, pipelining, after large bodies, on every loop."""
+"""IDs never mix and no line is lost: with keep-alive, pipelining and large bodies, on every event loop."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ STACKS = {
     "gunicorn-asyncio-httptools": ("gunicorn", {"LOOP": "asyncio"}),
     "uvicorn-uvloop-h11": ("uvicorn-h11-uvloop", {}),
 }
-OURS = pytest.mark.parametrize("loaded", [name for name in STACKS if name.startswith("gunicorn")], indirect=True)
+on_gunicorn = pytest.mark.parametrize("loaded", [name for name in STACKS if name.startswith("gunicorn")], indirect=True)
 
 
 @pytest.fixture(scope="module", params=STACKS)
@@ -32,15 +32,15 @@ def loaded(
     """Run the service on one of the stacks."""
     server, env = STACKS[request.param]
     work = tmp_path_factory.mktemp(request.param)
-    with Service(project, work, server=server, app="probe:watched", env=env) as service:
+    with Service(project, work, server=server, app="probe:app_with_inherited_id", env=env) as service:
         yield service
 
 
 @pytest.mark.parametrize(
-    ("count", "connections", "batch"), [(1500, 50, 1), (800, 20, BATCH)], ids=["kept", "pipelined"]
+    ("count", "connections", "batch"), [(1500, 50, 1), (800, 20, BATCH)], ids=["keep-alive", "pipelined"]
 )
 def test_ids_never_mix(loaded: Service, count: int, connections: int, batch: int) -> None:
-    """Every answer has its own ID in header and body; each has one access line and one log line, and no more."""
+    """Each response has its own ID in header and body, and exactly one access log line and one log record."""
     requests = requests_to(TARGETS, count)
     send_all(loaded.port, requests, connections=connections, batch=batch)
     ids = Counter(sent.returned_id for sent in requests)
@@ -56,7 +56,7 @@ def test_ids_never_mix(loaded: Service, count: int, connections: int, batch: int
 
 
 def wait_for_lines(service: Service, ids: set[str]) -> list[tuple[str, str]]:
-    """Return ID and target of all access lines, once each of the IDs has one."""
+    """Wait until each ID has an access log line; return ID and target of all these lines."""
 
     def look() -> list[tuple[str, str]]:
         lines = [(line.request_id, line.target) for line in service.access() if line.request_id in ids]
@@ -65,8 +65,8 @@ def wait_for_lines(service: Service, ids: set[str]) -> list[tuple[str, str]]:
     return wait_for(look, "an access line for each request")
 
 
-@OURS
-def test_nothing_is_inherited_when_pipelined(loaded: Service) -> None:
+@on_gunicorn
+def test_pipelined_request_inherits_no_id(loaded: Service) -> None:
     """A pipelined request finds no ID of an earlier one in its context."""
     requests = requests_to(TARGETS, 200, without_id=2)
     send_all(loaded.port, requests, connections=4, batch=BATCH)
@@ -74,22 +74,22 @@ def test_nothing_is_inherited_when_pipelined(loaded: Service) -> None:
     assert len({sent.returned_id for sent in requests}) == 200
 
 
-@OURS
+@on_gunicorn
 @pytest.mark.parametrize("target", ["/probe/echo", "/probe/unread"])
-def test_nothing_is_inherited_after_a_large_body(loaded: Service, target: str) -> None:
-    """A request after one whose large body paused the connection finds no ID in its context."""
+def test_request_after_a_large_body_inherits_no_id(loaded: Service, target: str) -> None:
+    """A large body pauses the connection; the next request still finds no ID in its context."""
     large_id, next_id = new_id("large"), new_id("next")
     large = build_request("POST", target, body=b"x" * 400_000, request_id=large_id, close=False)
     with loaded.connect() as connection:
         half = len(large) // 2
         connection.send(large[:half])
         connection.send(large[half:])
-        first = connection.answer()
-        assert (first.status, first.one()) == (200, large_id)
+        first = connection.read_response()
+        assert (first.status, first.header()) == (200, large_id)
         for sent in (next_id, None):
-            answer = connection.request("GET", "/probe/async", request_id=sent)
-            assert answer.one("X-Inherited") == "-"
-            assert answer.one() != large_id
-            assert answer.one() == (sent or answer.json()["request_id"])
-            loaded.access_line(answer.one())
+            response = connection.request("GET", "/probe/async", request_id=sent)
+            assert response.header("X-Inherited") == "-"
+            assert response.header() != large_id
+            assert response.header() == (sent or response.json()["request_id"])
+            loaded.access_line(response.header())
     loaded.access_line(large_id)

@@ -15,12 +15,12 @@ from tests.support.brokers import BROKERS
 from tests.support.client import new_id
 from tests.support.faults import run_python
 from tests.support.lines import AppLine, parse_app
-from tests.support.load import Sent, send_all
+from tests.support.load import SentRequest, send_all
 from tests.support.process import environment_of
 from tests.support.service import Service
 from tests.support.system import System
 from tests.support.waiting import wait_for
-from tests.support.workers import Worker, show, wait_for_trail
+from tests.support.workers import Worker, print_lines, wait_for_app_lines
 
 from .probes import with_probes
 
@@ -93,7 +93,7 @@ def started(
 @pytest.fixture
 def system(started: System) -> System:
     """The same, with all of its parts running."""
-    return started.revive()
+    return started.restart_stopped()
 
 
 @pytest.fixture
@@ -128,12 +128,12 @@ def check_demo(system: System, *request_ids: str) -> None:
 
 
 def test_lines_of_a_request_have_its_id_through_two_processes_and_two_messages(system: System) -> None:
-    request_id = system.ask(DEMO)
+    request_id = system.send(DEMO)
     lines = system.lines(request_id, 4)
     check_hops(lines, request_id)
     assert {line.pid for line in lines} == {system.worker.process.pid}
     assert system.service.access_line(request_id).status == 202
-    show({"api": system.service, "worker": system.worker}, request_id)
+    print_lines({"api": system.service, "worker": system.worker}, request_id)
     strays = [line for line in system.worker.output().split("\n") if line and line[0] not in "2{ "]
     assert strays == []
 
@@ -167,12 +167,12 @@ def test_message_that_cannot_be_sent_is_an_error_of_the_endpoint(system: System)
 def test_message_of_a_killed_worker_is_redelivered_and_a_failed_one_is_not(system: System, mark: Path) -> None:
     """The next worker has the same IDs; a handler that fails, or whose reply is no message, is logged once."""
     failed = {
-        system.ask("/probe/bad"): ("Fail", "RuntimeError: on purpose"),
-        system.ask("/probe/odd?what=reply"): ("Give", "PydanticSerializationError: "),
+        system.send("/probe/bad"): ("Fail", "RuntimeError: on purpose"),
+        system.send("/probe/odd?what=reply"): ("Give", "PydanticSerializationError: "),
     }
     for request_id in failed:
         system.lines(request_id, 2)
-    request_id = system.ask(f"/probe/slow?mark={mark}")
+    request_id = system.send(f"/probe/slow?mark={mark}")
     (first,) = system.lines(request_id, 1, "wait begins")
     system.worker.process.send_signal(SIGKILL)
     system.worker.process.wait(10)
@@ -187,7 +187,7 @@ def test_message_of_a_killed_worker_is_redelivered_and_a_failed_one_is_not(syste
         assert words in unhandled.exception
         assert closing.message.startswith(f"{name} failed ")
         assert unhandled.current_id == closing.current_id != "-"
-    check_demo(system, system.ask(DEMO))
+    check_demo(system, system.send(DEMO))
 
 
 def test_worker_that_is_told_to_end_waits_for_its_handlers_for_a_while(system: System, mark: Path) -> None:
@@ -195,7 +195,7 @@ def test_worker_that_is_told_to_end_waits_for_its_handlers_for_a_while(system: S
     late_mark = mark.with_name("late")
     late_mark.touch()
     before = len(system.worker.app_text())
-    soon, late = system.ask(f"/probe/slow?mark={mark}"), system.ask(f"/probe/slower?mark={late_mark}")
+    soon, late = system.send(f"/probe/slow?mark={mark}"), system.send(f"/probe/slower?mark={late_mark}")
     for request_id in (soon, late):
         system.lines(request_id, 1, "wait begins")
     system.worker.signal(SIGTERM)
@@ -206,7 +206,7 @@ def test_worker_that_is_told_to_end_waits_for_its_handlers_for_a_while(system: S
     assert len(system.lines(late, 1, "Wait returned")) == 1
     late_mark.unlink()
 
-    kept = system.ask(DEMO)
+    kept = system.send(DEMO)
     system.broker.stop(SIGKILL)
     system.worker.start(wait=False)
     wait_for(lambda: AWAY in system.worker.app_text()[before:], "a worker without a broker")
@@ -223,16 +223,16 @@ def test_worker_that_is_told_to_end_waits_for_its_handlers_for_a_while(system: S
 
 def test_nothing_that_was_accepted_is_lost_when_the_broker_dies(system: System, mark: Path) -> None:
     """While it is away, publishing is refused, noticed or not; each process says so once, and all of them reconnect."""
-    before = {place: len(place.app_text()) for place in system.places}
-    accepted = [system.ask(DEMO) for _ in range(5)]
-    running = system.ask(f"/probe/slow?mark={mark}")
+    before = {place: len(place.app_text()) for place in system.processes}
+    accepted = [system.send(DEMO) for _ in range(5)]
+    running = system.send(f"/probe/slow?mark={mark}")
     (begun,) = system.lines(running, 1, "wait begins")
     system.broker.stop(SIGKILL)
     mark.unlink()
     assert {system.service.request("POST", DEMO).status for _ in range(4)} == {503}, "noticed or not"
 
     def said(word: str) -> list[int]:
-        return [place.app_text()[before[place] :].count(word) for place in system.places]
+        return [place.app_text()[before[place] :].count(word) for place in system.processes]
 
     # One that a busy machine held up may have missed an answer before; then it has said that there is one again, too.
     wait_for(lambda: sum(said(AWAY)) - sum(said(ANSWERS)) == 3, "the word of each process that there is no broker")
@@ -240,7 +240,7 @@ def test_nothing_that_was_accepted_is_lost_when_the_broker_dies(system: System, 
     system.check_refused(DEMO, f"The broker at {place} does not answer.", "faststream")
     system.broker.start()
     system.service.wait_ready()
-    accepted += [system.ask(DEMO) for _ in range(5)]
+    accepted += [system.send(DEMO) for _ in range(5)]
     for request_id in accepted:
         system.lines(request_id, 1, "Conclude processed")
     system.lines(running, 1, "Wait processed")
@@ -264,7 +264,7 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System, tmp_path: Pat
     worker = Worker(project, tmp_path, [*RUN, "--workers", "2"], env, ready=ANSWERS, name="worker")
     with System(system.broker, service, worker):
         wait_for(lambda: worker.output().count(ANSWERS) == 2, "two workers")
-        sent = [Sent("POST", DEMO, new_id("many")) for _ in range(1000)]
+        sent = [SentRequest("POST", DEMO, new_id("many")) for _ in range(1000)]
         send_all(service.port, sent, connections=40)
         assert {one.status for one in sent} == {202}
         by_id: dict[str, list[AppLine]] = {}
@@ -286,7 +286,7 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System, tmp_path: Pat
         # Without a worker the API does the work alone, and leaves in peace.
         request_id = new_id("alone")
         assert service.request("POST", DEMO, request_id=request_id).status == 202
-        check_hops(wait_for_trail([service], request_id, 4), request_id)
+        check_hops(wait_for_app_lines([service], request_id, 4), request_id)
         assert service.stop() == 0
         assert "Traceback" not in service.app_text()
 

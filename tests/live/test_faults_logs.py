@@ -1,4 +1,4 @@
-"""Log files that are moved, on a full disk or gone while the service runs: requests are answered, lines stay."""
+"""Log files that are moved, removed or on a full disk while the service runs: requests succeed, lines are whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.client import new_id
-from tests.support.faults import check_lines, count_records, serve
+from tests.support.faults import check_access_lines, count_records, serve
 from tests.support.lines import parse_app
 from tests.support.load import Load
 from tests.support.service import Service
@@ -30,7 +30,7 @@ STATUSES = (("/api/demo", 200), ("/api/demo/fail", 500), ("/nothing", 404))
 
 @pytest.fixture(scope="module")
 def shared(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run the service with log files; each test leaves it with a folder in which it can write."""
+    """Run the service with log files; each test must leave their folder writable."""
     work = tmp_path_factory.mktemp("logs")
     with serve(project, work, log_path=work / "log", workers=3) as service:
         yield service
@@ -39,47 +39,47 @@ def shared(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def folder(shared: Service) -> Path:
-    """Return the service's folder of log files, in which each worker has written."""
+    """Return the folder of the log files, after a check that the workers write to it."""
     assert shared.log_path is not None
     check_serving(shared, shared.log_path)
     return shared.log_path
 
 
 def check_serving(service: Service, folder: Path) -> None:
-    """Requests are served, and each has a line in each file."""
+    """Check that requests succeed, and that each has a line in each file."""
     ids = [new_id("room") for _ in range(20)]
     for request_id in ids:
         assert service.request("GET", "/api/demo", request_id=request_id).status == 200
-    check_lines([folder / "access.log"], ids)
+    check_access_lines([folder / "access.log"], ids)
     assert count_records([folder / "demo.log"], ids) == Counter(ids)
 
 
-def test_moved_files_are_opened_again(shared: Service, folder: Path) -> None:
-    """`mv` and SIGUSR1 three times under load: no line is lost, and the old files stay as they were."""
+def test_moved_files_are_reopened(shared: Service, folder: Path) -> None:
+    """After `mv` and SIGUSR1, three times under load, no line is lost, and the moved files no longer change."""
     sizes: dict[Path, int] = {}
     with Load(shared.port) as load:
         for number in range(3):
-            load.more(30)
+            load.wait_for_requests(30)
             moved = [(folder / name).rename(folder / f"{name}.{number}") for name in FILES]
             shared.signal(SIGUSR1)
             wait_for(lambda: all((folder / name).exists() for name in FILES), "new files")
-            load.more(30)
+            load.wait_for_requests(30)
             sizes |= {path: path.stat().st_size for path in moved}
     assert load.failed == []
-    check_lines(folder.glob("access.log*"), load.answered)
+    check_access_lines(folder.glob("access.log*"), load.answered)
     assert {path: path.stat().st_size for path in sizes} == sizes
     assert count_records(folder.glob("demo.log*"), load.answered) == Counter(load.answered)
     assert load.answered[-1] in (folder / "access.log").read_text("utf-8")
 
 
-def test_storm_of_signals_tears_no_line(shared: Service, folder: Path) -> None:
-    """100 SIGUSR1 under load: none interrupts a write, no line is lost."""
+def test_many_signals_tear_no_line(shared: Service, folder: Path) -> None:
+    """100 SIGUSR1 under load interrupt no write and lose no line."""
     with Load(shared.port, rate=1000) as load:
         for _ in range(100):
             shared.signal(SIGUSR1)
-            load.more(2)
+            load.wait_for_requests(2)
     assert load.failed == []
-    check_lines(folder.glob("access.log*"), load.answered)
+    check_access_lines(folder.glob("access.log*"), load.answered)
     assert not [
         word for word in ("reentrant", "Logging error", "Traceback") if word in shared.stderr.read_text("utf-8")
     ]
@@ -94,9 +94,9 @@ def tiny_disk(folder: Path) -> Iterator[Path]:
     try:
         mounted = subprocess.run(command, check=False, capture_output=True, text=True)
     except FileNotFoundError:
-        pytest.skip("There is no mount command to make a tiny disk with.")
+        pytest.skip("The mount command is missing.")
     if mounted.returncode:
-        pytest.skip(f"This user may not mount a tiny disk: {mounted.stderr.strip()}")
+        pytest.skip(f"This user cannot mount a tmpfs: {mounted.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -104,12 +104,12 @@ def tiny_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_full_disk_loses_whole_lines_and_no_request(project: Path, tmp_path: Path) -> None:
-    """A disk that fills up under load: every request is answered, and with room again every line is whole."""
+    """Every request succeeds while the disk is full, and lines are written again once there is space."""
     with tiny_disk(tmp_path / "log") as folder, serve(project, tmp_path, log_path=folder) as service:
         (folder / "filler").write_bytes(b"x" * 40_000)
         with Load(service.port, clients=3) as load:
             wait_for(lambda: shutil.disk_usage(folder).free == 0, "a full disk")
-            load.more(50)
+            load.wait_for_requests(50)
         assert load.failed == []
         (folder / "filler").unlink()
         check_serving(service, folder)
@@ -117,8 +117,8 @@ def test_full_disk_loses_whole_lines_and_no_request(project: Path, tmp_path: Pat
         assert "are being lost" in service.stderr.read_text("utf-8")
 
 
-def test_file_that_takes_nothing_is_complained_of_once(shared: Service, folder: Path) -> None:
-    """Log files on a full device: requests are answered; once the files are replaced, lines come again."""
+def test_unwritable_file_is_reported_once(shared: Service, folder: Path) -> None:
+    """With log files on a full device, requests succeed; once the files are replaced, lines are written again."""
     before = shared.stderr.read_text("utf-8").count("are being lost")
     for name in FILES:
         (folder / name).unlink()
@@ -128,45 +128,45 @@ def test_file_that_takes_nothing_is_complained_of_once(shared: Service, folder: 
     for name in FILES:
         (folder / name).unlink()
     check_serving(shared, folder)
-    complaints = shared.stderr.read_text("utf-8").count("are being lost") - before
-    assert 1 <= complaints <= 3 * len(FILES), "said once for each file and worker, not for each line"
+    reports = shared.stderr.read_text("utf-8").count("are being lost") - before
+    assert 1 <= reports <= 3 * len(FILES), "one report per file and worker, not per line"
 
 
-@pytest.mark.parametrize("instead", ["nothing", "file"])
-def test_folder_that_is_gone_ends_no_request(shared: Service, folder: Path, instead: str) -> None:
-    """The folder is removed, or a file takes its place: requests are answered, and lines come again with it."""
+@pytest.mark.parametrize("replacement", ["nothing", "file"])
+def test_missing_log_folder_fails_no_request(shared: Service, folder: Path, replacement: str) -> None:
+    """The folder is removed or replaced by a file; once it exists again, lines are written again."""
     shutil.rmtree(folder)
-    if instead == "file":
+    if replacement == "file":
         folder.touch()
     for target, status in STATUSES * 5:
         assert shared.request("GET", target).status == status
-    if instead == "file":
+    if replacement == "file":
         folder.unlink()
     folder.mkdir(exist_ok=True)
     check_serving(shared, folder)
 
 
-def test_streams_that_take_nothing(project: Path, tmp_path: Path) -> None:
-    """Standard output and error on a full device: requests are answered, also those that fail."""
+def test_unwritable_output_streams_fail_no_request(project: Path, tmp_path: Path) -> None:
+    """With standard output and error on a full device, every request gets its response."""
 
     def command(app: str, _port: int) -> list[str]:
         return ["sh", "-c", 'exec gunicorn -c gun.py "$0" >/dev/full 2>/dev/full', app]
 
     with Service(project, tmp_path, command=command) as service:
         for target, status in STATUSES * 5:
-            answer = service.request("GET", target)
-            assert (answer.status, answer.json()["request_id"]) == (status, answer.one())
+            response = service.request("GET", target)
+            assert (response.status, response.json()["request_id"]) == (status, response.header())
         assert service.stop() == 0
 
 
-def test_long_lines_are_whole(shared: Service, folder: Path) -> None:
-    """Lines of 6 kB from three workers into the same files are never torn."""
+def test_long_lines_are_not_torn(shared: Service, folder: Path) -> None:
+    """Three workers write lines of 6 kB to the same files."""
     query = "q" * 6000
     mix = [("GET", f"/faults/long/{letter}?{query}") for letter in "abc"]
     with Load(shared.port, clients=6, mix=mix, rate=1000) as load:
-        load.more(450)
+        load.wait_for_requests(450)
     assert load.failed == []
-    check_lines([folder / "access.log"], load.answered)
+    check_access_lines([folder / "access.log"], load.answered)
     records, strays = parse_app((folder / "faults.log").read_text("utf-8"))
     assert strays == []
     assert Counter(record.request_id for record in records) == Counter(load.answered)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.client import new_id
-from tests.support.faults import marks, new_broker, new_workers, wait_connected, with_integrations
+from tests.support.faults import marks, new_broker, wait_for_connected_workers, wait_for_new_workers, with_integrations
 from tests.support.load import Load
 from tests.support.service import Service
 from tests.support.speed import scaled
@@ -74,7 +74,7 @@ def ask(service: Service, cause: str) -> None:
     request_id, status = new_id("ready"), 503 if cause else 200
     answer = service.request("GET", "/readyz", request_id=request_id)
     body = answer.json()
-    assert (answer.status, answer.one(), body["request_id"]) == (status, request_id, request_id)
+    assert (answer.status, answer.header(), body["request_id"]) == (status, request_id, request_id)
     assert (body["cause"], body["result"]) == (cause, None if cause else "ready")
     told = [record.message for record in service.app_lines(request_id, 2 if cause else 1)]
     assert told[0] == "asking the broker"
@@ -87,7 +87,7 @@ def ask(service: Service, cause: str) -> None:
 
 def test_readiness_follows_the_broker(shared: Service) -> None:
     """The cause is reported, and all other requests are served as ever."""
-    wait_connected(shared, 2)
+    wait_for_connected_workers(shared, 2)
     broker = shared.project.parent / "broker"
     with Load(shared.port) as load:
         ask(shared, "")
@@ -96,7 +96,7 @@ def test_readiness_follows_the_broker(shared: Service) -> None:
             ask(shared, NOT_READY)
         (broker / "up").touch()
         (broker / "crashes").touch()
-        ask(shared, "broker: Its check failed; the log says how.")
+        ask(shared, "broker: The check failed; the log has the traceback.")
         (broker / "crashes").unlink()
         ask(shared, "")
         assert shared.request("GET", "/livez").status == 200
@@ -105,7 +105,7 @@ def test_readiness_follows_the_broker(shared: Service) -> None:
 
 def test_background_task_that_fails_makes_the_service_not_ready(shared: Service) -> None:
     """Each worker logs it once, all else goes on, and a reload starts it again."""
-    old = wait_connected(shared, 2)
+    old = wait_for_connected_workers(shared, 2)
     broker = shared.project.parent / "broker"
     with Load(shared.port) as load:
         (broker / "breaks").touch()
@@ -116,8 +116,8 @@ def test_background_task_that_fails_makes_the_service_not_ready(shared: Service)
             assert (answer.status, answer.json()["cause"]) == (503, "broker: It has ended; the log says why.")
         (broker / "breaks").unlink()
         shared.signal(SIGHUP)
-        new_workers(shared, old, 2)
-        wait_connected(shared, 2)
+        wait_for_new_workers(shared, old, 2)
+        wait_for_connected_workers(shared, 2)
         ask(shared, "")
     assert load.failed == []
     gone = [record.exception for record in shared.app_records("-") if record.message == told]
@@ -127,17 +127,17 @@ def test_background_task_that_fails_makes_the_service_not_ready(shared: Service)
 
 def test_hook_that_fails_at_a_worker_s_end_is_logged(shared: Service) -> None:
     """A child_exit that fails harms neither the replacement of a worker nor a reload."""
-    victim = wait_connected(shared, 2)[0]
+    victim = wait_for_connected_workers(shared, 2)[0]
     broker = shared.project.parent / "broker"
     with Load(shared.port, clients=2) as load:
         os.kill(victim, SIGKILL)
-        new_workers(shared, [victim], 2)
-        load.more(20)
-        old = wait_connected(shared, 2)
+        wait_for_new_workers(shared, [victim], 2)
+        load.wait_for_requests(20)
+        old = wait_for_connected_workers(shared, 2)
         shared.signal(SIGHUP)
-        new_workers(shared, old, 2)
-        wait_connected(shared, 2)
-        load.more(20)
+        wait_for_new_workers(shared, old, 2)
+        wait_for_connected_workers(shared, 2)
+        load.wait_for_requests(20)
     assert len(load.failed) <= 2, load.failed
     for name in ("disconnected", "atexit", "worker_exit"):
         assert marks(broker, name).issuperset(old), f"{name} after SIGHUP"
@@ -151,12 +151,12 @@ def test_hook_that_fails_at_a_worker_s_end_is_logged(shared: Service) -> None:
 def test_each_worker_connects_and_disconnects(integrated: Path, broker: Path) -> None:
     """Every hook runs in its process; the exit is clean, though a readiness check has hung."""
     with serve(integrated, broker, BROKER_SIZE="7", GRACEFUL_TIMEOUT="10") as service:
-        workers = set(wait_connected(service, 2))
+        workers = set(wait_for_connected_workers(service, 2))
         request_id = new_id("broker")
         assert service.request("GET", "/broker", request_id=request_id).json()["result"] == 7
         assert [record.message for record in service.app_lines(request_id)] == ["asked for the size"]
         (broker / "hangs").touch()
-        ask(service, "broker: It did not answer within 0.9 seconds.")
+        ask(service, "broker: The check timed out after 0.9 seconds.")
         assert service.stop() == 0
         assert service.app_text().count("Integrations: broker, marks.") == 2
         assert not [trace for trace in ("was destroyed", "SIGKILL") if trace in service.app_text()]
@@ -164,7 +164,7 @@ def test_each_worker_connects_and_disconnects(integrated: Path, broker: Path) ->
         assert marks(broker, name) == {service.process.pid}, name
     for name in ("post_fork", "disconnected", "atexit", "worker_exit", "child_exit"):
         assert marks(broker, name) == workers, name
-    assert not (broker / "master_knows_too_much").exists()
+    assert not (broker / "master_has_imported_app").exists()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_start_that_cannot_work_ends_with_a_sentence(
 def test_lifespan_that_hangs_at_the_end_is_cut_off(integrated: Path, broker: Path) -> None:
     (broker / "hangs_on").touch()
     with serve(integrated, broker, 1, GRACEFUL_TIMEOUT="6") as service:
-        wait_connected(service, 1)
+        wait_for_connected_workers(service, 1)
         began = time.monotonic()
         assert service.stop() == 0
         assert 2 < time.monotonic() - began < scaled(5)
@@ -210,7 +210,7 @@ def test_worker_may_be_stopped_while_it_starts(without_marks: Path, broker: Path
         install(2)
         wait_for(lambda: len(service.workers()) == 2, "the end of the first worker")
         slow.unlink()
-        wait_connected(service, 1)
+        wait_for_connected_workers(service, 1)
         assert service.request("GET", "/livez").status == 200
         slow.touch()
         install(3)

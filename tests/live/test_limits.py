@@ -1,4 +1,4 @@
-"""Limits: what is too large or too much is answered by the server itself, in the shape of every other answer."""
+"""Limits: the server refuses too large requests itself, with the same error envelope as the application."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START = b"GET /api/demo HTTP/1.1\r\nHost: testserver\r\n"
 
 @pytest.fixture(scope="module")
 def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run the service with limits; at the end every line is one, and nothing has failed."""
+    """Run the service with limits; at the end, check that all lines are valid and nothing has failed."""
     with serve(project, tmp_path_factory.mktemp("limits"), settings=SETTINGS) as service:
         yield service
         assert not [line for line in service.access() if line.status == 500]
@@ -34,7 +34,7 @@ def target(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_long_request_line_is_refused(target: Service) -> None:
-    """A target of the limit passes, one more byte is refused with 414."""
+    """A target as long as the limit is accepted, one more byte is refused with 414."""
     path = "/" + "a" * (LINE - 1)
     assert target.request("GET", path).status == 404
     request_id = new_id("line")
@@ -54,47 +54,47 @@ LARGE = {
 
 
 @pytest.mark.parametrize("lines", LARGE.values(), ids=LARGE)
-def test_headers_beyond_a_limit_are_refused(target: Service, lines: bytes) -> None:
-    """With 431, be they complete or not; the ID in front of them is kept."""
+def test_headers_above_a_limit_are_refused(target: Service, lines: bytes) -> None:
+    """With 431, complete or not; the ID of an earlier header is kept."""
     request_id = new_id("large")
     head = START + f"X-Request-ID: {request_id}\r\n".encode()
     check_refusal(target, target.raw(head + lines), 431, request_id)
 
 
-def test_as_many_headers_as_the_limit_pass(target: Service) -> None:
+def test_headers_up_to_the_limit_are_accepted(target: Service) -> None:
     assert target.raw(START + MANY[: MANY.rindex(b"X-")] + b"Connection: close\r\n\r\n").status == 200
 
 
 def test_head_in_pieces_is_read(target: Service) -> None:
-    """A head within the limit is welcome in whatever pieces it arrives."""
+    """A head within the limit is accepted in pieces of any size."""
     request_id = new_id("pieces")
     lines = [(f"X-{number}", "a" * 300) for number in range(10)]
     data = build_request("GET", "/api/demo", lines, request_id=request_id)
     with target.connect() as connection:
         for start in range(0, len(data), 100):
             connection.send(data[start : start + 100])
-            time.sleep(0.003)  # so that each is a piece of its own
-        answer = connection.answer()
-    assert (answer.status, answer.one()) == (200, request_id)
+            time.sleep(0.003)  # so that each piece is read separately
+        response = connection.read_response()
+    assert (response.status, response.header()) == (200, request_id)
 
 
-def test_large_input_costs_little(target: Service) -> None:
-    """No input within the limits takes more than its share of time: none is worse than linear, also in the log."""
+def test_large_input_takes_linear_time(target: Service) -> None:
+    """No input within the limits takes more than linear time, in the request or in its log line."""
     pieces = ("q", "%41", "&", "=", "a=", "a&", ";", "token", "%", "[", "/", "+", "'")
     targets = [f"/{start}{piece * (8000 // len(piece))}" for piece in pieces for start in ("", "?", "?a=")]
     values = [piece * (8000 // len(piece)) for piece in (*pieces, "1.2.3.4,", ":", "[", "\\", '"', "\xe9", "-")]
     names = ("X-Request-ID", "User-Agent", "X-Forwarded-For", "X-Forwarded-Proto", "Accept", "Cookie")
     with target.connect() as connection:
-        seconds = {text[:8]: spent(connection, text, ()) for text in targets}
+        seconds = {text[:8]: measure_seconds(connection, text, ()) for text in targets}
         for name in names:
             for value in values:
-                seconds[f"{name}: {value[:8]}"] = spent(connection, "/api/demo", ((name, value),))
+                seconds[f"{name}: {value[:8]}"] = measure_seconds(connection, "/api/demo", ((name, value),))
     slow = {what: round(took, 3) for what, took in seconds.items() if took > scaled(0.1)}
     assert not slow, slow
 
 
-def spent(connection: Connection, target: str, headers: tuple[tuple[str, str], ...]) -> float:
-    """Return the seconds that such a request takes at least, behind the line of one like it on the same loop."""
+def measure_seconds(connection: Connection, target: str, headers: tuple[tuple[str, str], ...]) -> float:
+    """Return the shortest time of such a request; the first one is not counted."""
     took = []
     for _ in range(3):
         began = time.monotonic()

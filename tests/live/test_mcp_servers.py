@@ -1,4 +1,4 @@
-"""Calls of other MCP servers: what they say is logged under the caller's ID; one that fails harms no other."""
+"""Calls to other MCP servers: their messages are logged with the caller's ID; a failing server affects no other."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from tests.support.baked import bake_with
-from tests.support.client import Answer, Json, new_id
+from tests.support.client import Json, Response, new_id
 from tests.support.lines import parse_app
 from tests.support.ports import free_port
 from tests.support.process import Process, children
@@ -34,7 +34,7 @@ TIMEOUT = 2.0
 
 @pytest.fixture(scope="module")
 def probed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The service with an endpoint that calls the tools of others, and a hostile server beside it."""
+    """The service with the endpoint of mcp_probe.py, and the server of mcp_hostile.py as `hostile.py`."""
     copy = bake_with(project, tmp_path_factory.mktemp("mcp") / "project", "mcp")
     probe = copy / "app/integrations/mcp_probe"
     probe.mkdir()
@@ -44,7 +44,7 @@ def probed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(project: Path, work: Path, servers: dict[str, str], **env: str) -> Service:
-    """Return the service with one worker, not started yet; `self` among the servers is the service by its URL."""
+    """Return the service with one worker, not started yet. The server `self` is the service itself, by its URL."""
     service = Service(project, work, app="app.main:app", workers=1, env={"LOG_FORMAT": "json", **env})
     own = {"self": f"http://127.0.0.1:{service.port}/mcp"}
     service.env["MCP_SERVERS"] = json.dumps(servers | own)
@@ -52,7 +52,7 @@ def serve(project: Path, work: Path, servers: dict[str, str], **env: str) -> Ser
 
 
 class Remote(Process):
-    """The hostile server behind a URL, at a port that stays."""
+    """The hostile server over HTTP; its port stays the same after a restart."""
 
     def __init__(self, project: Path, work: Path) -> None:
         self.port = free_port()
@@ -73,84 +73,86 @@ class Remote(Process):
 
 @pytest.fixture(scope="module")
 def remote(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Remote:
-    """A hostile server behind a URL, not started yet."""
+    """The hostile server over HTTP, not started yet."""
     return Remote(probed, tmp_path_factory.mktemp("remote"))
 
 
 @pytest.fixture(scope="module")
 def service(probed: Path, remote: Remote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service with short patience, a good server and bad ones."""
+    """The running service with a short MCP_TIMEOUT, a good server and hostile ones."""
     servers = {"good": HOSTILE, "bad": HOSTILE, "mute": f"{HOSTILE} --mute --deaf", "none": "no-such-command"}
     servers["remote"] = f"http://127.0.0.1:{remote.port}/mcp"
     with serve(probed, tmp_path_factory.mktemp("service"), servers, MCP_TIMEOUT=f"{TIMEOUT}") as running:
-        wait_until_used(running, "good")
+        wait_until_available(running, "good")
         yield running
 
 
 @pytest.fixture(scope="module")
 def demo(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service with long patience and those servers of our own that the demo asks; the last test stops it."""
-    servers = dict.fromkeys(SAID, OWN) | {"good": HOSTILE, "bad": HOSTILE}
+    """The running service with a long MCP_TIMEOUT and the servers of the demo; the last test stops it."""
+    servers = dict.fromkeys(DEMO_MESSAGES, OWN) | {"good": HOSTILE, "bad": HOSTILE}
     with serve(probed, tmp_path_factory.mktemp("demo"), servers, MCP_TIMEOUT="60") as running:
         yield running
 
 
-def post(service: Service, target: str, body: Json, request_id: str | None = None) -> Answer:
-    """Send JSON."""
+def post(service: Service, target: str, body: Json, request_id: str | None = None) -> Response:
+    """Send a POST request with a JSON body."""
     return service.request("POST", target, JSON, json.dumps(body).encode(), request_id=request_id)
 
 
-def call(service: Service, label: str, tool: str, request_id: str | None = None, /, **arguments: Json) -> Answer:
-    """Let the service call a tool of another server."""
+def call(service: Service, label: str, tool: str, request_id: str | None = None, /, **arguments: Json) -> Response:
+    """Make the service call a tool of another server."""
     return post(service, f"/probe/mcp/{label}/{tool}", arguments, request_id)
 
 
 def pid_of(service: Service, label: str) -> int:
-    """Return the process ID of another server; fails when it does not answer."""
-    answer = call(service, label, "own_pid")
-    assert answer.status == 200, answer
-    return int(answer.json()["result"])
+    """Return the process ID of another server; fails if the server is unavailable."""
+    response = call(service, label, "own_pid")
+    assert response.status == 200, response
+    return int(response.json()["result"])
 
 
-def wait_until_used(service: Service, label: str) -> int:
-    """Wait until calls of a server are answered, and return its process ID."""
-    return int(wait_for(lambda: call(service, label, "own_pid").json()["result"], f"an answer of {label}"))
+def wait_until_available(service: Service, label: str) -> int:
+    """Wait until a server responds to calls, and return its process ID."""
+    return int(wait_for(lambda: call(service, label, "own_pid").json()["result"], f"a response of {label}"))
 
 
 def lines_of(service: Service) -> list[Json]:
-    """Return all whole lines of the log."""
+    """Return all complete lines of the log."""
     return [json.loads(line) for line in service.app_text().split("\n")[:-1]]
 
 
-def said_by(service: Service, label: str, request_id: str | None = None) -> list[Json]:
-    """Return the records of what another server said, of one request or of all."""
+def messages_of(service: Service, label: str, request_id: str | None = None) -> list[Json]:
+    """Return the log records of another server's messages, of one request or of all."""
     lines = [line for line in lines_of(service) if line.get("server") == label and "mcp_level" in line]
     return [line for line in lines if request_id in (None, line["request_id"])]
 
 
-def assert_answers(service: Service, label: str = "good") -> None:
-    """The server answers at once, what it says is logged, and the service answers."""
+def assert_available(service: Service, label: str = "good") -> None:
+    """Assert that the server responds, that its message is logged, and that the service responds."""
     request_id = new_id("well")
-    answer = call(service, label, "say", request_id, messages=[{"level": "info", "data": {"msg": "well", "extra": {}}}])
-    assert answer.status == 200, answer
-    wait_for(lambda: said_by(service, label, request_id), f"what {label} said")
+    response = call(
+        service, label, "say", request_id, messages=[{"level": "info", "data": {"msg": "well", "extra": {}}}]
+    )
+    assert response.status == 200, response
+    wait_for(lambda: messages_of(service, label, request_id), f"the message of {label}")
     assert service.request("GET", "/livez").status == 200
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Return those of the processes that have not ended."""
+    """Return the processes that have not ended."""
     states = {pid: Path(f"/proc/{pid}/stat") for pid in pids}
     return [pid for pid, state in states.items() if state.exists() and " Z " not in state.read_text()]
 
 
-MESSAGE = '{"jsonrpc":"2.0","method":"notifications/message"'
+NOTIFICATION = '{"jsonrpc":"2.0","method":"notifications/message"'
 GARBAGE = [
     "", "nonsense", "{}", "[]", "null", "\x1b[31m", '{"jsonrpc":"2.0"}', '{"jsonrpc":"2.0","id":999,"result":{}}',
-    f"{MESSAGE}}}",
-    f'{MESSAGE},"params":[]}}',
-    f'{MESSAGE},"params":{{"level":"loud","data":"x"}}}}',
-    f'{MESSAGE},"params":{{"level":7,"data":"x"}}}}',
-    f'{MESSAGE},"params":{{"level":"info"}}}}',
+    f"{NOTIFICATION}}}",
+    f'{NOTIFICATION},"params":[]}}',
+    f'{NOTIFICATION},"params":{{"level":"loud","data":"x"}}}}',
+    f'{NOTIFICATION},"params":{{"level":7,"data":"x"}}}}',
+    f'{NOTIFICATION},"params":{{"level":"info"}}}}',
     '{"jsonrpc":"2.0","method":"notifications/unknown","params":{}}',
     '{"jsonrpc":"2.0","method":"no/such","id":"7","params":{}}',
     '{"jsonrpc":"2.0","method":"sampling/createMessage","id":8,"params":{}}',
@@ -160,192 +162,194 @@ FORGED = {"msg": "m\n2026-01-01 forged", "extra": {"two\nlines": "\x1b[31m", "pa
 NOT_A_NUMBER = '{"level":"info","data":{"msg":"nan","extra":{"nan":NaN,"inf":Infinity}}}'
 
 
-def test_malformed_messages_are_ignored_and_data_of_any_kind_is_logged(service: Service) -> None:
+def test_malformed_messages_are_ignored_and_any_data_is_logged(service: Service) -> None:
     request_id = new_id("garbage")
     messages = [*({"level": "info", "data": data} for data in (*DATA, FORGED)), NOT_A_NUMBER]
-    answer = call(service, "bad", "say", request_id, lines=GARBAGE, messages=messages)
-    assert (answer.status, answer.json()["result"]) == (200, "said"), answer
+    response = call(service, "bad", "say", request_id, lines=GARBAGE, messages=messages)
+    assert (response.status, response.json()["result"]) == (200, "said"), response
     assert call(service, "bad", "big", request_id, size=5_000_000).status == 200
     number = len(messages) + 3
-    wait_for(lambda: len(said_by(service, "bad", request_id)) >= number, f"{number} records")
-    said = [line["message"] for line in said_by(service, "bad", request_id)]
-    assert said[:2] == ["bad: plain text", 'bad: {"data":5}']
-    assert said[len(DATA) : len(messages)] == ["bad: m\n2026-01-01 forged", "bad: nan"]
-    assert [text[:15] for text in said[len(messages) :]] == ["bad: large valu", "bad: large text", "bad: deep"]
+    wait_for(lambda: len(messages_of(service, "bad", request_id)) >= number, f"{number} records")
+    texts = [line["message"] for line in messages_of(service, "bad", request_id)]
+    assert texts[:2] == ["bad: plain text", 'bad: {"data":5}']
+    assert texts[len(DATA) : len(messages)] == ["bad: m\n2026-01-01 forged", "bad: nan"]
+    assert [text[:15] for text in texts[len(messages) :]] == ["bad: large valu", "bad: large text", "bad: deep"]
     text = service.app_text()
     assert "hunter2" not in text
     assert "could not be written" not in text
     assert max(map(len, text.split("\n"))) < 60_000
     assert not parse_app(text)[1]
-    assert_answers(service)
+    assert_available(service)
 
 
 @pytest.mark.parametrize("how", ["idle", "in a call"])
 def test_killed_server_is_started_again(service: Service, how: str) -> None:
-    """Its callers get an error at once; calls of other servers are not affected."""
-    pid = wait_until_used(service, "bad")
+    """Its callers get an error immediately; calls to other servers are not affected."""
+    pid = wait_until_available(service, "bad")
     if how == "idle":
         os.kill(pid, SIGKILL)
-        wait_for(lambda: not alive([pid]), "the end of the server")
+        wait_for(lambda: not alive([pid]), "the exit of the server")
     else:
         request_id, began = new_id("dies"), time.monotonic()
-        answer = call(service, "bad", "die", request_id)
+        response = call(service, "bad", "die", request_id)
         assert time.monotonic() - began < scaled(TIMEOUT / 2)
-        assert (answer.status, answer.json()["cause"]) == (503, "The MCP server bad does not answer.")
-        assert [line for line in service.app_lines(request_id) if "bad does not answer" in line.message]
-    assert_answers(service)
+        assert (response.status, response.json()["cause"]) == (503, "The MCP server bad is unavailable.")
+        assert [line for line in service.app_lines(request_id) if "bad is unavailable" in line.message]
+    assert_available(service)
     assert pid_of(service, "bad") != pid
 
 
-def test_server_that_hangs_is_replaced(service: Service) -> None:
-    """Its caller waits for MCP_TIMEOUT, those of other servers do not; the process ends."""
-    pid = wait_until_used(service, "bad")
+def test_hanging_server_is_replaced(service: Service) -> None:
+    """Its caller waits for MCP_TIMEOUT, callers of other servers do not; its process is ended."""
+    pid = wait_until_available(service, "bad")
     with ThreadPoolExecutor(1) as threads:
         began = time.monotonic()
         hanging = threads.submit(call, service, "bad", "hang")
-        assert_answers(service)
+        assert_available(service)
         assert hanging.result().status == 503
         assert TIMEOUT - 0.1 < time.monotonic() - began < scaled(TIMEOUT + 3)
-    assert wait_until_used(service, "bad") != pid
-    wait_for(lambda: not alive([pid]), "the end of the server that hangs")
+    assert wait_until_available(service, "bad") != pid
+    wait_for(lambda: not alive([pid]), "the exit of the hanging server")
 
 
-def test_server_that_never_connects_is_ended(service: Service) -> None:
-    """Its callers wait for MCP_TIMEOUT together; a command that does not exist fails at once."""
+def test_server_that_never_connects_is_terminated(service: Service) -> None:
+    """Its callers wait for MCP_TIMEOUT at the same time; a command that does not exist fails immediately."""
     (worker,) = service.workers()
-    known = set(children(worker))
+    before = set(children(worker))
     with ThreadPoolExecutor(2) as threads:
         began = time.monotonic()
         waiting = [threads.submit(call, service, "mute", "own_pid") for _ in range(2)]
-        (mute,) = wait_for(lambda: set(children(worker)) - known, "the process that never connects")
-        assert_answers(service)
+        (mute,) = wait_for(lambda: set(children(worker)) - before, "the process that never connects")
+        assert_available(service)
         assert [one.result().status for one in waiting] == [503, 503]
         assert TIMEOUT - 0.1 < time.monotonic() - began < scaled(TIMEOUT + 2)
-    wait_for(lambda: not alive([mute]), "the end of the process that never connects")
+    wait_for(lambda: not alive([mute]), "the exit of the process that never connects")
     began = time.monotonic()
     assert call(service, "none", "own_pid").status == 503
     assert time.monotonic() - began < scaled(TIMEOUT / 2)
     assert "Traceback" not in service.app_text()
 
 
-def test_server_behind_a_url_is_called_under_the_id(service: Service) -> None:
-    """Here it is the service itself, whose access records and tool have the ID of the caller."""
+def test_server_at_a_url_gets_the_id(service: Service) -> None:
+    """The server is the service itself: its access log line and the records of its tool have the caller's ID."""
     request_id = new_id("self")
     assert call(service, "self", "analyze_data", request_id, values=[1, 2, 3]).status == 200
-    wait_for(lambda: said_by(service, "self", request_id), "what it said")
+    wait_for(lambda: messages_of(service, "self", request_id), "the message of self")
     assert [line for line in service.app_records(request_id) if line.message == "analysis complete"]
     targets = {line.target for line in service.access_lines(request_id, 2)}
     assert targets == {"/mcp", "/probe/mcp/self/analyze_data"}
 
 
-def test_server_behind_a_url_is_used_again_after_an_outage(service: Service, remote: Remote) -> None:
-    """It was away, has sent nonsense, has hung, or has restarted and does not know the session any more."""
+def test_server_at_a_url_is_used_again_after_an_outage(service: Service, remote: Remote) -> None:
+    """It was down, sent an invalid message, hung, or restarted without its sessions."""
     assert [call(service, "remote", "own_pid").status for _ in range(3)] == [503, 503, 503]
     with remote:
-        wait_until_used(service, "remote")
-        assert_answers(service, "remote")
-        answer = call(service, "remote", "say", lines=["nonsense"])
-        assert (answer.status, answer.json()["cause"]) == (503, "The MCP server remote does not answer.")
-        assert wait_until_used(service, "remote") == remote.process.pid
+        wait_until_available(service, "remote")
+        assert_available(service, "remote")
+        response = call(service, "remote", "say", lines=["nonsense"])
+        assert (response.status, response.json()["cause"]) == (503, "The MCP server remote is unavailable.")
+        assert wait_until_available(service, "remote") == remote.process.pid
         os.kill(remote.process.pid, SIGSTOP)
         began = time.monotonic()
         assert call(service, "remote", "own_pid").status == 503
         assert TIMEOUT - 0.1 < time.monotonic() - began < scaled(TIMEOUT + 2)
-        assert_answers(service)
+        assert_available(service)
         os.kill(remote.process.pid, SIGCONT)
-        wait_until_used(service, "remote")
+        wait_until_available(service, "remote")
     assert call(service, "remote", "own_pid").status == 503
-    assert_answers(service)
+    assert_available(service)
     with remote:
-        wait_until_used(service, "remote")
+        wait_until_available(service, "remote")
     with remote:
-        assert wait_until_used(service, "remote") == remote.process.pid
+        assert wait_until_available(service, "remote") == remote.process.pid
 
 
-SAID = {"analytics": "analysis complete", "model": "model trained", "store": "result stored"}
+DEMO_MESSAGES = {"analytics": "analysis complete", "model": "model trained", "store": "result stored"}
 
 
 def test_concurrent_requests_through_three_servers_do_not_mix(demo: Service) -> None:
     ids = [new_id(f"demo{n}") for n in range(40)]
 
-    def ask(request_id: str) -> str:
-        answer = post(demo, "/api/mcp/demo", {"values": [1, 2, 3]}, request_id)
-        assert (answer.status, answer.one()) == (200, request_id), answer
-        return str(answer.json()["result"])
+    def call_demo(request_id: str) -> str:
+        response = post(demo, "/api/mcp/demo", {"values": [1, 2, 3]}, request_id)
+        assert (response.status, response.header()) == (200, request_id), response
+        return str(response.json()["result"])
 
     with ThreadPoolExecutor(40) as threads:
-        keys = dict(zip(ids, threads.map(ask, ids), strict=True))
+        keys = dict(zip(ids, threads.map(call_demo, ids), strict=True))
     assert len(set(keys.values())) == len(ids)
-    for label in SAID:
-        wait_for(lambda label=label: len(said_by(demo, label)) == len(ids), f"what {label} said")  # type: ignore[misc]
+    for label in DEMO_MESSAGES:
+        wait_for(lambda label=label: len(messages_of(demo, label)) == len(ids), f"the messages of {label}")  # type: ignore[misc]
     (worker,) = demo.workers()
     lines = [line for line in lines_of(demo) if "server" in line or line.get("file") == "tools.py"]
     for request_id in ids:
-        mine = [line for line in lines if line["request_id"] == request_id]
-        ours = {line["server"]: line for line in mine if "server" in line}
-        assert {label: line["message"] for label, line in ours.items()} == {
-            label: f"{label}: {text}" for label, text in SAID.items()
+        own = [line for line in lines if line["request_id"] == request_id]
+        forwarded = {line["server"]: line for line in own if "server" in line}
+        assert {label: line["message"] for label, line in forwarded.items()} == {
+            label: f"{label}: {text}" for label, text in DEMO_MESSAGES.items()
         }
-        assert ours["store"]["key"] == keys[request_id]
-        assert {line["pid"] for line in ours.values()} == {worker}
-        theirs = {line["message"]: line["pid"] for line in mine if line["file"] == "tools.py"}
-        assert theirs.keys() == set(SAID.values())
-        assert len({worker, *theirs.values()}) == 4
-        assert len(mine) == 6
+        assert forwarded["store"]["key"] == keys[request_id]
+        assert {line["pid"] for line in forwarded.values()} == {worker}
+        by_tools = {line["message"]: line["pid"] for line in own if line["file"] == "tools.py"}
+        assert by_tools.keys() == set(DEMO_MESSAGES.values())
+        assert len({worker, *by_tools.values()}) == 4
+        assert len(own) == 6
 
 
-def test_flood_of_messages_delays_nobody_and_each_is_counted(demo: Service) -> None:
-    """While the log takes none, the newest are counted and not kept, and other calls go on."""
-    wait_until_used(demo, "bad")
-    assert_answers(demo)
-    hold = demo.project / "hold"
-    hold.touch()
+def test_flood_of_messages_delays_no_other_call_and_dropped_ones_are_counted(demo: Service) -> None:
+    """While the log handler blocks, messages beyond the queue limit are dropped and counted; other calls succeed."""
+    wait_until_available(demo, "bad")
+    assert_available(demo)
+    block = demo.project / "block"
+    block.touch()
     request_id, number = new_id("flood"), 4000
-    seconds, beside = [], []
+    seconds, other_ids = [], []
     with ThreadPoolExecutor(1) as threads:
-        flooded = threads.submit(call, demo, "bad", "flood", request_id, number=number, request_id=request_id)
-        while not flooded.done():
-            beside.append(new_id("beside"))
+        flood = threads.submit(call, demo, "bad", "flood", request_id, number=number, request_id=request_id)
+        while not flood.done():
+            other_ids.append(new_id("other"))
             began = time.monotonic()
-            answer = call(demo, "good", "say", beside[-1], messages=[{"level": "info", "data": "beside"}])
-            assert answer.status == demo.request("GET", "/livez").status == 200
+            response = call(demo, "good", "say", other_ids[-1], messages=[{"level": "info", "data": "other"}])
+            assert response.status == demo.request("GET", "/livez").status == 200
             seconds.append(time.monotonic() - began)
-    assert flooded.result().status == 200
-    hold.unlink()
-    wait_for(lambda: "were too many to be written" in demo.app_text(), "the record that counts the rest")
-    written = said_by(demo, "bad", request_id)
-    (rest,) = [line["message"] for line in lines_of(demo) if "were too many to be written" in line["message"]]
+    assert flood.result().status == 200
+    block.unlink()
+    wait_for(lambda: "were dropped" in demo.app_text(), "the record that counts the dropped messages")
+    written = messages_of(demo, "bad", request_id)
+    (report,) = [line["message"] for line in lines_of(demo) if "were dropped" in line["message"]]
     assert len(written) in (1000, 1001)
-    assert rest == f"{number - len(written)} messages of the MCP server bad were too many to be written"
-    assert set(beside) == {line["request_id"] for line in said_by(demo, "good") if line["message"] == "good: beside"}
+    assert report == f"{number - len(written)} messages of the MCP server bad were dropped: its queue was full"
+    assert set(other_ids) == {
+        line["request_id"] for line in messages_of(demo, "good") if line["message"] == "good: other"
+    }
     assert sorted(seconds)[int(len(seconds) * 0.9)] < scaled(0.5)
-    assert_answers(demo, "bad")
+    assert_available(demo, "bad")
 
 
-def test_servers_end_with_a_killed_worker_and_the_next_one_starts_its_own(demo: Service) -> None:
+def test_servers_of_a_killed_worker_exit_and_the_next_worker_starts_new_ones(demo: Service) -> None:
     (worker,) = demo.workers()
-    pids = [wait_until_used(demo, label) for label in ("good", "bad")]
+    pids = [wait_until_available(demo, label) for label in ("good", "bad")]
     assert set(pids) <= set(children(worker))
     pids = children(worker)
     os.kill(worker, SIGKILL)
-    wait_for(lambda: not alive(pids), "the end of its servers")
+    wait_for(lambda: not alive(pids), "the exit of its servers")
     wait_for(lambda: demo.workers() not in ([], [worker]), "the next worker")
-    wait_for(lambda: livez(demo) == 200, "its answer")
-    assert_answers(demo)
+    wait_for(lambda: livez(demo) == 200, "a response of the next worker")
+    assert_available(demo)
     assert pid_of(demo, "good") not in pids
 
 
 def livez(service: Service) -> int:
-    """Return the status of the service, or 0 where nobody answers."""
+    """Return the status of /livez, or 0 without a response."""
     try:
         return service.request("GET", "/livez").status
     except (OSError, EOFError):
         return 0
 
 
-def test_service_that_stops_ends_servers_that_hang(demo: Service) -> None:
-    bad = wait_until_used(demo, "bad")
-    assert_answers(demo)
+def test_shutdown_kills_hanging_servers(demo: Service) -> None:
+    bad = wait_until_available(demo, "bad")
+    assert_available(demo)
     (worker,) = demo.workers()
     pids = children(worker)
     assert bad in pids

@@ -10,7 +10,7 @@ from tests.support.brokers import Nats, Redis
 from tests.support.client import new_id
 from tests.support.service import Service
 from tests.support.waiting import wait_for
-from tests.support.workers import Worker, show, wait_for_trail
+from tests.support.workers import Worker, print_lines, wait_for_app_lines
 
 from .probes import HERE, with_probes
 
@@ -48,12 +48,12 @@ def test_one_id_goes_through_http_nats_celery_saq_and_http_again(connected: Path
         answer = service.request("POST", f"/probe/onwards?url=http://{host}/api/demo", request_id=request_id)
         assert (answer.status, answer.json()["request_id"]) == (200, request_id)
         all_places = list(places.values())
-        (passing,) = wait_for_trail(all_places, request_id, 1, "passing on")
+        (passing,) = wait_for_app_lines(all_places, request_id, 1, "passing on")
         assert (passing.parent_id, passing.current_id != "-") == ("-", True)
         for place, words in (("celery", "Debug task 4"), ("saq", "demo complete"), ("service", "working")):
-            (line, *_) = wait_for_trail([places[place]], request_id, 1, words)
+            (line, *_) = wait_for_app_lines([places[place]], request_id, 1, words)
             assert line.parent_id == passing.current_id, line
             assert line.current_id not in (None, "-", passing.current_id), line
         paths = {line.target.partition("?")[0] for line in service.access_lines(request_id, 2)}
         assert paths == {"/probe/onwards", "/api/demo"}
-        show(places, request_id)
+        print_lines(places, request_id)

@@ -1,4 +1,4 @@
-"""The document and the running service agree, and the document tells of the ID."""
+"""The OpenAPI document matches the running service, and it describes the ID header."""
 
 import re
 import subprocess
@@ -18,22 +18,22 @@ METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 
 @pytest.fixture(scope="module")
 def documented(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run the service as it is, without the probe's routes, with its document on."""
+    """Run the service without the routes of the probe, with the OpenAPI document enabled."""
     work = tmp_path_factory.mktemp("documented")
     with Service(project, work, app="app.main:app", env={"DEBUG": "true"}) as service:
         yield service
 
 
 def parameters(document: Json) -> Iterator[tuple[str, list[Json]]]:
-    """Return the parameters of every operation of a document, with the operation's name."""
+    """Yield the name and the parameters of every operation of the document."""
     for path, item in document["paths"].items():
         for method in METHODS & item.keys():
             names = (one["$ref"].rpartition("/")[2] for one in item[method].get("parameters", []) if "$ref" in one)
             yield f"{method} {path}", [document["components"]["parameters"][name] for name in names]
 
 
-def test_each_operation_takes_any_string_as_id(documented: Service) -> None:
-    """What the document rules out a client generated from it could not send."""
+def test_each_operation_accepts_any_string_as_id(documented: Service) -> None:
+    """A generated client could not send an ID that the document excludes."""
     found = dict(parameters(documented.request("GET", "/api/openapi.json").json()))
     assert len(found) >= 5
     for name, of_operation in found.items():
@@ -43,8 +43,8 @@ def test_each_operation_takes_any_string_as_id(documented: Service) -> None:
 
 
 @pytest.mark.timeout(170)
-def test_fuzzing_finds_nothing(documented: Service, tmp_path: Path) -> None:
-    """Schemathesis finds no failure, with the same requests each time, and did look."""
+def test_schemathesis_finds_no_failure(documented: Service, tmp_path: Path) -> None:
+    """The requests are the same in each run, and there are enough of them."""
     url = f"http://127.0.0.1:{documented.port}/api/openapi.json"
     options = ["--seed", "1", "--generation-deterministic", "--max-examples", "10"]
     schemathesis = [sys.executable, "-m", "schemathesis.cli", "run", url, *options]

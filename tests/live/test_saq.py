@@ -12,14 +12,14 @@ from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 import pytest
 
 from tests.support.brokers import BROKERS
-from tests.support.client import Answer, new_id
+from tests.support.client import Response, new_id
 from tests.support.lines import AppLine, parse_app
-from tests.support.load import Sent, send_all
+from tests.support.load import SentRequest, send_all
 from tests.support.service import Service
 from tests.support.speed import scaled
 from tests.support.system import System
 from tests.support.waiting import wait_for
-from tests.support.workers import Worker, show, trail
+from tests.support.workers import Worker, app_lines_of, print_lines
 
 from .probes import with_probes
 
@@ -57,7 +57,7 @@ def started(request: pytest.FixtureRequest, probed: Path, tmp_path_factory: pyte
 @pytest.fixture
 def system(started: System) -> System:
     """The same, with all of its parts running."""
-    return started.revive()
+    return started.restart_stopped()
 
 
 on_redis = pytest.mark.parametrize("started", WAYS[:1], indirect=True, ids="-".join, scope="module")
@@ -101,18 +101,18 @@ def test_lines_about_a_job_have_the_ids_of_request_job_and_parent(system: System
         lines = system.lines(request_id, 3, words)
         assert ids(lines) == owned
         assert {line.message.rpartition(" ")[2] for line in lines} == {own for own, _ in owned}
-    assert {"demo", "demo in a thread"} <= {line.message for line in trail(system.places, request_id)}
+    assert {"demo", "demo in a thread"} <= {line.message for line in app_lines_of(system.processes, request_id)}
     assert [line.message for line in system.service.app_records(request_id)] == [f"Enqueuing demo {root}"]
     assert system.service.access_line(request_id).status == 202
-    assert len(trail(system.places, request_id)) == 15, "a line is missing, or was written twice"
-    show({"service": system.service, "worker": system.worker}, request_id)
+    assert len(app_lines_of(system.processes, request_id)) == 15, "a line is missing, or was written twice"
+    print_lines({"service": system.service, "worker": system.worker}, request_id)
 
 
 def test_retried_job_keeps_its_ids(system: System) -> None:
     """The first attempt ends with the traceback, and says that it is tried again."""
     request_id, key = enqueue(system, "/probe/flaky?retries=2")
     one(system, request_id, "flaky complete ")
-    lines = trail(system.places, request_id)
+    lines = app_lines_of(system.processes, request_id)
     assert ids(lines) == {(key, "-")}
     texts = [line.message for line in lines if line.message.startswith(("attempt", "Error", "Retrying", "flaky"))]
     assert [text.rpartition(" ")[0] for text in texts] == [
@@ -130,7 +130,7 @@ def test_retried_job_keeps_its_ids(system: System) -> None:
 def test_job_that_exceeds_its_timeout_fails_under_its_ids(system: System) -> None:
     request_id, key = enqueue(system, "/probe/slow?seconds=60&timeout=1")
     assert one(system, request_id, "slow failed ").level == "WARNING"
-    lines = trail(system.places, request_id)
+    lines = app_lines_of(system.processes, request_id)
     assert ids(lines) == {(key, "-")}
     assert "ended" not in {line.message for line in lines}
     assert "TimeoutError" in one(system, request_id, "Error processing job slow").exception
@@ -153,7 +153,7 @@ def test_job_that_waits_for_a_result_is_the_parent_of_who_gives_it(system: Syste
 def test_scheduled_job_has_the_ids_of_its_request(system: System) -> None:
     request_id, key = enqueue(system, f'/probe/later?owner="me"&scheduled={int(time.time()) + 1}')
     assert one(system, request_id, "owned by me").current_id == key
-    assert ids(trail(system.places, request_id)) == {(key, "-")}
+    assert ids(app_lines_of(system.processes, request_id)) == {(key, "-")}
 
 
 def test_aborted_job_has_its_own_id_and_that_of_the_job_that_enqueued_it(system: System) -> None:
@@ -161,7 +161,9 @@ def test_aborted_job_has_its_own_id_and_that_of_the_job_that_enqueued_it(system:
     line = one(system, request_id, "slow aborted ")
     assert line.parent_id == key
     assert line.current_id not in (key, "-")
-    assert ids([one for one in trail(system.places, request_id) if "slow" in one.message]) == {(line.current_id, key)}
+    assert ids([one for one in app_lines_of(system.processes, request_id) if "slow" in one.message]) == {
+        (line.current_id, key)
+    }
 
 
 def test_arguments_of_a_job_are_in_no_line(system: System) -> None:
@@ -260,7 +262,7 @@ def test_job_ends_and_is_done_once_though_its_broker_is_away(system: System, mar
     system.broker.start()
     check_healed(system)
     one(system, request_id, "slow complete ")
-    assert ids(trail(system.places, request_id)) == {(key, "-")}
+    assert ids(app_lines_of(system.processes, request_id)) == {(key, "-")}
     assert len(system.lines(request_id, 1, "begun")) == 1
     text = system.worker.app_text()[before:]
     assert text.count(AWAY) == text.count("The broker is back") == 1, text
@@ -282,7 +284,7 @@ def test_jobs_outlive_a_killed_worker_and_a_stopped_broker(system: System, mark:
     for request_id, own in waiting:
         assert one(system, request_id, "owned by me").current_id == own
     assert one(system, killed, "slow complete ").current_id == key
-    lines = trail(system.places, killed)
+    lines = app_lines_of(system.processes, killed)
     assert ids(lines) == {(key, "-")}
     texts = [line.message for line in lines if line.message.startswith(("begun", "ended", "Retrying"))]
     assert texts == ["begun 1", f"Retrying slow {key}", "begun 2", "ended"]
@@ -292,15 +294,17 @@ def test_jobs_outlive_a_killed_worker_and_a_stopped_broker(system: System, mark:
 
 def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
     """A thousand requests over fifty connections, a job for each: every line of a job is under its own request's ID."""
-    jobs = [Sent("POST", f'/probe/later?owner="{owner}"', owner) for owner in (new_id("load") for _ in range(1000))]
+    jobs = [
+        SentRequest("POST", f'/probe/later?owner="{owner}"', owner) for owner in (new_id("load") for _ in range(1000))
+    ]
     send_all(system.service.port, jobs, connections=50)
     assert {sent.status for sent in jobs} == {202}
-    keys = {sent.request_id: Answer(0, [], sent.body).json()["result"] for sent in jobs}
+    keys = {sent.request_id: Response(0, [], sent.body).json()["result"] for sent in jobs}
     seen: dict[str, list[str]] = {}
 
     def all_ended() -> bool:
         seen.clear()
-        for line in (line for place in system.places for line in parse_app(place.app_text())[0]):
+        for line in (line for place in system.processes for line in parse_app(place.app_text())[0]):
             if line.request_id in keys:
                 assert (line.current_id, line.parent_id) == (keys[line.request_id], "-"), line
                 seen.setdefault(line.request_id, []).append(line.message)
@@ -354,6 +358,6 @@ def test_wrong_setting_ends_worker_and_service_with_a_sentence_without_the_passw
         assert running.process.wait(60) == 1
         assert service.process.wait(60) == 3
         for place in (running, service):
-            assert "The environment variable SAQ_URL is not what it should be" in place.output()
+            assert "The environment variable SAQ_URL is invalid" in place.output()
             assert SECRET not in place.output()
             assert "Traceback" not in place.output()

@@ -1,4 +1,4 @@
-"""The same single access line under every server that runs the application; none adds one of its own."""
+"""One access log line in the same format under every server; no server adds its own."""
 
 import json
 import time
@@ -26,24 +26,24 @@ SERVERS = (
     "granian",
 )
 
-# What these servers keep from the application, or from the client, whatever the application does
+# Limitations of these servers, which the application cannot change
 DROPS_HANDSHAKE_HEADERS = {"granian"}
-TELLS_EVERY_CLOSE_AS_BROKEN = {"hypercorn", "hypercorn-json"}
-HIDES_A_CLIENT_THAT_LEFT_EARLY = {"gunicorn-asgi", "hypercorn", "hypercorn-json", "granian"}
-CANCELS_WHEN_THE_CLIENT_LEFT = {"gunicorn-asgi"}
+REPORTS_EVERY_CLOSE_AS_BROKEN = {"hypercorn", "hypercorn-json"}
+HIDES_AN_EARLY_DISCONNECT = {"gunicorn-asgi", "hypercorn", "hypercorn-json", "granian"}
+CANCELS_ON_DISCONNECT = {"gunicorn-asgi"}
 
 pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> str:
-    """The name of a server."""
+    """Return the name of a server."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def served(server: str, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Run the application under it."""
+    """Run the application under the server."""
     if server == "uvicorn-yaml":
         config = json.loads((project / "log_config.json").read_text("utf-8"))
         (project / "log_config.yaml").write_text(yaml.safe_dump(config), "utf-8")
@@ -51,8 +51,8 @@ def served(server: str, project: Path, tmp_path_factory: pytest.TempPathFactory)
         yield service
 
 
-def test_request_leaves_one_line_in_our_form(served: Service) -> None:
-    """With the full duration; no other line anywhere has its target."""
+def test_request_has_one_access_line_in_our_format(served: Service) -> None:
+    """With the full duration; no other line contains the target."""
     for path, status, flags, at_least in (
         ("/probe/async?n=1", 200, (), 0.0),
         ("/nothing/here?n=1", 404, (), 0.0),
@@ -61,8 +61,8 @@ def test_request_leaves_one_line_in_our_form(served: Service) -> None:
     ):
         request_id, began = new_id("server"), time.monotonic()
         target = f"{path}&mark={request_id}"
-        answer = served.request("GET", target, request_id=request_id)
-        assert (answer.status, answer.one()) == (status, request_id)
+        response = served.request("GET", target, request_id=request_id)
+        assert (response.status, response.header()) == (status, request_id)
         line = served.access_line(request_id)
         assert (line.status, line.target, line.flags, line.method) == (status, target, flags, "GET")
         assert at_least <= line.duration <= time.monotonic() - began + 0.001
@@ -70,7 +70,7 @@ def test_request_leaves_one_line_in_our_form(served: Service) -> None:
 
 
 def traces_of(served: Service, request_id: str) -> list[AppLine]:
-    """Wait for a record with a traceback; return all of them that the ID has."""
+    """Wait for a log record with a traceback; return all such records of the ID."""
 
     def look() -> list[AppLine]:
         return [record for record in served.app_records(request_id) if record.exception]
@@ -80,7 +80,7 @@ def traces_of(served: Service, request_id: str) -> list[AppLine]:
     return look()
 
 
-def test_error_leaves_one_traceback_with_the_id(served: Service) -> None:
+def test_error_is_logged_with_one_traceback_and_the_id(served: Service) -> None:
     for path, status, error in (
         ("/probe/fail", 500, "RuntimeError: probe failure"),
         ("/probe/stream/broken", 200, "ArithmeticError: probe stream failure"),
@@ -95,7 +95,7 @@ def test_error_leaves_one_traceback_with_the_id(served: Service) -> None:
         assert served.output().count(error) == before + 1
 
 
-def test_websocket_has_the_id_and_one_line_when_it_is_over(served: Service, server: str) -> None:
+def test_websocket_has_the_id_and_one_access_line_after_it_closes(served: Service, server: str) -> None:
     request_id, secret = new_id("server-ws"), new_id("hunter2")
     url = f"ws://127.0.0.1:{served.port}/probe/ws/echo?token={secret}"
     with connect(url, additional_headers={ID_HEADER: request_id}) as websocket:
@@ -105,16 +105,16 @@ def test_websocket_has_the_id_and_one_line_when_it_is_over(served: Service, serv
         websocket.send("hello")
         assert websocket.recv() == f"{request_id} hello"
     line = served.access_line(request_id)
-    flags = ("client_disconnect",) if server in TELLS_EVERY_CLOSE_AS_BROKEN else ()
+    flags = ("client_disconnect",) if server in REPORTS_EVERY_CLOSE_AS_BROKEN else ()
     assert (line.status, line.method, line.flags) == (101, "GET", flags)
     assert secret not in served.output()
-    telling = [text for text in served.output().split("\n") if request_id in text and "in websocket" not in text]
-    assert telling == [line.raw]
+    lines = [text for text in served.output().split("\n") if request_id in text and "in websocket" not in text]
+    assert lines == [line.raw]
 
 
-@pytest.mark.parametrize("path", ["/probe/wait?seconds=0.3&tell=true", "/probe/stream?seconds=8&count=160"])
-def test_client_that_leaves_does_not_take_its_line_along(served: Service, server: str, path: str) -> None:
-    request_id = new_id("server-gone")
+@pytest.mark.parametrize("path", ["/probe/wait?seconds=0.3&log_start=true", "/probe/stream?seconds=8&count=160"])
+def test_client_disconnect_has_one_flagged_access_line(served: Service, server: str, path: str) -> None:
+    request_id = new_id("server-disconnect")
     with served.connect() as connection:
         connection.send(build_request("GET", path, request_id=request_id))
         if "stream" in path:
@@ -123,15 +123,15 @@ def test_client_that_leaves_does_not_take_its_line_along(served: Service, server
             served.app_lines(request_id)
         connection.abort()
     line = served.access_line(request_id, 30)
-    expected = () if "wait" in path and server in HIDES_A_CLIENT_THAT_LEFT_EARLY else ("client_disconnect",)
-    if "stream" in path and server in CANCELS_WHEN_THE_CLIENT_LEFT:
+    expected = () if "wait" in path and server in HIDES_AN_EARLY_DISCONNECT else ("client_disconnect",)
+    if "stream" in path and server in CANCELS_ON_DISCONNECT:
         expected = ("CancelledError",)
     assert line.flags[:1] == expected
     assert not [record for record in served.app_records(request_id) if record.exception]
 
 
-def test_log_records_have_the_id_and_our_form(served: Service) -> None:
-    request_id = new_id("form")
+def test_log_records_have_the_id_and_our_format(served: Service) -> None:
+    request_id = new_id("format")
     served.request("GET", "/probe/logging", request_id=request_id)
     messages = [record.message for record in served.app_lines(request_id, 4)]
     assert sorted(messages)[:3] == ["by its child", "by library logger", "by plain logger"]

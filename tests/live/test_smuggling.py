@@ -1,4 +1,4 @@
-"""Ambiguous messages are refused or served exactly once, with an ID and one line; what they hide never runs."""
+"""Ambiguous messages are refused or served once, with an ID and one access log line; a hidden request never runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.client import Answer, build_request, new_id
+from tests.support.client import Response, build_request, new_id
 
 from .smuggling_cases import ONE_MESSAGE, PIPELINED, Smuggled
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("service", ["text"], indirect=True)
 
 @pytest.fixture(scope="module")
 def target(service: Service) -> Iterator[Service]:
-    """At the end nothing that was hidden may have run, and nothing may have failed."""
+    """Run the tests, then check that no hidden request has run and that nothing has failed."""
     service.settle()
     begun, length = len(service.access()), len(service.app_text())
     yield service
@@ -33,41 +33,41 @@ def target(service: Service) -> Iterator[Service]:
     assert "Traceback" not in service.app_text()[length:]
 
 
-def read_all(connection: Connection) -> list[Answer]:
-    """Return every answer to what was sent; where the connection stays open, a last request shows the end of them."""
-    answers, last = [connection.answer()], new_id("sentinel")
-    if answers[0].all("connection") != ["close"]:
+def read_all(connection: Connection) -> list[Response]:
+    """Return all responses; on a connection that stays open, a last request marks their end."""
+    responses, last = [connection.read_response()], new_id("sentinel")
+    if responses[0].header_values("connection") != ["close"]:
         connection.send(build_request("GET", "/api/demo", request_id=last))
     while True:
         try:
-            answers.append(connection.answer())
+            responses.append(connection.read_response())
         except EOFError:
-            return answers
-        if answers[-1].one() == last:
-            return answers[:-1]
+            return responses
+        if responses[-1].header() == last:
+            return responses[:-1]
 
 
 @pytest.mark.parametrize("case", ONE_MESSAGE, ids=lambda case: str(case.name).encode("unicode_escape").decode())
-def test_message_is_refused_or_served_once_and_hides_nothing(target: Service, case: Smuggled) -> None:
-    """One answer with the right status, an ID in header and body, and one line that says the same."""
+def test_message_is_refused_or_served_once_and_runs_no_hidden_request(target: Service, case: Smuggled) -> None:
+    """One response with a correct status, the ID in header and body, and one matching access log line."""
     before = target.access_text().count("/hidden")
     with target.connect() as connection:
         connection.send(case.data)
-        answers = read_all(connection)
-    assert answers[0].status in case.statuses, answers
-    answer = answers[0]
-    assert answer.one() != "trailer-id"
-    assert answer.json()["request_id"] == answer.one()
-    if answer.status == 400:
-        assert answer.one("connection") == "close"
-    assert target.access_line(answer.one()).status == answer.status
+        responses = read_all(connection)
+    assert responses[0].status in case.statuses, responses
+    response = responses[0]
+    assert response.header() != "trailer-id"
+    assert response.json()["request_id"] == response.header()
+    if response.status == 400:
+        assert response.header("connection") == "close"
+    assert target.access_line(response.header()).status == response.status
     if case.name not in PIPELINED:
-        assert len(answers) == 1, answers
+        assert len(responses) == 1, responses
         assert target.access_text().count("/hidden") == before
 
 
-def test_pipeline_cut_in_the_midst_of_a_head_is_answered_in_order(target: Service) -> None:
-    """The requests are many and arrive in few pieces: the limits are for each head."""
+def test_pipeline_that_is_split_inside_a_head_is_answered_in_order(target: Service) -> None:
+    """Many requests arrive in few pieces: the limits count for each head separately."""
     count = 400
     wire = build_request("GET", "/livez", [("X-Pad", "p" * 200)], close=False) * count
     with target.connect() as connection:
@@ -75,10 +75,10 @@ def test_pipeline_cut_in_the_midst_of_a_head_is_answered_in_order(target: Servic
             connection.send(piece)
             target.settle()  # the piece is read before the next one comes
         connection.send(wire[60_100:])
-        assert [connection.answer().status for _ in range(count)] == [200] * count
+        assert [connection.read_response().status for _ in range(count)] == [200] * count
 
 
-def test_message_byte_by_byte_has_the_same_verdict(target: Service) -> None:
+def test_message_sent_byte_by_byte_has_the_same_result(target: Service) -> None:
     for data, status in (
         (build_request("GET", "/api/demo", request_id=new_id("slow"), close=False), 200),
         (b"POST /probe/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 400),
@@ -88,7 +88,7 @@ def test_message_byte_by_byte_has_the_same_verdict(target: Service) -> None:
         with target.connect() as connection:
             for number in range(len(data)):
                 connection.send(data[number : number + 1])
-                time.sleep(0.0005)  # mostly a read for each byte; any other division of them has the same verdict
-            answers = read_all(connection)
-        assert [answer.status for answer in answers] == [status]
-        assert target.access_line(answers[0].one()).status == status
+                time.sleep(0.0005)  # usually one read per byte; the result does not depend on it
+            responses = read_all(connection)
+        assert [response.status for response in responses] == [status]
+        assert target.access_line(responses[0].header()).status == status

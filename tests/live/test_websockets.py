@@ -1,4 +1,4 @@
-"""Websockets: the ID in the handshake's response and in every log line, one access line when it is over."""
+"""WebSockets: the ID is in the handshake response and in every log line; one access log line after the close."""
 
 import time
 
@@ -10,24 +10,24 @@ from tests.support.client import ID_HEADER, new_id
 from tests.support.service import Service
 
 
-def dial(service: Service, path: str, request_id: str | None) -> ClientConnection:
-    """Open a websocket."""
+def open_websocket(service: Service, path: str, request_id: str | None) -> ClientConnection:
+    """Connect to a WebSocket route of the probe."""
     headers = {ID_HEADER: request_id} if request_id else {}
     return connect(f"ws://127.0.0.1:{service.port}/probe/ws/{path}", additional_headers=headers)
 
 
 def header_of(websocket: ClientConnection) -> str:
-    """Return the ID in the handshake's response, which must be there once."""
+    """Return the ID header of the handshake response; there must be exactly one."""
     assert websocket.response is not None
     (value,) = websocket.response.headers.get_all(ID_HEADER)
     return value
 
 
 @pytest.mark.parametrize("sent", [True, False])
-def test_conversation_has_one_line_with_101_when_the_client_has_ended_it(service: Service, sent: bool) -> None:
-    """The ID is the same inside and outside; the server adds no line of its own, and no secret from the query."""
+def test_websocket_has_one_access_line_with_101_after_the_client_closes(service: Service, sent: bool) -> None:
+    """The endpoint and the client see the same ID; the server logs neither its own line nor a secret of the query."""
     secret = new_id("hunter2")
-    with dial(service, f"echo?room=1&token={secret}", new_id("echo") if sent else None) as websocket:
+    with open_websocket(service, f"echo?room=1&token={secret}", new_id("echo") if sent else None) as websocket:
         request_id = header_of(websocket)
         websocket.send("hello")
         assert websocket.recv() == f"{request_id} hello"
@@ -41,9 +41,9 @@ def test_conversation_has_one_line_with_101_when_the_client_has_ended_it(service
     assert lines == [line.raw]
 
 
-def test_duration_of_the_line_counts_until_the_server_closes(service: Service) -> None:
+def test_duration_of_a_websocket_lasts_until_the_server_closes(service: Service) -> None:
     request_id, began = new_id("close"), time.monotonic()
-    with dial(service, "close", request_id) as websocket:
+    with open_websocket(service, "close", request_id) as websocket:
         assert header_of(websocket) == request_id
         with pytest.raises(ConnectionClosed) as closed:
             websocket.recv()
@@ -55,10 +55,10 @@ def test_duration_of_the_line_counts_until_the_server_closes(service: Service) -
 
 
 @pytest.mark.parametrize(("path", "status"), [("refuse", 403), ("denial", 401)])
-def test_refused_handshake_has_its_id_status_and_line(service: Service, path: str, status: int) -> None:
+def test_refused_handshake_has_id_status_and_access_line(service: Service, path: str, status: int) -> None:
     request_id = new_id("refused")
     with pytest.raises(InvalidStatus) as refused:
-        dial(service, path, request_id)
+        open_websocket(service, path, request_id)
     response = refused.value.response
     assert response.status_code == status
     assert response.headers.get_all(ID_HEADER) == [request_id]
@@ -70,10 +70,10 @@ def test_refused_handshake_has_its_id_status_and_line(service: Service, path: st
 
 @pytest.mark.parametrize("accept", [True, False])
 def test_error_in_a_websocket_is_logged_once(service: Service, accept: bool) -> None:
-    """After the handshake the line has 101, before it is answered with 500; the traceback has the ID."""
+    """The access log line has 101 after the handshake, 500 before it; the traceback has the ID."""
     request_id = new_id("ws-fail")
     expected = pytest.raises(ConnectionClosed if accept else InvalidStatus)
-    with expected as failed, dial(service, f"fail?accept={accept}", request_id) as websocket:
+    with expected as failed, open_websocket(service, f"fail?accept={accept}", request_id) as websocket:
         websocket.recv()
     if isinstance(failed.value, InvalidStatus):
         assert failed.value.response.status_code == 500

@@ -1,6 +1,6 @@
-"""A collector for the live tests: takes spans by OTLP over HTTP, and writes each as a line of JSON to standard output.
+"""A trace collector for the live tests: receives spans (OTLP over HTTP) and writes each as a JSON line to stdout.
 
-Run by the Python of a baked project, which has the protocol's own package: `python tracing_collector_probe.py PORT`.
+The Python of a baked project runs it, as it has the protocol's package: `python tracing_collector_probe.py PORT`.
 """
 
 import gzip
@@ -14,13 +14,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 
 
-def values(attributes: Any) -> dict[str, Any]:  # noqa: ANN401 - what the package makes
-    """Return attributes by their names."""
+def values(attributes: Any) -> dict[str, Any]:  # noqa: ANN401 - generated types
+    """Return the attributes as a dict."""
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
 
 
-def plain(span: Any, resource: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-    """Return what a span says."""
+def span_to_dict(span: Any, resource: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+    """Return the span's fields that the tests check."""
     return {
         "name": span.name,
         "kind": KINDS[span.kind],
@@ -44,13 +44,13 @@ class Handler(BaseHTTPRequestHandler):
             resource = {"key": self.headers.get("x-key", ""), "path": self.path, **values(group.resource.attributes)}
             for scope in group.scope_spans:
                 for span in scope.spans:
-                    sys.stdout.write(json.dumps(plain(span, resource)) + "\n")
+                    sys.stdout.write(json.dumps(span_to_dict(span, resource)) + "\n")
         sys.stdout.flush()
         self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Servers that do not answer, for what must not wait for them."""
+"""Servers that do not respond: one that hangs, and one that is not running."""
 
 import socket
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from tests.support.ports import free_port
 
 
 @contextmanager
-def hangs() -> Iterator[int]:
-    """Give the port of a server that takes connections, and answers none."""
+def hanging_server() -> Iterator[int]:
+    """Yield the port of a server that accepts connections but never responds."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         yield int(listener.getsockname()[1])
 
 
 @contextmanager
-def is_not_there() -> Iterator[int]:
-    """Give a port where nobody listens."""
+def unused_port() -> Iterator[int]:
+    """Yield a port at which no process listens."""
     yield free_port()

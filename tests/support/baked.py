@@ -1,4 +1,4 @@
-"""The service as it lies in the template, every option on, in an environment of its own."""
+"""The service of the template, with every option, copied to a folder with a virtual environment of its own."""
 
 import shutil
 import sys
@@ -12,9 +12,9 @@ OTHER_SERVERS = ("hypercorn", "granian", "pyyaml")
 
 
 def bake(target: Path, *, integrations: bool = False) -> Path:
-    """Copy what git tracks, or would, of the template's service, and the probe application, to a folder.
+    """Copy the files of the template's service that git does not ignore, and the probe application, to a folder.
 
-    Integrations, which need brokers, come along only where they are asked for; their packages are always there.
+    Without `integrations` their modules are left out, as they need brokers; `install` always installs their packages.
     """
     for file in known_files():
         if file.parts[0] == TEMPLATE:
@@ -29,7 +29,10 @@ def bake(target: Path, *, integrations: bool = False) -> Path:
 
 
 def bake_with(installed: Path, target: Path, *names: str) -> Path:
-    """Copy the same with these integrations alone, in an environment that there is: imports of others take seconds."""
+    """Copy the service with only the named integrations, as imports of the others take seconds.
+
+    It uses the virtual environment of the service in `installed`.
+    """
     bake(target, integrations=True)
     for folder in (target / "app/integrations").iterdir():
         if folder.is_dir() and folder.name not in names:
@@ -39,7 +42,7 @@ def bake_with(installed: Path, target: Path, *names: str) -> Path:
 
 
 def install(project: Path) -> Path:
-    """Install what the service's lock says, as in production, and the servers that it does not ask for itself."""
+    """Install the service's locked packages without those for development, and other ASGI servers for the tests."""
     must(run([UV, "sync", "--quiet", "--locked", "--no-dev", "--python", sys.executable], project))
     others = [f"{name}=={version(name)}" for name in OTHER_SERVERS]
     must(run([UV, "pip", "install", "--quiet", "--python", project / ".venv", *others], project))

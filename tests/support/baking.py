@@ -1,4 +1,4 @@
-"""Bakes projects as a user does, but from what git tracks, and with nothing of this machine's settings."""
+"""Generate ("bake") projects with cookiecutter, without the user's cookiecutter settings; and run commands."""
 
 import atexit
 import json
@@ -21,15 +21,15 @@ from scripts.snapshot import ROOT, TEMPLATE
 TEMPLATE_DIR = ROOT / TEMPLATE
 TOOLS = Path(sys.executable).parent
 UV = TOOLS / "uv"
-# The start of a reason that may stay a skip in CI: a machine need not have every Python.
-NO_INTERPRETER = "No interpreter here"
+# The start of the only skip reason that is not a failure in CI: a machine may lack a Python version.
+NO_INTERPRETER = "Interpreter not installed"
 VERSIONS = ["3.11", "3.12", "3.13"]
-"""The Python versions that a generated service promises to run on, oldest first."""
+"""The Python versions that a generated service supports, oldest first."""
 MAKE_TEST_SECONDS = 600
-"""When a service's own tests have hung; they take 90 s on two fast cores with every option."""
-LEFT_BEHIND = {".venv", ".uv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache"}
-"""What tools leave in a folder in which they ran."""
-GOOD: dict[str, Any] = {
+"""The timeout of a service's `make test`; it takes 90 s on two fast cores with every option."""
+TOOL_FOLDERS = {".venv", ".uv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache"}
+"""Folders that tools create in the folder in which they run."""
+VALID_ANSWERS: dict[str, Any] = {
     "project_name": "Trail Service",
     "project_slug": "trail-service",
     "description": "Follows requests.",
@@ -44,21 +44,21 @@ GOOD: dict[str, Any] = {
 Result = subprocess.CompletedProcess[str]
 
 
-def settings_beside(output: Path) -> Path:
-    """Write settings for cookiecutter that keep it out of the user's home, next to the folder `output`."""
+def write_cookiecutter_settings(output: Path) -> Path:
+    """Write settings for cookiecutter next to the folder `output`, so that it does not use the user's home."""
     output.mkdir(exist_ok=True)
     settings = output.parent / "cookiecutter.yaml"
-    settings.write_text(json.dumps({"replay_dir": str(output.parent / "replay_dir")}))  # JSON is YAML
+    settings.write_text(json.dumps({"replay_dir": str(output.parent / "replay_dir")}))  # JSON is valid YAML
     return settings
 
 
 def bake(repository: Path, output: Path, **answers: str | bool | int) -> Path:
-    """Bake within this process into `output`, and give the project's folder.
+    """Generate a project in the folder `output`, in this process, and return the project's folder.
 
-    Jinja in an answer is executed, as cookiecutter does with answers that are not typed; see `literal`.
-    Raises FailedHookException when a hook refuses.
+    Cookiecutter renders Jinja in answers that are not typed at a prompt; `literal` prevents that.
+    Raises FailedHookException if a hook fails.
     """
-    settings = str(settings_beside(output))
+    settings = str(write_cookiecutter_settings(output))
     project = cookiecutter(
         str(repository), no_input=True, extra_context=answers, output_dir=str(output), config_file=settings
     )
@@ -66,38 +66,38 @@ def bake(repository: Path, output: Path, **answers: str | bool | int) -> Path:
 
 
 def literal(value: str) -> str:
-    """Write an answer so that it arrives as it is, braces included."""
+    """Escape an answer so that cookiecutter's rendering leaves it unchanged, also if it contains braces."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return '{{ "' + escaped + '" }}'
 
 
-def bake_by_command(repository: Path | str, output: Path, *words: str, typed: str | None = None) -> Result:
-    """Bake by the command line, with options and `key=value` answers, or the lines that a user types at the prompts."""
-    settings = settings_beside(output)
+def bake_by_command(repository: Path | str, output: Path, *arguments: str, typed: str | None = None) -> Result:
+    """Run the cookiecutter command with options and `key=value` answers; `typed` is the input at the prompts."""
+    settings = write_cookiecutter_settings(output)
     command: list[str | Path] = [TOOLS / "cookiecutter", repository, "--config-file", settings, "-o", output]
-    asks = typed is not None or "--replay" in words
-    return run([*command, *([] if asks else ["--no-input"]), *words], output, typed=typed)
+    no_input = typed is None and "--replay" not in arguments
+    return run([*command, *(["--no-input"] if no_input else []), *arguments], output, typed=typed)
 
 
-def named(answers: Mapping[str, bool]) -> str:
-    """Give a short name for a combination: what is on."""
+def combination_id(answers: Mapping[str, bool]) -> str:
+    """Return a test ID for a combination: the options that are on."""
     return "+".join(option for option, chosen in answers.items() if chosen) or "nothing"
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Give an environment for commands of other projects, with this project's tools, uv among them, on PATH.
+    """Return environment variables for the commands of a generated project: this project's tools, and uv, are on PATH.
 
-    Bytecode is kept, as with most users; otherwise each process of a project would compile all packages.
+    PYTHONDONTWRITEBYTECODE is removed: without bytecode, each process of the project would compile all packages.
     """
-    strangers = ("PYTEST_", "COV_", "PYTHONDONTWRITEBYTECODE")
-    clean = {name: value for name, value in clean_environment().items() if not name.startswith(strangers)}
+    removed = ("PYTEST_", "COV_", "PYTHONDONTWRITEBYTECODE")
+    clean = {name: value for name, value in clean_environment().items() if not name.startswith(removed)}
     paths = {"PATH": f"{TOOLS}{os.pathsep}{clean['PATH']}", "PYTEST_DEBUG_TEMPROOT": temporary_root()}
     return clean | paths | variables
 
 
 @cache
 def temporary_root() -> str:
-    """Make a folder for what inner runs of pytest keep: each run removes old folders, and two would meet in one."""
+    """Create the temporary folder of inner pytest runs; runs that share one would remove each other's old folders."""
     folder = tempfile.mkdtemp(prefix="trail-inner-pytest-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -110,7 +110,7 @@ def run(
     typed: str | None = None,
     seconds: float = 600,
 ) -> Result:
-    """Run a command in a folder, and give its exit code and its output; raises TimeoutExpired after `seconds`."""
+    """Run a command in a folder, and return its exit code and output; raises TimeoutExpired after `seconds`."""
     return subprocess.run(
         [str(part) for part in command],
         cwd=folder,
@@ -125,21 +125,21 @@ def run(
 
 
 def must(result: Result) -> Result:
-    """Fail with everything that a command has said, if it has not ended with 0."""
-    assert result.returncode == 0, f"{result.args} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
+    """Return the result of a command; AssertionError with its output if its exit code is not 0."""
+    assert result.returncode == 0, f"{result.args} exited with {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
 
 
 def files_below(folder: Path) -> set[str]:
-    """Give the paths of all files below a folder, relative to it."""
+    """Return the paths of all files below a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
 def interpreter(version: str) -> Path | None:
-    """Find a Python such as `3.12`, also one that pyenv keeps and does not put on PATH; None when there is none."""
+    """Find a Python version such as `3.12` on PATH or in pyenv; return None if the machine does not have it."""
     found = [Path(path) for path in [shutil.which(f"python{version}")] if path]
     if shutil.which("pyenv"):
-        keeps = run(["pyenv", "root"], ROOT).stdout.strip()
-        found += sorted(Path(keeps).glob(f"versions/{version}.*/bin/python{version}"))
-    works = (path for path in found if run([path, "-c", "import venv"], ROOT).returncode == 0)
-    return next(works, None)
+        root = run(["pyenv", "root"], ROOT).stdout.strip()
+        found += sorted(Path(root).glob(f"versions/{version}.*/bin/python{version}"))
+    usable = (path for path in found if run([path, "-c", "import venv"], ROOT).returncode == 0)
+    return next(usable, None)

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client over a bare socket: it hides nothing, repeats nothing and repairs nothing."""
+"""A small HTTP/1.1 client over a plain socket: it does not retry, merge headers or hide errors."""
 
 import json
 import socket
@@ -17,27 +17,27 @@ Headers = Iterable[tuple[str, str]]
 
 
 def new_id(label: str = "test") -> str:
-    """Make a distinct ID that the service must take over as it is."""
+    """Return a new, valid request ID, which the service must accept unchanged."""
     return f"{label}-{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One response as it came: doubled headers stay doubled, a body that was cut off says so."""
+class Response:
+    """One response as received: repeated headers stay repeated, and `complete` is False if the body is incomplete."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     complete: bool = True
 
-    def all(self, name: str) -> list[str]:
-        """Every value of a header, in the order of arrival."""
+    def header_values(self, name: str) -> list[str]:
+        """Return all values of a header, in the order of arrival."""
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
-    def one(self, name: str = ID_HEADER) -> str:
-        """Return the value of a header that must be there exactly once."""
-        values = self.all(name)
-        assert len(values) == 1, f"{name} came {len(values)} times: {self.headers}"
+    def header(self, name: str = ID_HEADER) -> str:
+        """Return the value of a header; AssertionError unless the response has it exactly once."""
+        values = self.header_values(name)
+        assert len(values) == 1, f"{name} is there {len(values)} times: {self.headers}"
         return values[0]
 
     def json(self) -> Json:
@@ -54,7 +54,7 @@ def build_request(
     request_id: str | None = None,
     close: bool = True,
 ) -> bytes:
-    """Write a request as bytes; a `Host` and a `Content-Length` are added where the caller gave none."""
+    """Return a request as bytes; `Host` and `Content-Length` are added if `headers` lack them."""
     pairs = list(headers)
     names = {name.lower() for name, _ in pairs}
     if "host" not in names:
@@ -70,7 +70,7 @@ def build_request(
 
 
 class Connection:
-    """One TCP connection on which requests are written and answers read by hand."""
+    """A TCP connection on which a test writes requests and reads responses."""
 
     def __init__(self, port: int, host: str = "127.0.0.1", timeout: float = 60.0) -> None:
         self.socket = socket.create_connection((host, port), timeout=timeout)
@@ -85,27 +85,27 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the connection in the ordinary way."""
+        """Close the connection normally."""
         self.socket.close()
 
     def abort(self) -> None:
-        """Close the connection with a reset, as a crashed client does."""
+        """Close the connection with a reset (RST), like a crashed client."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Send bytes unmodified."""
         self.socket.sendall(data)
 
     def request(
         self, method: str, target: str, headers: Headers = (), body: bytes = b"", *, request_id: str | None = None
-    ) -> Answer:
-        """Send one request that keeps the connection, and read its answer."""
+    ) -> Response:
+        """Send one request with keep-alive, and read its response."""
         self.send(build_request(method, target, headers, body, request_id=request_id, close=False))
-        return self.answer(method)
+        return self.read_response(method)
 
-    def answer(self, method: str = "GET") -> Answer:
-        """Read one answer; interim answers (1xx other than 101) are skipped. EOFError: nothing came at all."""
+    def read_response(self, method: str = "GET") -> Response:
+        """Read one response, skipping interim ones (1xx other than 101); EOFError if the peer closes first."""
         while True:
             head = self._until(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")
@@ -114,7 +114,7 @@ class Connection:
                 break
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
         if method == "HEAD" or status in BODYLESS or status == 101:
-            return Answer(status, headers, b"")
+            return Response(status, headers, b"")
         fields = {name.lower(): value for name, value in headers}
         if fields.get("transfer-encoding", "").lower() == "chunked":
             body, complete = self._chunks()
@@ -123,10 +123,10 @@ class Connection:
             body = self._exactly(length)
             complete = len(body) == length
         else:
-            body, complete = self.rest(), True
-        return Answer(status, headers, body, complete)
+            body, complete = self.read_to_end(), True
+        return Response(status, headers, body, complete)
 
-    def rest(self) -> bytes:
+    def read_to_end(self) -> bytes:
         """Read until the peer closes."""
         while self._fill():
             pass

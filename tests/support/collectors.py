@@ -1,4 +1,4 @@
-"""What receives the reports of a service under test: a Sentry, a collector of traces, a scrape of its metrics."""
+"""Receivers for a service under test: a Sentry server, a trace collector, a scraper of metrics."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ Span = dict[str, Any]
 
 
 class Sentry:
-    """Takes envelopes over HTTP, as Sentry does; a context manager."""
+    """An HTTP server that stores Sentry envelopes; a context manager."""
 
     def __init__(self) -> None:
         self.items: list[tuple[str, Any]] = []
@@ -31,35 +31,36 @@ class Sentry:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                time.sleep(sentry._delay)  # the network
-                sentry.take(gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
+                time.sleep(sentry._delay)  # simulated network latency
+                sentry.store(gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
                 self.send_response(200)
                 self.send_header("content-length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.dsn = f"http://public-key@127.0.0.1:{self._server.server_port}/1"
 
-    def take(self, envelope: bytes) -> None:
-        """Read an envelope: a line of its own, then for each item a line about it and its content."""
+    def store(self, envelope: bytes) -> None:
+        """Parse an envelope: a header line, then for each item a header line and its content."""
         _, _, rest = envelope.partition(b"\n")
         while rest.strip():
-            head, _, rest = rest.partition(b"\n")
-            about = json.loads(head)
-            content, rest = rest[: about["length"]], rest[about["length"] :].lstrip(b"\n")
-            self.items.append((about["type"], json.loads(content)))
+            line, _, rest = rest.partition(b"\n")
+            header = json.loads(line)
+            content, rest = rest[: header["length"]], rest[header["length"] :].lstrip(b"\n")
+            self.items.append((header["type"], json.loads(content)))
 
-    def of(self, kind: str, request_id: str) -> list[Any]:
-        found = [content for its_kind, content in list(self.items) if its_kind == kind]
-        return [one for one in found if one.get("tags", {}).get("request_id") == request_id]
+    def items_of(self, item_type: str, request_id: str) -> list[Any]:
+        contents = [content for its_type, content in list(self.items) if its_type == item_type]
+        return [content for content in contents if content.get("tags", {}).get("request_id") == request_id]
 
-    def wait(self, kind: str, request_id: str, count: int = 1) -> list[Any]:
-        wait_for(lambda: len(self.of(kind, request_id)) >= count, f"{count} {kind}(s) of {request_id} in Sentry")
-        return self.of(kind, request_id)
+    def wait(self, item_type: str, request_id: str, count: int = 1) -> list[Any]:
+        awaited = f"{count} {item_type}(s) of {request_id} in Sentry"
+        wait_for(lambda: len(self.items_of(item_type, request_id)) >= count, awaited)
+        return self.items_of(item_type, request_id)
 
     @contextmanager
     def slow(self) -> Iterator[None]:
@@ -77,20 +78,20 @@ class Sentry:
 
 
 class TraceCollector(Worker):
-    """Takes spans over HTTP, in a process with a project's Python, which can read them."""
+    """An OTLP receiver in its own process: the project's Python has the package that decodes spans."""
 
     def __init__(self, project: Path, work: Path) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        words = ["python", str(ROOT / "tests/live/tracing_collector_probe.py"), str(port)]
-        super().__init__(project, work, words, {}, ready="listening", name="collector")
+        command = ["python", str(ROOT / "tests/live/tracing_collector_probe.py"), str(port)]
+        super().__init__(project, work, command, {}, ready="listening", name="collector")
 
     def spans(self, request_id: str) -> list[Span]:
-        """Return those of the trace to which a request belongs."""
-        found: list[Span] = [json.loads(line) for line in self.stdout.read_text("utf-8").splitlines(keepends=True)
+        """Return all spans of the request's trace."""
+        spans: list[Span] = [json.loads(line) for line in self.stdout.read_text("utf-8").splitlines(keepends=True)
                              if line.endswith("\n")]  # fmt: skip
-        traces = {one["trace_id"] for one in found if one["attributes"].get("request_id") == request_id}
-        return [one for one in found if one["trace_id"] in traces]
+        traces = {span["trace_id"] for span in spans if span["attributes"].get("request_id") == request_id}
+        return [span for span in spans if span["trace_id"] in traces]
 
     def wait(self, count: int, request_id: str) -> list[Span]:
         wait_for(lambda: len(self.spans(request_id)) >= count, f"{count} spans of {request_id}")
@@ -115,14 +116,14 @@ def read_sample(line: str) -> Sample:
     return Sample(match[1], dict(LABEL.findall(match[2] or "")), float(match[3]), dict(LABEL.findall(match[4] or "")))
 
 
-def samples(service: Service, headers: Sequence[tuple[str, str]] = ()) -> list[Sample]:
-    """Scrape once; no line is anything else than a sample or a comment."""
-    answer = service.request("GET", "/metrics", headers)
-    assert answer.status == 200, answer
-    return [read_sample(line) for line in answer.body.decode().splitlines() if not line.startswith("#")]
+def scrape(service: Service, headers: Sequence[tuple[str, str]] = ()) -> list[Sample]:
+    """Scrape once; fail on a line that is neither a sample nor a comment."""
+    response = service.request("GET", "/metrics", headers)
+    assert response.status == 200, response
+    return [read_sample(line) for line in response.body.decode().splitlines() if not line.startswith("#")]
 
 
 def exemplar_of(service: Service, request_id: str) -> Sample | None:
-    """Look for a request among the exemplars of one scrape."""
-    found = [one for one in samples(service, OPENMETRICS) if one.exemplar.get("request_id") == request_id]
+    """Return the sample whose exemplar is this request, from one scrape, or None."""
+    found = [one for one in scrape(service, OPENMETRICS) if one.exemplar.get("request_id") == request_id]
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""What the documents contain: their blocks of commands and samples, their inline code, and the request they show."""
+"""Parse the Markdown documents (code blocks, inline code), and send the demo request that they show."""
 
 import json
 import socket
@@ -12,26 +12,26 @@ from markdown_it.token import Token
 
 
 def documents(folder: Path) -> list[Path]:
-    """Return the documents of a service, or of the repository without those of its service."""
+    """Return the documents of a service, or those of the repository outside of the template's service."""
     if (folder / "cookiecutter.json").exists():
         return sorted([*folder.glob("*.md"), *folder.glob("docs/*.md")])
     return sorted(path for path in folder.rglob("*.md") if ".venv" not in path.parts)
 
 
 def tokens(document: Path) -> Iterator[Token]:
-    """Yield every token of a document, inline ones as well."""
+    """Yield every token of a document, including inline tokens."""
     for token in MarkdownIt("commonmark").enable("table").parse(document.read_text("utf-8")):
         yield token
         yield from token.children or ()
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """Return the contents of the fenced blocks in a language."""
+    """Return the contents of the fenced code blocks of a language."""
     return [token.content for token in tokens(document) if token.type == "fence" and token.info == language]
 
 
 def inline_code(document: Path) -> list[str]:
-    """Return what stands between back-quotes."""
+    """Return the inline code."""
     return [token.content for token in tokens(document) if token.type == "code_inline"]
 
 
@@ -44,15 +44,15 @@ def get_demo(port: int, request_id: str) -> dict[str, Any]:
         return body
 
 
-def demo_answers(port: int) -> bool:
-    """Whether the demo endpoint responds; some servers listen a while before they do."""
+def demo_responds(port: int) -> bool:
+    """Whether the demo endpoint responds; some servers listen for a while before they respond."""
     try:
-        return bool(get_demo(port, "does-it-answer"))
+        return bool(get_demo(port, "does-it-respond"))
     except OSError:
         return False
 
 
-def listens(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Whether a process accepts connections at the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""The Docker engine that these tests use: the one that answers, or one that a program beside the checkout brings."""
+"""The Docker engine of the tests: a running one, or one that the program in DOCKER_ENGINE starts."""
 
 import os
 import shutil
@@ -10,30 +10,33 @@ import pytest
 from scripts.snapshot import ROOT
 from tests.support.baking import must, run
 
-# A program that starts an engine (`up`), and that brings images where no registry is reached (`images --from FOLDER`).
-BRINGER = Path(os.environ.get("DOCKER_ENGINE", "")).absolute()
+# A program that starts an engine (`up`), and provides images without a registry (`images --from FOLDER`).
+ENGINE_PROGRAM = Path(os.environ.get("DOCKER_ENGINE", "")).absolute()
 
 
 @cache
 def engine() -> str:
-    """Give the version of the engine; skip the test that asks, with a sentence, where none answers."""
-    if not _answers() and os.environ.get("CI") == "true" and BRINGER.is_file():
-        must(run([BRINGER, "up"], ROOT, dict(os.environ), seconds=300))
-    if not _answers():
-        pytest.skip("No Docker engine with Compose answers here: start one to run this test.")
+    """Return the version of the Docker engine; skip the calling test if no engine is running.
+
+    In CI, if ENGINE_PROGRAM exists, it starts an engine first.
+    """
+    if not _is_running() and os.environ.get("CI") == "true" and ENGINE_PROGRAM.is_file():
+        must(run([ENGINE_PROGRAM, "up"], ROOT, dict(os.environ), seconds=300))
+    if not _is_running():
+        pytest.skip("No Docker engine with Compose is running: start one to run this test.")
     return must(run(["docker", "version", "--format", "{{.Server.Version}}"], ROOT)).stdout.strip()
 
 
-def _answers() -> bool:
+def _is_running() -> bool:
     commands = (["docker", "info"], ["docker", "compose", "version"])
     return shutil.which("docker") is not None and all(run(command, ROOT).returncode == 0 for command in commands)
 
 
 def fetch_images(project: Path) -> None:
-    """Bring the images that a project names: from a registry by the build itself, or as stand-ins."""
+    """Let ENGINE_PROGRAM provide substitutes for the images that a project needs; without it, Docker pulls them."""
     engine()
-    if BRINGER.is_file():
-        must(run([BRINGER, "images", "--from", project], ROOT, dict(os.environ), seconds=500))
+    if ENGINE_PROGRAM.is_file():
+        must(run([ENGINE_PROGRAM, "images", "--from", project], ROOT, dict(os.environ), seconds=500))
 
 
 def image_exists(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the tests of faults, limits and hostile input share: probes of their own, counting, waiting for workers."""
+"""Helpers for tests of faults, limits and hostile input: a probe application, counting lines, waiting for workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from tests.support.client import Answer, Connection
+    from tests.support.client import Connection, Response
 
 HANDSHAKE = (
     ("Upgrade", "websocket"),
@@ -39,14 +39,14 @@ def serve(
     settings: Mapping[str, str] | None = None,
     **env: str,
 ) -> Service:
-    """Return the service with the faults probe; not started yet."""
+    """Return the service with the faults probe; it starts when the context is entered."""
     shutil.copy(ROOT / "tests/live/faults_probe.py", project)
     env |= settings or {}
     return Service(project, work, app="faults_probe:app", env=env, workers=workers, log_path=log_path, wait=wait)
 
 
 def with_integrations(project: Path, target: Path) -> Path:
-    """Copy the service, in the environment that it has, and add two integrations; their broker is a folder beside."""
+    """Copy the service with its virtual environment, and add two probe integrations, whose broker is a folder."""
     shutil.copytree(project, copy := target / "project", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     (copy / ".venv").symlink_to(project / ".venv")
     for name, file, probe in (("broker", "__init__", "broker"), ("marks", "server", "hooks")):
@@ -59,30 +59,30 @@ def with_integrations(project: Path, target: Path) -> Path:
 
 
 def new_broker(folder: Path) -> Path:
-    """Make the folder that stands for the broker; it answers."""
+    """Create the folder that simulates the broker, in the state "available"."""
     (broker := folder / "broker").mkdir()
     (broker / "up").touch()
     return broker
 
 
 def marks(broker: Path, name: str) -> set[int]:
-    """Return the processes that have left a mark of this name."""
+    """Return the IDs of the processes that have created a mark file with this name."""
     return {int(path.suffix[1:]) for path in broker.glob(f"{name}.*")}
 
 
-def wait_connected(service: Service, count: int) -> list[int]:
-    """Wait until there are so many workers and each has connected to the broker; return them."""
+def wait_for_connected_workers(service: Service, count: int) -> list[int]:
+    """Wait until there are `count` workers, all connected to the broker; return their process IDs."""
     broker = Path(service.env["BROKER_FOLDER"])
 
-    def look() -> list[int]:
+    def connected_workers() -> list[int]:
         workers = service.workers()
         return workers if len(workers) == count and marks(broker, "connected").issuperset(workers) else []
 
-    return wait_for(look, f"{count} workers that are connected")
+    return wait_for(connected_workers, f"{count} workers that are connected")
 
 
 def count_ids(paths: Iterable[Path]) -> Counter[str]:
-    """Count the access lines of each ID over several files; a line that is no access line is an error."""
+    """Count the access log lines of each ID in several files; ValueError for any other line."""
     return Counter(
         parse_access(line).request_id
         for path in paths
@@ -92,48 +92,48 @@ def count_ids(paths: Iterable[Path]) -> Counter[str]:
     )
 
 
-def check_lines(paths: Iterable[Path], ids: Iterable[str], missing: int = 0) -> None:
-    """Wait until each ID has its access line, up to `missing`; AssertionError if one has none, or more than one."""
-    files, wanted = list(paths), set(ids)
-    enough = len(wanted) - missing
-    wait_for(lambda: len(wanted & count_ids(files).keys()) >= enough, f"a line for each of {enough} requests")
+def check_access_lines(paths: Iterable[Path], ids: Iterable[str], missing: int = 0) -> None:
+    """Wait until all IDs, except up to `missing`, have an access log line; AssertionError if one has several."""
+    files, expected = list(paths), set(ids)
+    enough = len(expected) - missing
+    wait_for(lambda: len(expected & count_ids(files).keys()) >= enough, f"a line for each of {enough} requests")
     counted = count_ids(files)
-    doubled = {request_id: counted[request_id] for request_id in wanted if counted[request_id] > 1}
-    assert not doubled, doubled
+    repeated = {request_id: counted[request_id] for request_id in expected if counted[request_id] > 1}
+    assert not repeated, repeated
 
 
 def count_records(paths: Iterable[Path], ids: Iterable[str]) -> Counter[str]:
-    """Count the application's records of each of the IDs over several files."""
+    """Count the application log lines of each ID in several files."""
     records = [record for path in paths for record in parse_app(path.read_text("utf-8"))[0]]
-    wanted = set(ids)
-    return Counter(record.request_id for record in records if record.request_id in wanted)
+    expected = set(ids)
+    return Counter(record.request_id for record in records if record.request_id in expected)
 
 
-def check_refusal(service: Service, answer: Answer, status: int, request_id: str | None = None) -> None:
-    """The answer has the status, the envelope and an ID, and that ID has exactly one line."""
-    assert answer.status == status, answer
-    assert request_id in (None, answer.one())
-    envelope = answer.json()
-    assert (envelope["code"], envelope["message"], envelope["request_id"]) == (status, "failed", answer.one())
+def check_refusal(service: Service, response: Response, status: int, request_id: str | None = None) -> None:
+    """Check that the response has the status, the error envelope and an ID, and the ID exactly one access log line."""
+    assert response.status == status, response
+    assert request_id in (None, response.header())
+    envelope = response.json()
+    assert (envelope["code"], envelope["message"], envelope["request_id"]) == (status, "failed", response.header())
     assert envelope["cause"]
-    assert answer.one("content-type") == "application/json"
-    assert service.access_line(answer.one()).status == status
+    assert response.header("content-type") == "application/json"
+    assert service.access_line(response.header()).status == status
 
 
-def drip(connection: Connection, piece: bytes, interval: float = 0.1) -> None:
-    """Send a piece in each interval until the service answers."""
+def send_slowly(connection: Connection, piece: bytes, interval: float = 0.1) -> None:
+    """Send a piece every `interval` seconds until the service responds."""
     while not select([connection.socket], [], [], interval)[0]:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the answer came while we sent
+        with suppress(BrokenPipeError, ConnectionResetError):  # the service has responded and closed meanwhile
             connection.send(piece)
 
 
 def open_files(pids: Iterable[int]) -> int:
-    """Count the descriptors that the processes have open."""
+    """Count the open file descriptors of the processes."""
     return sum(1 for pid in pids for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
+    """Whether a process is running; a zombie is not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -141,35 +141,35 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def new_workers(service: Service, old: Iterable[int], count: int) -> list[int]:
-    """Wait until so many workers run and none of the old ones; return them."""
-    gone = set(old)
+def wait_for_new_workers(service: Service, old: Iterable[int], count: int) -> list[int]:
+    """Wait until `count` workers are running, none of them from `old`; return their process IDs."""
+    replaced = set(old)
 
-    def look() -> list[int]:
+    def new_workers() -> list[int]:
         pids = service.workers()
-        return pids if len(pids) == count and not gone & set(pids) else []
+        return pids if len(pids) == count and not replaced & set(pids) else []
 
-    return wait_for(look, f"{count} workers, none of {sorted(gone)}")
-
-
-def wait_count(service: Service, count: int) -> list[int]:
-    """Wait until so many workers run; return them."""
-    return new_workers(service, (), count)
+    return wait_for(new_workers, f"{count} workers, none of {sorted(replaced)}")
 
 
-def wait_serving(service: Service, pids: Iterable[int]) -> None:
-    """Ask on new connections until each of the workers has answered."""
-    silent = set(pids)
+def wait_for_workers(service: Service, count: int) -> list[int]:
+    """Wait until `count` workers are running; return their process IDs."""
+    return wait_for_new_workers(service, (), count)
 
-    def look() -> bool:
-        silent.discard(int(service.request("GET", "/faults/pid").json()["result"]))
-        return not silent
 
-    wait_for(look, f"an answer of each worker, of {sorted(silent)}")
+def wait_until_serving(service: Service, pids: Iterable[int]) -> None:
+    """Send requests on new connections until each of the workers has responded."""
+    pending = set(pids)
+
+    def all_have_responded() -> bool:
+        pending.discard(int(service.request("GET", "/faults/pid").json()["result"]))
+        return not pending
+
+    wait_for(all_have_responded, f"a response of each worker, of {sorted(pending)}")
 
 
 def run_python(project: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a few lines of Python in the project."""
+    """Run Python code in the project's environment."""
     return subprocess.run(
         ["python", "-c", code],
         cwd=project,

@@ -1,4 +1,4 @@
-"""Strict readers of the lines that the service writes: what does not match is not a line."""
+"""Strict parsers of access and application log lines, in text and JSON format."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.client import Json
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}[+-]\d{4}"
-# What the option `tracing` adds.
+# The fields that the option `tracing` adds.
 TRACE = r"(?: trace_id=(?P<trace_id>[0-9a-f]{32}) span_id=(?P<span_id>[0-9a-f]{16}))?"
 TEXT_ACCESS = re.compile(
     rf"\[(?P<timestamp>{STAMP})\] (?P<request_id>[!-~]+) (?P<status>\d{{3}}) (?P<duration>\d+\.\d{{3}})s "
@@ -33,7 +33,7 @@ INDENT = "    "
 
 @dataclass(frozen=True)
 class AccessLine:
-    """What one access line says. `bytes`, `ttfb` and `user_agent` are known in the JSON form only."""
+    """A parsed access log line; only the JSON format has `bytes`, `ttfb` and `user_agent`."""
 
     raw: str
     timestamp: str
@@ -54,7 +54,7 @@ class AccessLine:
 
 @dataclass(frozen=True)
 class AppLine:
-    """What one application line says, its traceback included."""
+    """A parsed application log line, with its traceback in `exception`."""
 
     timestamp: str
     level: str
@@ -72,14 +72,14 @@ class AppLine:
 
 
 def parse_access(text: str) -> AccessLine:
-    """Read one access line, text or JSON; ValueError when it is neither."""
+    """Parse an access log line in text or JSON format; ValueError if it is invalid."""
     return _json_access(text) if text.startswith("{") else _text_access(text)
 
 
 def _text_access(text: str) -> AccessLine:
     match = TEXT_ACCESS.fullmatch(text)
     if match is None:
-        raise ValueError(f"no access line: {text!r}")
+        raise ValueError(f"not an access log line: {text!r}")
     parts = match["line"].split(" ")
     if len(parts) < 3:
         raise ValueError(f"no request line in {text!r}")
@@ -122,9 +122,9 @@ def _json_access(text: str) -> AccessLine:
 
 
 def parse_app(text: str) -> tuple[list[AppLine], list[str]]:
-    """Read a whole application log; return its records, and the lines that belong to none."""
+    """Parse a complete application log; return its records, and the lines that are not part of a record."""
     records: list[AppLine] = []
-    strays: list[str] = []
+    unmatched: list[str] = []
     inside = False
     for line in text.split("\n"):
         if line.startswith(INDENT) and inside:
@@ -137,8 +137,8 @@ def parse_app(text: str) -> tuple[list[AppLine], list[str]]:
         if record is not None:
             records.append(record)
         elif line:
-            strays.append(line)
-    return records, strays
+            unmatched.append(line)
+    return records, unmatched
 
 
 def _app_record(line: str) -> AppLine | None:

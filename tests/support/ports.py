@@ -1,20 +1,20 @@
-"""Free TCP ports for servers that are told where to listen."""
+"""Free TCP ports for servers under test."""
 
 import os
 import socket
 from itertools import count
 
 FIRST, WIDTH, SHARES = 10_000, 4_000, 5
-"""Below the ports that Linux gives to outgoing connections (32768 and above), so that no client takes one meanwhile.
+"""The range is below the ephemeral ports of Linux (32768 and above), so that no outgoing connection takes one.
 
-Each process of pytest-xdist has a share of its own, so that no two choose the same port.
+Each process of pytest-xdist uses a part of its own, so that no two choose the same port.
 """
 _share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
 _numbers = count(os.getpid() * 97)
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that no process uses; no port comes twice from one process."""
+    """Return a free port of the loopback address, a different one in each call."""
     while True:
         port = FIRST + _share * WIDTH + next(_numbers) % WIDTH
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""A process that a test starts, tells things, and never leaves behind."""
+"""Processes that tests start, signal and stop."""
 
 import contextlib
 import os
@@ -10,17 +10,17 @@ from signal import SIGKILL, SIGTERM
 
 from tests.support.logs import Logs
 
-NOTHING_THINNED = {"LOG_CONTROL_BURST": "0", "LOG_CONTROL_ALERT_LEVEL": "OFF"}
-"""Every line is counted, where a service has the option that thins them."""
+NO_LOG_CONTROL = {"LOG_CONTROL_BURST": "0", "LOG_CONTROL_ALERT_LEVEL": "OFF"}
+"""Settings without rate limits and alerts, for a service with the option `log_control`: tests count every line."""
 
-MOST_BUSY_SECONDS = 0.2
-"""How long `settle` waits for a thread that never sleeps, as one under full load."""
+SETTLE_SECONDS = 0.2
+"""The timeout of `settle` for a thread that never sleeps, such as one under full load."""
 
 
 class Process(Logs):
-    """A command of a project's environment, in a process group of its own, and the files that it writes to.
+    """A command in a project's environment, in a process group of its own, and its output files.
 
-    `env` comes on top of what every such command gets: the project's commands on PATH, and `work` as HOME.
+    `env` is added to the environment variables of every command: the project's commands on PATH, `work` as HOME.
     """
 
     _process: subprocess.Popen[bytes] | None = None
@@ -31,10 +31,10 @@ class Process(Logs):
         super().__init__(work, log_path)
         self.project = project
         self.command = list(command)
-        self.env = {**environment_of(project), "HOME": str(work), "PYTHONUNBUFFERED": "1", **NOTHING_THINNED, **env}
+        self.env = {**environment_of(project), "HOME": str(work), "PYTHONUNBUFFERED": "1", **NO_LOG_CONTROL, **env}
 
     def launch(self) -> None:
-        """Start the command; its lines go on in the same files."""
+        """Start the command; its output is appended to the same files."""
         self.work.mkdir(parents=True, exist_ok=True)
         with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
             self._process = subprocess.Popen(
@@ -43,51 +43,51 @@ class Process(Logs):
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The process that was started last: a server's master."""
+        """The process that was started last; for gunicorn, the master."""
         assert self._process is not None, "not started"
         return self._process
 
     def signal(self, number: int) -> None:
-        """Send a signal to it alone."""
+        """Send a signal to the process, not to its group."""
         self.process.send_signal(number)
 
     def stop(self, number: int = SIGTERM, timeout: float = 30.0) -> int:
-        """Ask it to leave, and return its exit code."""
+        """Stop the process with a signal, and return its exit code."""
         if self.process.poll() is None:
             self.signal(number)
         return self.process.wait(timeout)
 
     def kill(self) -> None:
-        """End the whole process group, whatever state it is in."""
+        """Kill the process group."""
         if self._process is not None:
-            end_group(self._process)
+            kill_group(self._process)
 
     def workers(self) -> list[int]:
-        """Return the process IDs of its children."""
+        """Return the process IDs of the child processes."""
         return children(self.process.pid)
 
     def settle(self) -> None:
-        """Wait until each of its threads has slept since: whatever it had to do until now is done, and written."""
-        awake = threads(self.process.pid)
-        end = time.monotonic() + MOST_BUSY_SECONDS
-        while (awake := [thread for thread in awake if is_awake(thread)]) and time.monotonic() < end:
+        """Wait until each thread has been idle once: then pending work is done and its lines are written."""
+        busy = threads(self.process.pid)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while (busy := [thread for thread in busy if is_busy(thread)]) and time.monotonic() < deadline:
             time.sleep(0.001)
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and all of the group, whatever state they are in."""
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a group, and all processes of the group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, SIGKILL)
     process.wait(10)
 
 
 def children(pid: int) -> list[int]:
-    """Return the process IDs of a process's children."""
+    """Return the process IDs of the children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def threads(pid: int) -> list[Path]:
-    """Return the folders in /proc of the threads of a process and of all that come from it; none when it has ended."""
+    """Return the /proc folders of the threads of a process and of its descendants; none if it has exited."""
     found: list[Path] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         found += Path(f"/proc/{pid}/task").iterdir()
@@ -96,13 +96,13 @@ def threads(pid: int) -> list[Path]:
     return found
 
 
-def is_awake(thread: Path) -> bool:
-    """Tell whether a thread runs, or waits for a processor or a disk (proc(5), stat)."""
+def is_busy(thread: Path) -> bool:
+    """Whether a thread is running, or waiting for a processor or a disk (the states R and D in proc(5))."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return (thread / "stat").read_text("utf-8").rpartition(")")[2].split()[0] in {"R", "D"}
     return False
 
 
 def environment_of(project: Path) -> dict[str, str]:
-    """Return an environment in which the project's own commands are found, and nothing else is set."""
+    """Return environment variables with the project's commands on PATH, and nothing else."""
     return {"PATH": f"{project / '.venv/bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}

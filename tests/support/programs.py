@@ -1,4 +1,4 @@
-"""Programs that tests need and no Python package brings: in CI they are installed, elsewhere their absence skips."""
+"""Programs that tests need and that are not Python packages. CI installs them; elsewhere the tests are skipped."""
 
 import fcntl
 import os
@@ -13,9 +13,9 @@ import pytest
 
 @cache
 def program(name: str, package: str) -> Path:
-    """Give the path of a program; `package` is the Debian package that brings it.
+    """Return the path of a program; `package` is the Debian package that has it.
 
-    In CI, as root on Debian, the package is installed; else the test that asks is skipped, with a sentence.
+    In CI, as root on Debian, install the package if the program is missing; otherwise skip the calling test.
     """
     if shutil.which(name) is None and os.environ.get("CI") == "true" and _may_install():
         _install(package)
@@ -30,10 +30,12 @@ def _may_install() -> bool:
 
 
 def _install(package: str) -> None:
-    """Install a Debian package; one process at a time, and after what else installs packages at that moment."""
+    """Install a Debian package; one process at a time, and wait for other installations to release the dpkg lock."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     command = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
     with Path(gettempdir(), "fastapi-trail-apt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for words in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
-            subprocess.run([*command, *words], env=environment, check=False, timeout=600)  # pytest shows what it says
+        for arguments in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
+            subprocess.run(
+                [*command, *arguments], env=environment, check=False, timeout=600
+            )  # pytest captures the output

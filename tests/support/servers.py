@@ -1,4 +1,4 @@
-"""The command lines, as a user types them, of the servers under which the service must behave the same."""
+"""The command lines of the servers under which the service must behave the same."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ Command = list[str]
 
 
 def gunicorn(*options: str) -> Callable[[str, int], Command]:
-    """Return the service's own way: gunicorn, its configuration file, its worker."""
+    """Gunicorn with the service's configuration file and worker."""
     return lambda app, _port: ["gunicorn", "-c", "gun.py", *options, app]
 
 
 def uvicorn(*options: str) -> Callable[[str, int], Command]:
-    """Plain uvicorn, with whatever options."""
+    """Uvicorn without gunicorn."""
     return lambda app, port: ["uvicorn", app, *_address(port), *options]
 
 

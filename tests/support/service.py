@@ -1,4 +1,4 @@
-"""Start the service under a server, talk to it over a socket, read what it wrote."""
+"""Run the service under a server, send requests over a socket, and read its logs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.client import Answer, Connection, build_request
+from tests.support.client import Connection, Response, build_request
 from tests.support.ports import free_port
 from tests.support.process import Process
 from tests.support.servers import SERVERS
@@ -14,10 +14,10 @@ from tests.support.waiting import INTERVAL, wait_for
 
 
 class Service(Process):
-    """A running service; a context manager that leaves no process behind, nor a second line of an ID unnoticed."""
+    """A running service. The context manager kills all processes at the end, and checks that no ID has two lines."""
 
     interval = INTERVAL
-    """Seconds between two looks at whether it is ready."""
+    """Seconds between two checks whether the service is ready."""
 
     def __init__(
         self,
@@ -65,23 +65,24 @@ class Service(Process):
         return self.is_ready()
 
     def is_ready(self) -> bool:
-        """Tell whether it answers, with every worker."""
+        """Whether the service responds, and gunicorn has started all workers."""
         try:
             return self.request("GET", "/livez").status == 200 and self._has_all_workers()
         except (OSError, EOFError):
             return False
 
     def _has_all_workers(self) -> bool:
-        # gunicorn makes them one by one: the first may answer before there is a second, which a test would not know of.
+        # gunicorn starts workers one after the other: the first may respond before the second exists.
         return self.command[0] != "gunicorn" or len(self.workers()) >= int(self.env.get("WORKERS", "1"))
 
     def wait_ready(self, timeout: float = 20.0) -> None:
-        """Wait until every worker says that it is ready: one that was not asked may still miss what it needs."""
+        """Wait until the readiness check passes in every worker: each has its own connections to brokers."""
         wait_for(self._all_are_ready, "readiness of every worker", seconds=timeout)
 
     def _all_are_ready(self) -> bool:
         missing = set(self.workers())
-        with ExitStack() as stack:  # those that stay connected leave the next one to somebody else
+        # Connections stay open until all workers are found, so that other workers accept the next ones.
+        with ExitStack() as stack:
             for _ in range(50):
                 connection = stack.enter_context(self.connect())
                 if connection.request("GET", "/readyz").status != 200:
@@ -97,7 +98,7 @@ class Service(Process):
         (inode,) = (row.split()[9] for row in rows if ours in row.partition(f":{self.port:04X} ")[2])
         return next(pid for pid in self.workers() if f"socket:[{inode}]" in open_files(pid))
 
-    # The wire
+    # Requests
 
     def connect(self, timeout: float = 60.0) -> Connection:
         """Open a connection."""
@@ -111,21 +112,21 @@ class Service(Process):
         body: bytes = b"",
         *,
         request_id: str | None = None,
-    ) -> Answer:
-        """Send one request on a connection of its own, and read the answer."""
+    ) -> Response:
+        """Send one request on a new connection, and return the response."""
         with self.connect() as connection:
             connection.send(build_request(method, target, headers, body, request_id=request_id))
-            return connection.answer(method)
+            return connection.read_response(method)
 
-    def raw(self, data: bytes, method: str = "GET") -> Answer:
-        """Send bytes as they are on a connection of their own, and read one answer."""
+    def raw(self, data: bytes, method: str = "GET") -> Response:
+        """Send bytes unmodified on a new connection, and return one response."""
         with self.connect() as connection:
             connection.send(data)
-            return connection.answer(method)
+            return connection.read_response(method)
 
 
 def open_files(pid: int) -> set[str]:
-    """Give what a process has open, as `/proc` names it: paths, `socket:[…]`."""
+    """Return the open files of a process as /proc names them: paths, `socket:[…]`."""
     found = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile

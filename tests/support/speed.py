@@ -1,13 +1,13 @@
-"""How fast this machine is now, so that a bound in seconds means the same on a slow or busy one."""
+"""Measure how fast the machine is now, to scale time limits on a slow or busy one."""
 
 import time
 
 REFERENCE_SECONDS = 0.0040
-"""What `_work` takes on an idle core of the machine on which the bounds were chosen (Python 3.11)."""
+"""The duration of `_work` on an idle core of the machine for which the time limits were chosen (Python 3.11)."""
 
 
 def _work() -> float:
-    """Count in a loop, and return the seconds of real time that it took: a busy machine counts as a slow one."""
+    """Count in a loop, and return its duration in seconds of wall-clock time, which is longer on a busy machine."""
     began = time.perf_counter()
     number = 0
     while number < 100_000:
@@ -16,10 +16,10 @@ def _work() -> float:
 
 
 def slowness() -> float:
-    """Measure how many times slower than the reference this machine is now; at least 1."""
+    """Return how many times slower than the reference machine this one is now; at least 1."""
     return max(1.0, sorted(_work() for _ in range(5))[2] / REFERENCE_SECONDS)
 
 
 def scaled(seconds: float) -> float:
-    """Return a bound that was chosen on the reference machine, in seconds of this one."""
+    """Scale a time limit that was chosen for the reference machine to this one."""
     return seconds * slowness()

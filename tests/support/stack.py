@@ -1,4 +1,4 @@
-"""A generated service under `docker compose`: nginx and the service, at a port of its own."""
+"""Run a generated service with `docker compose`: nginx and the service, at a free port."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from scripts.snapshot import ROOT
 from tests.support.baking import Result, must, run
-from tests.support.client import Answer, Connection, build_request
+from tests.support.client import Connection, Response, build_request
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
@@ -19,9 +19,10 @@ _numbers = count()
 
 
 class Stack:
-    """What `docker compose up --wait` starts in a project's folder, and `down` ends; `variables` are its environment.
+    """A context manager that runs `docker compose up --wait` and `down` in a project's folder.
 
-    The name keeps it apart from others on the same engine, those of the same project included.
+    `name` becomes part of the Compose project name, so that several stacks, also of the same project, can run on one
+    engine. `variables` are added to the environment variables of the command.
     """
 
     def __init__(self, project: Path, name: str, **variables: str) -> None:
@@ -31,7 +32,7 @@ class Stack:
         self.variables = os.environ | {
             "COMPOSE_PROJECT_NAME": self.name,
             "HTTP_PORT": f"127.0.0.1:{self.port}",
-            # One image for all stacks of a project: it is built once.
+            # All stacks of a project share one image, which is built once.
             "IMAGE": image_of(project),
             **variables,
         }
@@ -50,18 +51,18 @@ class Stack:
             error.add_note(self.compose("logs", "--no-color", "--tail", "200").stdout[-20000:])
         self.down()
 
-    def compose(self, *words: str, seconds: float = 300) -> Result:
-        return run(["docker", "compose", *words], self.project, self.variables, seconds=seconds)
+    def compose(self, *arguments: str, seconds: float = 300) -> Result:
+        return run(["docker", "compose", *arguments], self.project, self.variables, seconds=seconds)
 
-    def up(self, *words: str) -> Result:
-        """Start it, or change what runs; wait until everything is healthy."""
-        return self.compose("up", "--detach", "--wait", *words)
+    def up(self, *arguments: str) -> Result:
+        """Start or update the containers, and wait until all are healthy."""
+        return self.compose("up", "--detach", "--wait", *arguments)
 
     def down(self) -> Result:
         return self.compose("down", "--volumes", "--timeout", "5")
 
     def exec(self, service: str, *command: str, index: int = 1) -> str:
-        """Run a command in a container, and give what it says."""
+        """Run a command in a container, and return its output."""
         return must(self.compose("exec", "-T", "--index", str(index), service, *command)).stdout
 
     def containers(self, service: str) -> list[str]:
@@ -72,26 +73,26 @@ class Stack:
         return Counter(row["Service"] for row in rows if row["Health"] == "healthy")
 
     def logs(self, *services: str) -> list[str]:
-        """Give the lines of services' logs, without the names in front."""
+        """Return the log lines of the services, without the container names as prefixes."""
         text = must(self.compose("logs", "--no-color", "--no-log-prefix", *services)).stdout
         return [line.removeprefix("\x1b[2K") for line in text.splitlines()]
 
     def lines(self, *services: str) -> list[Line]:
-        """Give those lines that are JSON objects."""
+        """Return the log lines of the services that are JSON objects."""
         return [json.loads(line) for line in self.logs(*services) if line.startswith("{")]
 
     def lines_of(self, request_id: str, *services: str) -> list[Line]:
-        """Give the lines of a request, in the order in which each container has written its own."""
+        """Return the lines of a request; those of one container are in the order in which it has written them."""
         return [line for line in self.lines(*services) if line.get("request_id") == request_id]
 
     def wait_for_lines(self, request_id: str, count: int, *services: str, seconds: float = 30) -> list[Line]:
-        """Wait until a request has so many lines, and give them; the log driver is a little behind."""
+        """Wait until a request has `count` lines, and return them; the log driver of Docker has a short delay."""
 
-        def look() -> list[Line]:
+        def find_lines() -> list[Line]:
             lines = self.lines_of(request_id, *services)
             return lines if len(lines) >= count else []
 
-        return wait_for(look, f"{count} lines of {request_id}", seconds=seconds)
+        return wait_for(find_lines, f"{count} lines of {request_id}", seconds=seconds)
 
     def connect(self, timeout: float = 15.0) -> Connection:
         return Connection(self.port, timeout=timeout)
@@ -105,20 +106,20 @@ class Stack:
         *,
         request_id: str | None = None,
         timeout: float = 15.0,
-    ) -> Answer:
+    ) -> Response:
         with self.connect(timeout) as connection:
             connection.send(build_request(method, target, headers, body, request_id=request_id))
-            return connection.answer(method)
+            return connection.read_response(method)
 
 
-def docker(*words: str, typed: str | None = None, seconds: float = 120) -> Result:
-    return run(["docker", *words], ROOT, dict(os.environ), typed, seconds=seconds)
+def docker(*arguments: str, typed: str | None = None, seconds: float = 120) -> Result:
+    return run(["docker", *arguments], ROOT, dict(os.environ), typed, seconds=seconds)
 
 
 def write_override(project: Path, **services: Line) -> str:
-    """Write a compose file beside compose.yaml, and give both as COMPOSE_FILE.
+    """Write an override file next to compose.yaml, and return both as the value of COMPOSE_FILE.
 
-    Health is checked each second, so that no start waits longer; on a busy machine a check may take its time.
+    Health checks run every second, so that `up --wait` returns soon; their timeout is long enough for a busy machine.
     """
     checked = {"healthcheck": {"interval": "1s", "timeout": "30s", "retries": 30}}
     merged = {name: checked | services.get(name, {}) for name in ("nginx", "api")}
@@ -128,12 +129,15 @@ def write_override(project: Path, **services: Line) -> str:
 
 
 def image_of(project: Path) -> str:
-    """Give the name of the image that all stacks of a project share, in this run of the tests."""
+    """Return the name of the image that all stacks of a project share in this test run."""
     return f"trail-{project.name}-{os.getpid()}"
 
 
-def owned_image(image: str, folder: str, owner: str) -> str:
-    """Give the image, or one like it, whose folder belongs to who is known for it; a stand-in's may be another's."""
+def image_with_owner(image: str, folder: str, owner: str) -> str:
+    """Return the image, or a derived one in which the folder belongs to `owner` ("uid:gid").
+
+    In the original image it does; in a substitute without a registry (see engine.py) it may not.
+    """
     found = docker("run", "--rm", "--entrypoint", "stat", image, "-c", "%u:%g", folder).stdout.strip()
     if found == owner:
         return image

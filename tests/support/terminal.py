@@ -1,4 +1,4 @@
-"""Runs a command as a person does, in a terminal, or as a service manager does, without one."""
+"""Run a command in a terminal, as a user does, or without one, as a service manager does."""
 
 import os
 import signal
@@ -9,19 +9,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
-from tests.support.process import end_group
+from tests.support.process import kill_group
 from tests.support.waiting import wait_for
 
-# A person's terminal: what is written to this process's standard input is what they type.
+# Runs a command in a pseudo-terminal. The standard input of this process is the keyboard.
 IN_TERMINAL = """
 import os, pty, sys
 code = os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:]))
-sys.exit(code if code >= 0 else 128 - code)  # as a shell tells of a signal
+sys.exit(code if code >= 0 else 128 - code)  # a shell's exit code for a signal
 """
 
 
 class Running:
-    """A command in a process group of its own, and everything that it has said so far."""
+    """A command in a process group of its own; `output` has everything that it has written so far."""
 
     def __init__(self, command: list[str], folder: Path, variables: Mapping[str, str], in_terminal: bool) -> None:
         self.process = subprocess.Popen(
@@ -33,56 +33,56 @@ class Running:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.said = ""
+        self.output = ""
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
-            self.said += line.decode(errors="replace").replace("\r\n", "\n")
+            self.output += line.decode(errors="replace").replace("\r\n", "\n")
 
-    def wait_for(self, words: str, seconds: float = 300) -> None:
-        """Wait until the command has said `words`; fails when it ends before, or takes longer."""
+    def wait_for(self, text: str, seconds: float = 300) -> None:
+        """Wait until the output contains `text`; AssertionError if the command exits first, or after `seconds`."""
 
-        def is_said() -> bool:
-            ended = not self._reader.is_alive()
-            assert words in self.said or not ended, f"ended without {words!r}"
-            return words in self.said
+        def is_written() -> bool:
+            exited = not self._reader.is_alive()
+            assert text in self.output or not exited, f"exited without {text!r}"
+            return text in self.output
 
         try:
-            wait_for(is_said, repr(words), seconds)
+            wait_for(is_written, repr(text), seconds)
         except AssertionError as error:
-            error.add_note(self.said)
+            error.add_note(self.output)
             raise
 
     def type(self, keys: bytes) -> None:
-        """Press keys; only in a terminal."""
+        """Send keys to the terminal; only if the command runs in one."""
         assert self.process.stdin
         self.process.stdin.write(keys)
         self.process.stdin.flush()
 
-    def tell_group(self, number: signal.Signals) -> None:
-        """Send a signal to the command and to all that it has started in its group."""
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process group of the command."""
         os.killpg(self.process.pid, number)
 
-    def end(self, seconds: float = 60) -> int:
-        """Wait for the end and give the exit code, negative for a signal; fails when it takes longer."""
+    def wait_for_exit(self, seconds: float = 60) -> int:
+        """Wait until the command exits; return its exit code, negative for a signal. Raises after `seconds`."""
         code = self.process.wait(seconds)
         self._reader.join(seconds)
-        assert not self._reader.is_alive(), f"something that it has started is still there:\n{self.said}"
+        assert not self._reader.is_alive(), f"a process that the command has started is still running:\n{self.output}"
         return code
 
-    def leave(self, seconds: float = 20) -> None:
-        """End the command and its group, by force when they do not within `seconds`."""
+    def stop(self, seconds: float = 20) -> None:
+        """Stop the command and its process group with SIGTERM; kill them if they do not exit within `seconds`."""
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            self.tell_group(signal.SIGTERM)
+            self.signal_group(signal.SIGTERM)
             self.process.wait(seconds)
-        end_group(self.process)
+        kill_group(self.process)
         if self.process.stdin:
             self.process.stdin.close()
         self._reader.join(seconds)
-        if self.process.stdout and not self._reader.is_alive():  # else close() would wait for the reader, for ever
+        if self.process.stdout and not self._reader.is_alive():  # close() would wait for a running reader
             self.process.stdout.close()
 
 
@@ -90,9 +90,9 @@ class Running:
 def running(
     command: list[str], folder: Path, variables: Mapping[str, str], in_terminal: bool = False
 ) -> Iterator[Running]:
-    """Run a command for the time of a test."""
+    """Run a command for the duration of the context, and stop it."""
     started = Running(command, folder, variables, in_terminal)
     try:
         yield started
     finally:
-        started.leave()
+        started.stop()

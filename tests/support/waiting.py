@@ -1,4 +1,4 @@
-"""The one way in which tests and benchmarks wait: for a condition, and with a name for what did not come."""
+"""Wait for a condition, with a timeout that is scaled to the speed of the machine."""
 
 import time
 from collections.abc import Callable
@@ -7,21 +7,22 @@ from typing import TypeVar
 from tests.support.speed import slowness
 
 T = TypeVar("T")
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 INTERVAL = 0.02
 
 
-def wait_for(look: Callable[[], T], what: str, seconds: float = PATIENCE, interval: float = INTERVAL) -> T:
-    """Call `look` until it returns something true, and return that.
+def wait_for(condition: Callable[[], T], what: str, seconds: float = TIMEOUT_SECONDS, interval: float = INTERVAL) -> T:
+    """Call `condition` until it returns a true value, and return the value.
 
-    `seconds` is how long to wait on a fast, idle machine; a slow one gets more. It bounds a failure, not a promise.
-    Raises AssertionError that names `what`, and whatever `look` raises.
+    `seconds` is the timeout on a fast, idle machine; it is longer on a slow one. It only limits how long a failure
+    takes: to test a time limit, measure the time and compare it with `scaled()`.
+    Raises AssertionError with `what` after the timeout, and any exception of `condition`.
     """
     began = time.monotonic()
     factor = 1.0
-    while not (seen := look()):
+    while not (value := condition()):
         if time.monotonic() - began > seconds * factor:
             factor, former = max(factor, slowness()), factor
-            assert factor > former, f"{what} did not come within {seconds * factor:.0f} s"
+            assert factor > former, f"timeout after {seconds * factor:.0f} s: {what}"
         time.sleep(interval)
-    return seen
+    return value

@@ -1,4 +1,4 @@
-"""Worker processes beside the service, and the trail of one request through all of them."""
+"""Worker processes, and the log lines of a request in several processes."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from tests.support.waiting import wait_for
 
 
 class Worker(Process):
-    """A command of the project's environment that stays; a context manager that leaves no process behind.
+    """A long-running command in the project's environment. The context manager kills its process group at the end.
 
-    `ready`: a text of its log that says that it works.
+    `ready` is a text that the command logs when it is ready.
     """
 
     def __init__(
@@ -44,49 +44,54 @@ class Worker(Process):
         self.kill()
 
     def start(self, wait: bool = True) -> None:
-        """Start it, or start it again; its lines go on in the same files."""
-        known = self.output().count(self.ready) if self.stderr.exists() else 0
+        """Start or restart the command; its output is appended to the same files."""
+        earlier = self.output().count(self.ready) if self.stderr.exists() else 0
         self.launch()
         if wait and self.ready:
             try:
-                wait_for(lambda: self._is_ready(known), f"readiness of {self.work.name}")
+                wait_for(lambda: self._is_ready(earlier), f"readiness of {self.work.name}")
             except BaseException as error:
                 self.kill()
                 error.add_note(self.output()[-4000:])
                 raise
 
-    def _is_ready(self, known: int) -> bool:
+    def _is_ready(self, earlier: int) -> bool:
         assert self.process.poll() is None, f"exit code {self.process.returncode}"
-        return self.output().count(self.ready) > known
+        return self.output().count(self.ready) > earlier
 
 
-def trail(places: Iterable[Logs], request_id: str) -> list[AppLine]:
-    """Return the application's lines of an ID from all processes, in the order of their time stamps."""
-    return sorted((line for place in places for line in place.app_records(request_id)), key=lambda line: line.timestamp)
+def app_lines_of(processes: Iterable[Logs], request_id: str) -> list[AppLine]:
+    """Return the application log lines of an ID from all processes, in the order of their timestamps."""
+    lines = (line for process in processes for line in process.app_records(request_id))
+    return sorted(lines, key=lambda line: line.timestamp)
 
 
-def wait_for_trail(
-    places: Sequence[Logs], request_id: str, count: int, containing: str = "", timeout: float = 20.0
+def wait_for_app_lines(
+    processes: Sequence[Logs], request_id: str, count: int, containing: str = "", timeout: float = 20.0
 ) -> list[AppLine]:
-    """Return the lines of an ID whose message contains a text: at least `count`, and whatever comes shortly after."""
+    """Wait for `count` lines of an ID whose message contains a text; return them, and any more that follow."""
 
-    def found() -> list[AppLine]:
-        return [line for line in trail(places, request_id) if containing in line.message]
+    def find_lines() -> list[AppLine]:
+        return [line for line in app_lines_of(processes, request_id) if containing in line.message]
 
+    description = f"{count} line(s) of {request_id} with {containing!r}"
     try:
-        wait_for(lambda: len(found()) >= count, f"{count} line(s) of {request_id} with {containing!r}", seconds=timeout)
+        wait_for(lambda: len(find_lines()) >= count, description, seconds=timeout)
     except AssertionError as error:
-        error.add_note("\n".join(f"{place.work.name}: {place.output()[-3000:]}" for place in places))
+        error.add_note("\n".join(f"{process.work.name}: {process.output()[-3000:]}" for process in processes))
         raise
-    for place in places:
-        place.settle()
-    return found()
+    for process in processes:
+        process.settle()
+    return find_lines()
 
 
-def show(places: Mapping[str, Logs], request_id: str) -> None:
-    """Print every line of an ID, of all processes in order; pytest shows it with `-s` or `-rP`."""
+def print_lines(processes: Mapping[str, Logs], request_id: str) -> None:
+    """Print all lines of an ID from all processes, ordered by time; pytest shows them with `-s` or `-rP`."""
     lines = [
-        (name, line) for name, place in places.items() for line in place.output().split("\n") if request_id in line
+        (name, line)
+        for name, process in processes.items()
+        for line in process.output().split("\n")
+        if request_id in line
     ]
     for name, line in sorted(lines, key=lambda pair: pair[1].lstrip("[")):
         sys.stdout.write(f"{name:>10}  {line}\n")

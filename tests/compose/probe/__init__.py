@@ -1,4 +1,4 @@
-"""An integration with endpoints that tests ask for what the demo does not do: take long, stream, echo."""
+"""An integration with endpoints for what the demo does not do: slow responses, streams, echoes, crashes."""
 
 import asyncio
 import os
@@ -24,29 +24,29 @@ async def slow(seconds: float = 1.0) -> Response[float]:
 
 
 def hang() -> Response[str]:
-    """Answer after ten minutes, but at once if the same request comes again."""
+    """Respond after ten minutes; if the same request ID arrives again, respond immediately."""
     logger.info("hangs")
-    mark = Path("/tmp", current_request_id())
-    if not mark.exists():
-        mark.touch()
+    marker = Path("/tmp", current_request_id())
+    if not marker.exists():
+        marker.touch()
         time.sleep(600)
     return Response(result="")
 
 
 async def echo(request: Request) -> Response[list[tuple[str, str]]]:
-    """Answer with the header lines that have arrived, and the client and scheme that the application sees."""
+    """Return the received header lines, and the client and scheme that the application sees."""
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     client = request.client.host if request.client else "-"
     return Response(result=[*pairs, (":client", client), (":scheme", request.url.scheme)])
 
 
 async def upload(request: Request) -> Response[int]:
-    """Answer with the number of bytes that have arrived."""
+    """Return the number of received bytes."""
     return Response(result=sum([len(chunk) async for chunk in request.stream()]))
 
 
 async def stream(seconds: float) -> StreamingResponse:
-    """Send a part at a time, and ask the proxy to hand each on at once."""
+    """Stream events, and turn off the proxy's buffering (X-Accel-Buffering)."""
 
     async def pieces() -> AsyncIterator[str]:
         yield "data: 0\n\n"
@@ -60,20 +60,20 @@ async def large() -> PlainTextResponse:
 
 
 async def headers() -> PlainTextResponse:
-    """Send a long header, and headers that nginx would send or obey."""
+    """Send a long header, headers that nginx sets as well, and one that nginx would obey (X-Accel-Redirect)."""
     ours = {"X-Long": "x" * 12_000, "X-Frame-Options": "SAMEORIGIN", "Referrer-Policy": "origin", "Retry-After": "7"}
     hidden = {"X-Accel-Redirect": "/livez", "X-Content-Type-Options": "nosniff"}
     return PlainTextResponse("as it was sent", status_code=503, headers=ours | hidden)
 
 
 async def die() -> None:
-    """Kill the worker in the midst of a request."""
+    """Kill the worker during a request."""
     logger.info("dies")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def socket(websocket: WebSocket) -> None:
-    """Say the ID, then everything that is said."""
+    """Send the request ID, then echo each text message."""
     await websocket.accept()
     await websocket.send_text(current_request_id())
     async for text in websocket.iter_text():

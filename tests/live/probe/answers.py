@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Routes that answer at once, well or badly."""
+"""Routes that respond immediately, with success or with an error."""
 
 from app.common.log_handler import RequestLogHandler
 from app.common.request_id import current_request_id
@@ -13,14 +13,14 @@ api = APIRouter(prefix="/probe")
 
 @api.get("/async")
 async def read_async() -> Response[str]:
-    """Answer from the event loop."""
+    """Respond from the event loop."""
     log.info("in async")
     return Response(result=current_request_id())
 
 
 @api.get("/sync")
 def read_sync() -> Response[str]:
-    """Answer from the thread pool."""
+    """Respond from the thread pool."""
     log.info("in sync")
     return Response(result=current_request_id())
 
@@ -39,13 +39,13 @@ async def read_item(number: int) -> Response[int]:
 
 @api.get("/fail")
 async def read_fail() -> Response[str]:
-    """Raise an error without a handler."""
+    """Raise an unhandled error."""
     raise RuntimeError("probe failure")
 
 
 @api.get("/fail/sync")
 def read_fail_sync() -> Response[str]:
-    """Raise an error without a handler, in a thread."""
+    """Raise an unhandled error in a thread."""
     raise RuntimeError("probe failure in a thread")
 
 
@@ -57,12 +57,12 @@ async def read_file() -> FileResponse:
 
 @api.get("/empty", status_code=204)
 async def read_empty() -> None:
-    """Answer without a body."""
+    """Respond without a body."""
 
 
 @api.api_route("/head", methods=["GET", "HEAD"])
 async def read_head() -> Response[str]:
-    """Answer with and without a body."""
+    """Respond with a body to GET, without one to HEAD."""
     return Response(result="head")
 
 
@@ -75,5 +75,5 @@ async def read_echo(request: Request) -> Response[int]:
 
 @api.post("/unread")
 async def read_unread() -> Response[str]:
-    """Answer without a look at the body."""
+    """Respond without reading the body."""
     return Response(result="unread")

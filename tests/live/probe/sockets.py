@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Websockets, and an application that is mounted into the service."""
+"""WebSockets, and an application that is mounted in the service."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ api = APIRouter(prefix="/probe")
 
 @api.websocket("/ws/echo")
 async def talk_echo(websocket: WebSocket) -> None:
-    """Repeat what is said, until the client leaves."""
+    """Echo messages until the client closes."""
     await websocket.accept()
     log.info("in websocket")
     async for text in websocket.iter_text():
@@ -31,19 +31,19 @@ async def talk_close(websocket: WebSocket) -> None:
 
 @api.websocket("/ws/refuse")
 async def talk_refuse(websocket: WebSocket) -> None:
-    """Close before accepting."""
+    """Close without accepting."""
     await websocket.close()
 
 
 @api.websocket("/ws/denial")
 async def talk_denial(websocket: WebSocket) -> None:
-    """Answer the handshake with a response."""
+    """Refuse the handshake with an HTTP response."""
     await websocket.send_denial_response(JSONResponse({"denied": current_request_id()}, 401))
 
 
 @api.websocket("/ws/fail")
 async def talk_fail(websocket: WebSocket, *, accept: bool = True) -> None:
-    """Raise after, or before, accepting."""
+    """Raise an error after or before accepting."""
     if accept:
         await websocket.accept()
     raise RuntimeError("probe websocket failure")
@@ -54,5 +54,5 @@ mounted = FastAPI()
 
 @mounted.get("/fail")
 async def mounted_fail() -> dict[str, str]:
-    """Raise in a mounted FastAPI."""
+    """Raise an error in a mounted FastAPI application."""
     raise RuntimeError("probe mounted failure")

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Routes that are slow, work in other threads, tasks or after the response, or log."""
+"""Routes that are slow, that log, or that work in threads, in tasks or after the response."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ api = APIRouter(prefix="/probe")
 
 
 async def parts(seconds: float, count: int, fail_at: int = -1) -> AsyncIterator[bytes]:
-    """Yield chunks evenly over a time."""
+    """Yield `count` chunks, evenly spread over `seconds`."""
     for number in range(count):
         if number == fail_at:
             raise ArithmeticError("probe stream failure")
@@ -29,20 +29,20 @@ async def parts(seconds: float, count: int, fail_at: int = -1) -> AsyncIterator[
 
 @api.get("/stream")
 async def read_stream(seconds: float = 1.2, count: int = 6) -> StreamingResponse:
-    """Stream for a while."""
+    """Stream a response for `seconds`."""
     return StreamingResponse(parts(seconds, count), media_type="text/plain")
 
 
 @api.get("/stream/broken")
 async def read_broken_stream() -> StreamingResponse:
-    """Break off in the middle of a stream."""
+    """Raise an error in the middle of a stream."""
     return StreamingResponse(parts(0.05, 4, fail_at=2), media_type="text/plain")
 
 
 @api.get("/wait")
-async def read_wait(*, seconds: float = 0.6, tell: bool = False) -> Response[str]:
-    """Answer late, and log the beginning if asked to."""
-    if tell:
+async def read_wait(*, seconds: float = 0.6, log_start: bool = False) -> Response[str]:
+    """Respond after `seconds`; with `log_start`, log before the wait too."""
+    if log_start:
         log.info("waiting")
     await asyncio.sleep(seconds)
     log.info("waited")
@@ -50,7 +50,7 @@ async def read_wait(*, seconds: float = 0.6, tell: bool = False) -> Response[str
 
 
 async def afterwards(seconds: float, message: str, *, fail: bool = False) -> None:
-    """Work on after the answer."""
+    """Work on after the response."""
     await asyncio.sleep(seconds)
     log.info(message)
     if fail:
@@ -58,13 +58,13 @@ async def afterwards(seconds: float, message: str, *, fail: bool = False) -> Non
 
 
 def afterwards_in_thread(message: str) -> None:
-    """Work on after the answer, in a thread."""
+    """Work on after the response, in a thread."""
     log.info(message)
 
 
 @api.get("/background")
 async def read_background(background: BackgroundTasks, *, fail: bool = False) -> Response[str]:
-    """Leave two tasks for afterwards."""
+    """Add two background tasks."""
     background.add_task(afterwards_in_thread, "in background thread")
     background.add_task(afterwards, 0.5, "in background", fail=fail)
     return Response(result="background")
@@ -72,9 +72,9 @@ async def read_background(background: BackgroundTasks, *, fail: bool = False) ->
 
 @api.get("/logging")
 async def read_logging() -> Response[str]:
-    """Log through loggers without any set-up."""
+    """Log through loggers that are not configured by the service."""
     plain.info("by plain logger")
     library.warning("by library logger")
-    library.getChild("deep").error("by its child", exc_info=ValueError("told by a library"))
+    library.getChild("deep").error("by its child", exc_info=ValueError("raised by a library"))
     log.info("first line\nsecond line \x1b[31mred\x00")
     return Response(result="logging")

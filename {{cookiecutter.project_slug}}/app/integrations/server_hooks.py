@@ -72,6 +72,6 @@ def _call(integration: str, name: str, hook: Hook, *arguments: Any) -> None:  # 
             raise  # a worker that was told to leave in the midst of its hook
         log.exception("The integration %s failed in %s", integration, name)
         if name in MUST_WORK:
-            if hasattr(arguments[-1], "give_up"):  # a worker, which may only replace another one
-                arguments[-1].give_up()
+            if hasattr(arguments[-1], "handle_boot_failure"):  # a worker, which may only replace another one
+                arguments[-1].handle_boot_failure()
             raise SystemExit(BOOT_ERROR) from None

@@ -194,6 +194,6 @@ def test_broker_that_hangs_keeps_no_thread_waiting(
 )
 def test_bad_url_is_declined_without_its_password(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, url)
-    with pytest.raises(SystemExit, match=f"{name} is not what it should be") as declined:
+    with pytest.raises(SystemExit, match=f"{name} is invalid") as declined:
         read_settings(SETTINGS)
     assert "hunter2" not in str(declined.value)

@@ -242,7 +242,7 @@ def test_message_whose_reply_is_not_published_is_requeued_after_a_pause(
                 raise module.NotTaken(NO_ANSWER)
 
         monkeypatch.setattr(module, "ready", refuse)
-        monkeypatch.setattr(module.TaskRecord, "tell", lambda _self, _name, state, _level, **_: taken.append(state))
+        monkeypatch.setattr(module.TaskRecord, "finish", lambda _self, _name, state, _level, **_: taken.append(state))
         await first.publish("text")
 
     run(module, act)
@@ -380,7 +380,7 @@ def test_consume_false_registers_no_handler_in_the_service(
 def test_url_of_an_unknown_scheme_is_refused_without_its_secret(load: Load, url: str) -> None:
     with pytest.raises(SystemExit) as raised:
         load(URL=url)
-    assert "FASTSTREAM_URL is: broker: nats, redis, amqp; kafka, with neither user nor password." in str(raised.value)
+    assert "FASTSTREAM_URL: broker: nats, redis, amqp; kafka, with neither user nor password." in str(raised.value)
     assert "hunter2" not in str(raised.value)
 
 

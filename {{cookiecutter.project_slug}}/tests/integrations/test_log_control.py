@@ -1,4 +1,4 @@
-"""Suppressed lines are counted to the last one, a request is sampled as a whole, and each error is in one alert."""
+"""Suppressed records are counted exactly, a request is sampled as a whole, and each error is in one alert."""
 
 import asyncio
 import json
@@ -28,71 +28,71 @@ from app.integrations import log_control
 from app.integrations.log_control import (
     SETTINGS,
     alerts,
-    end,
+    error_origin,
+    flush,
+    group_key,
     id_of,
-    is_not_ours,
-    kind_of,
+    is_not_from_alert_thread,
     percentile,
-    place_of,
-    thinning,
+    rate_limiter,
 )
 from app.integrations.log_control.alerts import Alert, hooks
 from app.main import Application
 from app.settings import get_settings
 from tests.support import HEADER, Logs, connect
 
-Begin = Callable[..., Application]
-FIGURE = re.compile(r" suppressed=(\d+) ")
+Configure = Callable[..., Application]
+SUPPRESSED = re.compile(r" suppressed=(\d+) ")
 log = logging.getLogger("orders")
 
 
 @contextmanager
-def serving(request_id: str) -> Iterator[RequestRecord]:
-    """Work under the ID of a request."""
+def in_request(request_id: str) -> Iterator[RequestRecord]:
+    """Run the block as a request with this ID."""
     bound = bind(record := RequestRecord(request_id, {"type": "http"}))
     yield record
     unbind(bound)
 
 
 @pytest.fixture
-def begin(configure: Callable[..., Application]) -> Iterator[Begin]:
-    """Return a function that makes an application; nothing of it is left afterwards."""
+def start(configure: Callable[..., Application]) -> Iterator[Configure]:
+    """Return a function that makes an application with these settings; remove its filters and hooks afterwards."""
 
     def make(**variables: str) -> Application:
         return configure(**{f"LOG_CONTROL_{name}": value for name, value in variables.items()})
 
     yield make
     hooks.clear()
-    end()
+    flush()
     access = logging.getLogger(ACCESS_LOGGER)
-    for control in log_control.in_force:
-        access.removeFilter(control.keeps)
-    outbound_logger.removeFilter(is_not_ours)
-    log_control.in_force.clear()
+    for control in log_control.active_controls:
+        access.removeFilter(control.is_sampled)
+    outbound_logger.removeFilter(is_not_from_alert_thread)
+    log_control.active_controls.clear()
     assert not access.filters
 
 
 @pytest.fixture
-def told() -> list[Alert]:
-    """Return the alerts that a hook gets."""
-    alerts_taken: list[Alert] = []
-    hooks["mine"] = alerts_taken.append
-    return alerts_taken
+def received() -> list[Alert]:
+    """Return the alerts that a hook receives."""
+    received_alerts: list[Alert] = []
+    hooks["mine"] = received_alerts.append
+    return received_alerts
 
 
-def figures(lines: list[str]) -> int:
-    return sum(int(found[1]) for line in lines if (found := FIGURE.search(line)))
+def suppressed_count(lines: list[str]) -> int:
+    return sum(int(found[1]) for line in lines if (found := SUPPRESSED.search(line)))
 
 
-def wait_for(look: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_flood_that_ends_is_counted(begin: Begin, logs: Logs) -> None:
-    begin(WINDOW="0.3", ALERT_LEVEL="OFF")
+def test_suppressed_records_are_reported_after_the_window(start: Configure, logs: Logs) -> None:
+    start(WINDOW="0.3", ALERT_LEVEL="OFF")
     for number in range(1000):
         log.error("order %d failed", number)
     assert len(logs.error) == 10
@@ -102,24 +102,24 @@ def test_flood_that_ends_is_counted(begin: Begin, logs: Logs) -> None:
     assert logs.error[-1].endswith(" ERROR [-] order 7 failed")
 
 
-def test_next_line_of_a_kind_has_the_number_of_suppressed_ones(
-    begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch
+def test_next_admitted_record_carries_the_number_of_suppressed_ones(
+    start: Configure, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+    start(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for number in range(5):
         log.error(f"order {number} failed")
     log.error("another")
-    assert figures(logs.error) == 0
-    monkeypatch.setattr(thinning, "monotonic", lambda: time.monotonic() + 3601)
+    assert suppressed_count(logs.error) == 0
+    monkeypatch.setattr(rate_limiter, "monotonic", lambda: time.monotonic() + 3601)
     log.error("order 6 failed")
     assert logs.error[-1].endswith(" [-] suppressed=4 order 6 failed")
     assert len(logs.error) == 3
 
 
-def test_json_has_the_number_as_a_key(begin: Begin, logs: Logs) -> None:
+def test_json_line_has_the_key_suppressed(start: Configure, logs: Logs) -> None:
     os.environ["LOG_FORMAT"] = "json"
     try:
-        begin(WINDOW="0.2", BURST="2", ALERT_LEVEL="OFF")
+        start(WINDOW="0.2", BURST="2", ALERT_LEVEL="OFF")
     finally:
         del os.environ["LOG_FORMAT"]
     for _ in range(5):
@@ -130,129 +130,130 @@ def test_json_has_the_number_as_a_key(begin: Begin, logs: Logs) -> None:
     assert not {"passes_filters", "ids_suffix"} & {name for line in lines for name in line}
 
 
-def test_numbers_are_exact_under_threads(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows end meanwhile, and threads switch during each step."""
-    begin(WINDOW="0.05", BURST="3", ALERT_LEVEL="OFF")
+def test_counts_are_exact_with_concurrent_threads(
+    start: Configure, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows end during the test, and threads switch at each access of the count."""
+    start(WINDOW="0.05", BURST="3", ALERT_LEVEL="OFF")
 
-    def slow(kind: thinning.Kind) -> int:
+    def read_slowly(group: rate_limiter.Group) -> int:
         time.sleep(0)
-        held: int = vars(kind)["held"]
+        count: int = vars(group)["suppressed"]
         time.sleep(0)
-        return held
+        return count
 
     def write(number: int) -> None:
-        for one in range(400):
+        for attempt in range(400):
             log.warning("of all")
-            logging.getLogger(f"orders.{number}").error("of one thread %d", one)
+            logging.getLogger(f"orders.{number}").error("of one thread %d", attempt)
             time.sleep(0.0002)
 
-    held = property(slow, lambda kind, value: vars(kind).update(held=value))
-    monkeypatch.setattr(thinning.Kind, "held", held, raising=False)
+    slow = property(read_slowly, lambda group, value: vars(group).update(suppressed=value))
+    monkeypatch.setattr(rate_limiter.Group, "suppressed", slow, raising=False)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(write, range(8)))
-    end()
+    flush()
     for text, total in (("of all", 3200), ("of one thread", 3200)):
         lines = [line for line in logs.error if text in line]
         written = [line for line in lines if " Repeated: " not in line]
         assert 0 < len(written) < total
-        assert len(written) + figures(lines) == total
+        assert len(written) + suppressed_count(lines) == total
 
 
-def test_number_of_kinds_is_limited(begin: Begin, logs: Logs) -> None:
-    """They pass, since they are not repeated; a kind that is evicted for them reports its count."""
-    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+def test_number_of_groups_is_limited(start: Configure, logs: Logs) -> None:
+    """Records of new groups are written; the group that is evicted for them reports its count."""
+    start(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for _ in range(3):
         log.error("repeated")
-    for number in range(thinning.MOST_KINDS + 50):
-        log.error("kind " + "x" * (number % 90) + "y" * (number // 90))
-    (control,) = log_control.in_force
-    assert len(control.lines.kinds) == thinning.MOST_KINDS
-    assert len(logs.error) == 1 + thinning.MOST_KINDS + 50 + 1
-    assert figures(logs.error) == 2
+    for number in range(rate_limiter.MAX_GROUPS + 50):
+        log.error("group " + "x" * (number % 90) + "y" * (number // 90))
+    (control,) = log_control.active_controls
+    assert len(control.limiter.groups) == rate_limiter.MAX_GROUPS
+    assert len(logs.error) == 1 + rate_limiter.MAX_GROUPS + 50 + 1
+    assert suppressed_count(logs.error) == 2
 
 
-def test_record_is_counted_once_for_all_handlers(begin: Begin, logs: Logs) -> None:
-    """A record that goes to its own file, and to the stream, is counted once."""
-    begin(WINDOW="3600", BURST="2", ALERT_LEVEL="OFF")
+def test_record_is_counted_once_for_all_handlers(start: Configure, logs: Logs) -> None:
+    """A record with two handlers, for its own file and for the stream, is counted once."""
+    start(WINDOW="3600", BURST="2", ALERT_LEVEL="OFF")
     own, plain = RequestLogHandler("own"), LogHandler("plain")
     for _ in range(6):
         own.error("again")
         plain.error("again")
-    end()
+    flush()
     assert len(logs.lines("own.log")) == 3
-    assert figures(logs.lines("own.log")) == 4
+    assert suppressed_count(logs.lines("own.log")) == 4
     assert logs.lines("plain.log")[-1].endswith(" ERROR Repeated: again")
 
 
-def test_closing_line_is_no_record_of_its_own(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other handlers, which count records or send them elsewhere, see what was logged, and no more."""
-    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+def test_repeated_line_bypasses_the_logger(start: Configure, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools that patch `callHandlers` to count or send records see only the records that were logged."""
+    start(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     seen: list[str] = []
-    before = logging.Logger.callHandlers
+    original = logging.Logger.callHandlers
 
-    def watch(logger: logging.Logger, line: logging.LogRecord) -> None:
-        seen.append(line.getMessage())
-        before(logger, line)
+    def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+        seen.append(record.getMessage())
+        original(logger, record)
 
-    monkeypatch.setattr(logging.Logger, "callHandlers", watch)
+    monkeypatch.setattr(logging.Logger, "callHandlers", call_handlers)
     for _ in range(3):
         log.error("again")
-    end()
+    flush()
     assert seen == ["again"] * 3
-    assert figures(logs.error) == 2
+    assert suppressed_count(logs.error) == 2
 
 
-def test_closing_line_has_the_id_of_a_single_request(begin: Begin, logs: Logs) -> None:
-    """And none where several have logged what was held back."""
-    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+def test_repeated_line_has_the_request_id_only_if_all_records_share_it(start: Configure, logs: Logs) -> None:
+    start(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     for text, ids in (
         ("of one", ["first-request"] * 3),
         ("of two", ["first-request", "second-request", "third-request"] * 2),
     ):
-        for one in ids:
-            with serving(one):
+        for request_id in ids:
+            with in_request(request_id):
                 log.error(text)
-    (control,) = log_control.in_force
-    assert max(len(kind.ids) for kind in control.lines.kinds.values()) == 2  # no more, however many there are
-    end()
+    (control,) = log_control.active_controls
+    assert max(len(group.request_ids) for group in control.limiter.groups.values()) == 2  # though there were three
+    flush()
     assert " ERROR [first-request] suppressed=2 Repeated: of one" in "\n".join(logs.error)
     assert " ERROR [-] suppressed=5 Repeated: of two" in "\n".join(logs.error)
 
 
-def test_closing_line_goes_to_the_handlers_of_its_logger(begin: Begin, logs: Logs) -> None:
-    """Up to a logger that does not propagate, and to no handler of a higher level."""
-    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+def test_repeated_line_goes_to_the_handlers_of_its_logger(start: Configure, logs: Logs) -> None:
+    """It goes up to the first logger that does not propagate, and to no handler with a higher level."""
+    start(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
     alone, seen = RequestLogHandler("alone", stream=False), list[str]()
-    higher, above = logging.Handler(logging.CRITICAL), logging.Handler()
-    for handler in (higher, above):
+    critical, root = logging.Handler(logging.CRITICAL), logging.Handler()
+    for handler in (critical, root):
         handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
-    alone.logger.addHandler(higher)
-    logging.getLogger().addHandler(above)
+    alone.logger.addHandler(critical)
+    logging.getLogger().addHandler(root)
     try:
         for _ in range(3):
             alone.error("again")
-        end()
+        flush()
     finally:
-        logging.getLogger().removeHandler(above)
-    assert figures(logs.lines("alone.log")) == 2
+        logging.getLogger().removeHandler(root)
+    assert suppressed_count(logs.lines("alone.log")) == 2
     assert (logs.error, seen) == ([], [])
 
 
-def test_closing_lines_and_alerts_name_their_server_or_task(begin: Begin, logs: Logs) -> None:
-    """Servers, and tasks, hide each other neither in the lines nor in the alerts."""
-    begin(WINDOW="3600", BURST="1", ALERT_INTERVAL="3600")
-    for name, about in (("db-1", "server"), ("db-2", "server"), ("sweep", "task")):
+def test_repeated_lines_and_alerts_name_the_server_or_task(start: Configure, logs: Logs) -> None:
+    """Records that differ in `server` or `task` are separate groups, in log lines and in alerts."""
+    start(WINDOW="3600", BURST="1", ALERT_INTERVAL="3600")
+    for name, field in (("db-1", "server"), ("db-2", "server"), ("sweep", "task")):
         for number in range(3):
-            log.error("%s failed after %.3fs", name, number, extra={about: name})
-    end()
+            log.error("%s failed after %.3fs", name, number, extra={field: name})
+    flush()
     written = "\n".join(logs.error)
     for name in ("db-1", "db-2", "sweep"):
         assert f" suppressed=2 Repeated: %s failed after %.3fs ({name})" in written
-        assert f" 2 times ERROR of orders, first in -: %s failed after %.3fs ({name})" in written
+        assert f" 2 ERROR records of orders, first in -: %s failed after %.3fs ({name})" in written
 
 
-def test_suppressed_lines_are_reported_when_the_application_ends(begin: Begin, logs: Logs) -> None:
-    begin(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
+def test_suppressed_records_are_reported_after_the_lifespan(start: Configure, logs: Logs) -> None:
+    start(WINDOW="3600", BURST="1", ALERT_LEVEL="OFF")
 
     async def app(_scope: object, _receive: object, _send: object) -> None:
         for _ in range(3):
@@ -260,28 +261,28 @@ def test_suppressed_lines_are_reported_when_the_application_ends(begin: Begin, l
 
     serve: Any = log_control.wrap(app, get_settings())
     asyncio.run(serve({"type": "http"}, None, None))
-    assert figures(logs.error) == 0
+    assert suppressed_count(logs.error) == 0
     asyncio.run(serve({"type": "lifespan"}, None, None))
-    assert figures(logs.error) == 5
+    assert suppressed_count(logs.error) == 5
 
 
-def test_error_that_a_server_repeats_is_not_counted(begin: Begin, logs: Logs, told: list[Alert]) -> None:
-    """The service has logged that error, and keeps the server's line out."""
-    begin(WINDOW="3600", BURST="1")
+def test_error_logged_again_by_the_server_is_not_counted(start: Configure, logs: Logs, received: list[Alert]) -> None:
+    """The service has logged the error itself and drops the server's record."""
+    start(WINDOW="3600", BURST="1")
     error = RuntimeError("known")
-    with serving("the-request") as record:
+    with in_request("the-request") as record:
         record.failed, record.error_id = True, id(error)
         for _ in range(3):
             logging.getLogger("uvicorn.error").error("Exception in ASGI application", exc_info=error)
-    end()
-    assert (told, logs.error) == ([], [])
+    flush()
+    assert (received, logs.error) == ([], [])
 
 
 class Hostile:
-    """Raises whatever is asked of it."""
+    """Its methods raise."""
 
     def __eq__(self, other: object) -> bool:
-        raise RuntimeError("nothing equals it")
+        raise RuntimeError("no equality")
 
     def __hash__(self) -> int:
         raise RuntimeError("no hash")
@@ -290,24 +291,24 @@ class Hostile:
         raise RuntimeError("no text")
 
 
-def test_logging_call_does_not_raise(begin: Begin, told: list[Alert]) -> None:
-    """Whatever is logged; where there is no message the alert has the kind's text, and a long one is cut."""
-    begin(BURST="1", ALERT_INTERVAL="3600")
+def test_logging_hostile_objects_does_not_raise(start: Configure, received: list[Alert]) -> None:
+    """An alert has the group's text where the message cannot be formatted; a long message is truncated."""
+    start(BURST="1", ALERT_INTERVAL="3600")
     for _ in range(2):
         log.error("of %s", Hostile(), extra={"request_id": Hostile()})
     log.error("x" * 5000)
     log.error("only %s, and %s", "one")  # noqa: PLE1206
-    end()
-    assert [alert.message for alert in told] == ["of %s", "x" * 1000, "only %s, and %s", "of %s"]
+    flush()
+    assert [alert.message for alert in received] == ["of %s", "x" * 1000, "only %s, and %s", "of %s"]
 
 
-def test_record_written_while_counting_does_not_deadlock(begin: Begin, logs: Logs) -> None:
-    """A destructor, which runs anywhere, may log: a thread that holds the locks does not wait for itself."""
-    begin(WINDOW="3600", BURST="1")
-    (control,) = log_control.in_force
+def test_logging_while_holding_the_locks_does_not_deadlock(start: Configure, logs: Logs) -> None:
+    """A destructor can run at any point and may log, so the locks are reentrant."""
+    start(WINDOW="3600", BURST="1")
+    (control,) = log_control.active_controls
 
     def write() -> None:
-        with control.lines.lock, control.alerts.kinds.lock, control.alerts.lock:
+        with control.limiter.lock, control.alerts.limiter.lock, control.alerts.lock:
             for _ in range(2):
                 log.error("from a destructor")
 
@@ -315,60 +316,60 @@ def test_record_written_while_counting_does_not_deadlock(begin: Begin, logs: Log
     thread.start()
     thread.join(10)
     if thread.is_alive():
-        log_control.forget()  # the end of this test must not wait as well
-        pytest.fail("It waits for itself.")
-    end()
-    assert figures(logs.error) == 1
+        log_control.reset()  # the teardown must not wait for the locks
+        pytest.fail("The thread waits for its own lock.")
+    flush()
+    assert suppressed_count(logs.error) == 1
 
 
-def test_kind_is_logger_level_text_and_place_of_the_error() -> None:
-    def kind(message: object, *args: object, level: int = 30, name: str = "a", **more: object) -> object:
-        line = logging.LogRecord(name, level, "x.py", 1, message, args, None)
-        vars(line).update(more)
-        return kind_of(line)
+def test_group_is_logger_level_text_and_origin_of_the_error() -> None:
+    def key(message: object, *args: object, level: int = 30, name: str = "a", **extra: object) -> object:
+        record = logging.LogRecord(name, level, "x.py", 1, message, args, None)
+        vars(record).update(extra)
+        return group_key(record)
 
-    assert kind("order 12") == kind("order 345")
-    assert kind("HTTP 404 for %s", "a") != kind("HTTP 500 for %s", "a")
-    assert kind("%s took %.3fs", "a", 1.0)[2] == "%s took %.3fs"  # type: ignore[index]
-    assert kind("%s failed", "a", task="a") != kind("%s failed", "b", task="b")
-    assert kind("x" * 300) == kind("x" * 400)
-    assert kind("x", server="y" * 99) == kind("x", server="y" * 98)
-    assert kind("order %s", "a") == kind("order %s", "b")
-    assert kind(Hostile()) == kind(Hostile()) == kind("%s", Hostile())
-    assert kind("%s", "first 1") == kind("%s", "first 2") != kind("%s", "second")
-    assert kind("order") != kind("order", level=40)
-    assert kind("order") != kind("order", name="b")
-    assert kind("order", server="a") != kind("order", server="b")
-    assert kind(ValueError("1")) == kind(ValueError("2")) != kind(KeyError("1"))
+    assert key("order 12") == key("order 345")
+    assert key("HTTP 404 for %s", "a") != key("HTTP 500 for %s", "a")
+    assert key("%s took %.3fs", "a", 1.0)[2] == "%s took %.3fs"  # type: ignore[index]
+    assert key("%s failed", "a", task="a") != key("%s failed", "b", task="b")
+    assert key("x" * 300) == key("x" * 400)
+    assert key("x", server="y" * 99) == key("x", server="y" * 98)
+    assert key("order %s", "a") == key("order %s", "b")
+    assert key(Hostile()) == key(Hostile()) == key("%s", Hostile())
+    assert key("%s", "first 1") == key("%s", "first 2") != key("%s", "second")
+    assert key("order") != key("order", level=40)
+    assert key("order") != key("order", name="b")
+    assert key("order", server="a") != key("order", server="b")
+    assert key(ValueError("1")) == key(ValueError("2")) != key(KeyError("1"))
     errors = []
     faults: list[Callable[[], object]] = [partial(int, "x"), partial(float, "x"), partial(iter, 5)]
     for make in faults:
         try:
             make()
         except Exception as error:
-            errors.append(kind("failed", exc_info=(type(error), error, error.__traceback__)))
-    assert len(set(errors)) == 2  # of two errors in one line of code, one kind
-    assert kind("failed", server=["no text"], exc_info=(None, None, None)) == kind("failed")
+            errors.append(key("failed", exc_info=(type(error), error, error.__traceback__)))
+    assert len(set(errors)) == 2  # `int` and `float` raise the same error in the same line
+    assert key("failed", server=["no text"], exc_info=(None, None, None)) == key("failed")
 
 
 @pytest.mark.parametrize("variables", [{"BURST": "0"}, {}])
-def test_info_and_a_burst_of_zero_are_not_thinned(begin: Begin, logs: Logs, variables: dict[str, str]) -> None:
-    begin(ALERT_LEVEL="OFF", **variables)
+def test_info_records_and_burst_zero_are_not_limited(start: Configure, logs: Logs, variables: dict[str, str]) -> None:
+    start(ALERT_LEVEL="OFF", **variables)
     write = log.error if variables else log.info
     for _ in range(50):
         write("again")
     assert len([line for line in logs.error if "again" in line]) == 50
 
 
-def test_access_lines_are_not_thinned(begin: Begin, logs: Logs) -> None:
-    client = connect(begin(BURST="1"))
+def test_access_lines_are_not_limited(start: Configure, logs: Logs) -> None:
+    client = connect(start(BURST="1"))
     for _ in range(20):
         client.get("/nowhere")
     assert len(logs.access) == 20
 
 
-def test_request_is_sampled_as_a_whole(begin: Begin, logs: Logs) -> None:
-    app = begin(SAMPLE="30", BURST="0")
+def test_request_is_sampled_as_a_whole(start: Configure, logs: Logs) -> None:
+    app = start(SAMPLE="30", BURST="0")
 
     @app.get("/lines/{number}")
     async def write(number: int) -> None:
@@ -379,43 +380,43 @@ def test_request_is_sampled_as_a_whole(begin: Begin, logs: Logs) -> None:
             raise RuntimeError
 
     client, ids = connect(app), [f"request-{number}" for number in range(80)]
-    for number, one in enumerate(ids):
-        client.get(f"/lines/{number}", headers={HEADER: one})
-    kept = {one for one in ids if percentile(one) < 30}
-    assert 15 < len(kept) < 35
-    for number, one in enumerate(ids):
-        lines = [line for line in logs.error if f"[{one}]" in line]
-        access = [line for line in logs.access if f" {one} " in line]
-        assert len([line for line in lines if " INFO " in line]) == (2 if one in kept else 0)
+    for number, request_id in enumerate(ids):
+        client.get(f"/lines/{number}", headers={HEADER: request_id})
+    sampled = {request_id for request_id in ids if percentile(request_id) < 30}
+    assert 15 < len(sampled) < 35
+    for number, request_id in enumerate(ids):
+        lines = [line for line in logs.error if f"[{request_id}]" in line]
+        access = [line for line in logs.access if f" {request_id} " in line]
+        assert len([line for line in lines if " INFO " in line]) == (2 if request_id in sampled else 0)
         assert len([line for line in lines if line.endswith("] error")]) == 1
-        assert len(access) == (one in kept or number % 10 == 0)
+        assert len(access) == (request_id in sampled or number % 10 == 0)
 
 
-def test_failed_or_flagged_request_keeps_its_access_line(begin: Begin) -> None:
-    begin(SAMPLE="0")
-    (control,) = log_control.in_force
-    record = RequestRecord("one-request", {"type": "http"})
-    line = logging.makeLogRecord({"request": record, "request_id": "one-request"})
-    record.status = 200
-    assert not control.keeps(line)
-    record.status = 404
-    assert control.keeps(line)
-    record.status = 200
-    record.flags.append("client_disconnect")
-    assert control.keeps(line)
-    record.flags.clear()
-    record.failed = True
-    assert control.keeps(line)
+def test_failed_or_flagged_request_keeps_its_access_line(start: Configure) -> None:
+    start(SAMPLE="0")
+    (control,) = log_control.active_controls
+    request = RequestRecord("one-request", {"type": "http"})
+    record = logging.makeLogRecord({"request": request, "request_id": "one-request"})
+    request.status = 200
+    assert not control.is_sampled(record)
+    request.status = 404
+    assert control.is_sampled(record)
+    request.status = 200
+    request.flags.append("client_disconnect")
+    assert control.is_sampled(record)
+    request.flags.clear()
+    request.failed = True
+    assert control.is_sampled(record)
 
 
-def test_task_is_sampled_with_its_request(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the whole ID, also where lines show a part of it; outside of requests everything is kept."""
+def test_task_is_sampled_with_its_request(start: Configure, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The untruncated ID decides, also with LOG_ID_LENGTH; records outside of a request are always written."""
     monkeypatch.setenv("LOG_ID_LENGTH", "8")
-    begin(SAMPLE="50")
+    start(SAMPLE="50")
     ids = [f"request-{number}" for number in range(100)]
-    for one in ids:
-        with serving(one):
-            log.info("of %s.", one)
+    for request_id in ids:
+        with in_request(request_id):
+            log.info("of %s.", request_id)
     log.info("outside")
     written = "\n".join(logs.error)
     assert {one for one in ids if f"of {one}." in written} == {one for one in ids if percentile(one) < 50}
@@ -423,160 +424,162 @@ def test_task_is_sampled_with_its_request(begin: Begin, logs: Logs, monkeypatch:
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90])
-def test_samples_have_the_share_that_is_set(percent: int) -> None:
-    """Also of short IDs that are alike; within five standard deviations of what chance gives."""
+def test_share_of_sampled_requests_is_the_setting(percent: int) -> None:
+    """It holds for short and similar IDs, within five standard deviations of a random sample."""
     for form in ("{:08d}", "order-{}", "{:x}-4711-4711"):
-        kept = sum(percentile(form.format(number)) < percent for number in range(20_000))
+        sampled = sum(percentile(form.format(number)) < percent for number in range(20_000))
         expected, deviation = 200 * percent, (2 * percent * (100 - percent)) ** 0.5
-        assert abs(kept - expected) < 5 * deviation
+        assert abs(sampled - expected) < 5 * deviation
 
 
-def test_sample_of_all_and_of_none(begin: Begin, logs: Logs) -> None:
-    client = connect(begin(SAMPLE="0"))
+def test_sampling_all_or_no_requests(start: Configure, logs: Logs) -> None:
+    client = connect(start(SAMPLE="0"))
     client.get("/api/demo")
     assert not logs.access
-    client = connect(begin(SAMPLE="100"))
+    client = connect(start(SAMPLE="100"))
     assert not logging.getLogger(ACCESS_LOGGER).filters
     client.get("/api/demo")
     assert len(logs.access) == 1
 
 
-def test_each_error_is_in_one_alert(begin: Begin, logs: Logs, told: list[Alert]) -> None:
-    """For those too that are not written, once each, whatever number of handlers they meet."""
-    begin(ALERT_INTERVAL="3600", BURST="2", WINDOW="3600")
+def test_each_error_is_in_one_alert(start: Configure, logs: Logs, received: list[Alert]) -> None:
+    """Suppressed records count too, each once, regardless of the number of handlers."""
+    start(ALERT_INTERVAL="3600", BURST="2", WINDOW="3600")
     own = RequestLogHandler("own")
-    with serving("the-request"):
+    with in_request("the-request"):
         for number in range(50):
             own.error("order %d failed, password=%s", number, "hunter2")
         own.warning("no alert")
-    end()
-    assert [alert.times for alert in told] == [1, 49]
-    assert {alert.request_id for alert in told} == {"the-request"}
-    first = told[0]._asdict()
+    flush()
+    assert [alert.times for alert in received] == [1, 49]
+    assert {alert.request_id for alert in received} == {"the-request"}
+    first = received[0]._asdict()
     assert first["message"] == "order 0 failed, password=***"
     assert (first["logger"], first["level"], bool(first["service"])) == ("own", "ERROR", True)
-    assert len([line for line in logs.error if "49 times ERROR of own, first in the-request: order" in line]) == 1
+    assert len([line for line in logs.error if "49 ERROR records of own, first in the-request: order" in line]) == 1
 
 
-def test_alerts_need_neither_a_hook_nor_a_suppressed_line(begin: Begin, logs: Logs) -> None:
-    begin(ALERT_INTERVAL="0.2", BURST="0")
+def test_alerts_work_without_hooks_and_without_rate_limit(start: Configure, logs: Logs) -> None:
+    start(ALERT_INTERVAL="0.2", BURST="0")
     for _ in range(5):
         log.error("an error")
-    wait_for(lambda: any("4 times ERROR of orders" in line for line in logs.error))
+    wait_for(lambda: any("4 ERROR records of orders" in line for line in logs.error))
 
 
-def test_single_error_is_one_line_and_starts_no_thread(begin: Begin, logs: Logs) -> None:
+def test_single_error_writes_one_line_and_starts_no_thread(start: Configure, logs: Logs) -> None:
     threads = threading.active_count()
-    begin()
+    start()
     log.error("once")
     assert len([line for line in logs.error if "once" in line]) == 1
     assert threading.active_count() <= threads
-    end()
+    flush()
     assert len([line for line in logs.error if "once" in line]) == 1
 
 
-def test_failing_hook_harms_no_other(begin: Begin, logs: Logs) -> None:
-    """Its failure is reported at intervals, and what it logs raises no alert."""
-    begin(ALERT_INTERVAL="3600")
-    told: list[str] = []
+def test_failing_hook_does_not_affect_other_hooks(start: Configure, logs: Logs) -> None:
+    """Its failures are logged at intervals, and its own log records raise no alert."""
+    start(ALERT_INTERVAL="3600")
+    received: list[str] = []
 
     def fail(alert: Alert) -> None:
         log.error("an error of the hook")
         raise ValueError(alert.message)
 
-    hooks.update({"fails": fail, "works": lambda alert: told.append(alert.message)})
+    hooks.update({"fails": fail, "works": lambda alert: received.append(alert.message)})
     for name in ("a", "b", "c"):
         logging.getLogger(name).error("an error")
-    wait_for(lambda: len(told) == 3)
-    end()
-    assert told == ["an error"] * 3
-    lost = [line for line in logs.error if "alerts are lost" in line]
-    assert sum(int(line.partition(" alerts are lost")[0].split()[-1]) for line in lost) == 3
-    assert len(lost) == 2  # the first at once, the others at the end
+    wait_for(lambda: len(received) == 3)
+    flush()
+    assert received == ["an error"] * 3
+    lost = [line for line in logs.error if "alerts were lost" in line]
+    assert sum(int(line.partition(" alerts were lost")[0].split()[-1]) for line in lost) == 3
+    assert len(lost) == 2  # the first immediately, the others at the end
     assert all("fails: ValueError('an error')" in line for line in lost)
 
 
-def test_alerts_beyond_the_limit_are_lost_and_counted(begin: Begin, logs: Logs) -> None:
-    """Callers never wait for a hook that hangs; the end of the process waits once, for a limited time."""
-    begin(BURST="0")
-    going_on, taken = threading.Event(), list[Alert]()
-    hooks.update(takes=taken.append, hangs=lambda _: going_on.wait(30))
+def test_alerts_beyond_the_limit_are_lost_and_counted(start: Configure, logs: Logs) -> None:
+    """No logging call waits for a hook that hangs; shutdown waits for it once, for a limited time."""
+    start(BURST="0")
+    resume, received = threading.Event(), list[Alert]()
+    hooks.update(receives=received.append, hangs=lambda _: resume.wait(30))
     began = time.monotonic()
     for number in range(300):
         logging.getLogger(f"logger.{number}").error("an error")
     assert time.monotonic() - began < 20
-    (control,) = log_control.in_force
+    (control,) = log_control.active_controls
     assert 198 <= control.alerts.lost <= 200
     began, thread = time.monotonic(), control.alerts.thread
-    end()
+    flush()
     assert 1.9 < time.monotonic() - began < 15
-    (told,) = [line for line in logs.error if "alerts are lost; the process ends" in line]
-    lost = int(told.partition(" alerts are lost")[0].split()[-1])
+    (line,) = [line for line in logs.error if "alerts were lost: the process exits" in line]
+    lost = int(line.partition(" alerts were lost")[0].split()[-1])
     began = time.monotonic()
-    end()
+    flush()
     assert time.monotonic() - began < 1.9
-    going_on.set()
+    resume.set()
     thread.join(10)
-    assert (len(taken), lost) == (1, 299)  # an alert that is reported as lost is never delivered
+    assert (len(received), lost) == (1, 299)  # an alert that is reported as lost is never delivered
 
 
-def test_record_of_lost_alerts_raises_no_alert(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each time, and such a line is neither held back nor an alert itself, in whichever thread it is written."""
-    monkeypatch.setattr(alerts, "SILENCE", 0.2)
-    begin(ALERT_INTERVAL="0.5", ALERT_LEVEL="WARNING", WINDOW="3600", BURST="1")
-    told: list[str] = []
-    hooks.update(mine=lambda alert: told.append(alert.logger), fails=partial(int, "x"))
+def test_record_of_lost_alerts_raises_no_alert(start: Configure, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a record is never suppressed and never raises an alert, in whichever thread it is written."""
+    monkeypatch.setattr(alerts, "LOST_LOG_INTERVAL", 0.2)
+    start(ALERT_INTERVAL="0.5", ALERT_LEVEL="WARNING", WINDOW="3600", BURST="1")
+    received: list[str] = []
+    hooks.update(mine=lambda alert: received.append(alert.logger), fails=partial(int, "x"))
     for name in ("a", "b", "c"):
         logging.getLogger(name).error("an error")
-    wait_for(lambda: sum("alerts are lost" in line for line in logs.error) == 2)
-    (control,) = log_control.in_force
+    wait_for(lambda: sum("alerts were lost" in line for line in logs.error) == 2)
+    (control,) = log_control.active_controls
     control.alerts.lost = 1
-    end()
-    end()
-    assert sum("alerts are lost" in line for line in logs.error) == 3
-    assert told == ["a", "b", "c"]
+    flush()
+    flush()
+    assert sum("alerts were lost" in line for line in logs.error) == 3
+    assert received == ["a", "b", "c"]
 
 
-def test_alerts_are_lost_where_no_thread_can_start(begin: Begin, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As late in the end of a process, where none can start."""
+def test_alerts_are_reported_as_lost_if_no_thread_can_start(
+    start: Configure, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python starts no thread during interpreter shutdown."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    begin(ALERT_INTERVAL="3600")
+    start(ALERT_INTERVAL="3600")
     hooks["mine"] = lambda _: None
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for _ in range(3):
         log.error("an error")
-    end()
-    end()
-    (told,) = [line for line in logs.error if "alerts are lost" in line]
-    assert told.endswith(" 2 alerts are lost; the process ends")
+    flush()
+    flush()
+    (line,) = [line for line in logs.error if "alerts were lost" in line]
+    assert line.endswith(" 2 alerts were lost: the process exits")
 
 
-def test_lost_alerts_are_counted_exactly(begin: Begin, logs: Logs) -> None:
-    """Those too that are lost while a line about others is being written."""
-    begin()
-    (control,) = log_control.in_force
-    control.alerts._lose(1, "first")
+def test_lost_alerts_are_counted_exactly(start: Configure, logs: Logs) -> None:
+    """Alerts that are lost while the record about earlier ones is written are reported later."""
+    start()
+    (control,) = log_control.active_controls
+    control.alerts._count_lost(1, "first")
 
-    def late(_: logging.LogRecord) -> bool:
-        control.alerts._lose(1, "late")
+    def lose_another(_: logging.LogRecord) -> bool:
+        control.alerts._count_lost(1, "late")
         return True
 
-    alerts.log.addFilter(late)
+    alerts.log.addFilter(lose_another)
     try:
-        end()
+        flush()
     finally:
-        alerts.log.removeFilter(late)
-    end()
+        alerts.log.removeFilter(lose_another)
+    flush()
     assert [line.partition("[-] ")[2] for line in logs.error] == [
-        f"1 alerts are lost; {why}" for why in ("first", "late")
+        f"1 alerts were lost: {reason}" for reason in ("first", "late")
     ]
 
 
-class NoError(ValueError):
-    """An error that is false, and has no text."""
+class FalsyError(ValueError):
+    """An error whose truth value is false and whose text raises."""
 
     def __bool__(self) -> bool:
         return False
@@ -585,32 +588,32 @@ class NoError(ValueError):
         raise RuntimeError("no text")
 
 
-def test_odd_errors_and_ids_do_not_raise() -> None:
+def test_hostile_errors_and_ids_do_not_raise() -> None:
     try:
-        raise NoError  # noqa: TRY301
-    except NoError as error:
-        line = logging.LogRecord("a", 40, "x.py", 1, "failed", (), (type(error), error, error.__traceback__))
-        vars(line)["request_id"] = error
-    assert place_of(line).startswith("NoError ")
-    assert id_of(line) == "-"
+        raise FalsyError  # noqa: TRY301
+    except FalsyError as error:
+        record = logging.LogRecord("a", 40, "x.py", 1, "failed", (), (type(error), error, error.__traceback__))
+        vars(record)["request_id"] = error
+    assert error_origin(record).startswith("FalsyError ")
+    assert id_of(record) == "-"
 
 
 class Receiver:
-    """Takes what is posted, or refuses it."""
+    """An HTTP server that collects posted alerts and responds with `status`."""
 
     def __init__(self, status: int) -> None:
-        self.taken: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                receiver.taken.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                receiver.received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
                 self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook/secret-path"
@@ -625,43 +628,43 @@ class Receiver:
 
 
 @pytest.mark.parametrize("status", [204, 500])
-def test_address_gets_json_and_its_path_is_not_logged(begin: Begin, logs: Logs, status: int) -> None:
+def test_alert_url_receives_json_and_its_path_is_not_logged(start: Configure, logs: Logs, status: int) -> None:
     with Receiver(status) as receiver:
-        begin(ALERT_URL=receiver.url)
-        with serving("the-request"):
+        start(ALERT_URL=receiver.url)
+        with in_request("the-request"):
             log.error("order %d failed", 7)
-        wait_for(lambda: receiver.taken)
-        end()
-    (alert,) = receiver.taken
+        wait_for(lambda: receiver.received)
+        flush()
+    (alert,) = receiver.received
     assert alert.keys() == {*Alert._fields}
     assert (alert["message"], alert["request_id"], alert["times"]) == ("order 7 failed", "the-request", 1)
     written = "\n".join(logs.error)
     assert "secret-path" not in written
-    assert ("1 alerts are lost; url: OSError('answer 500')" in written) is (status == 500)
+    assert ("1 alerts were lost: url: OSError('response status 500')" in written) is (status == 500)
 
 
-def test_alerts_to_a_closed_port_are_lost_and_counted(begin: Begin, logs: Logs) -> None:
-    with Receiver(204) as gone:
+def test_alerts_to_a_closed_port_are_lost_and_counted(start: Configure, logs: Logs) -> None:
+    with Receiver(204) as closed:
         pass
-    begin(ALERT_URL=gone.url)
+    start(ALERT_URL=closed.url)
     log.error("order failed")
-    end()
-    (lost,) = [line for line in logs.error if "alerts are lost" in line]
-    assert " 1 alerts are lost; url: ConnectError(" in lost
+    flush()
+    (lost,) = [line for line in logs.error if "alerts were lost" in line]
+    assert " 1 alerts were lost: url: ConnectError(" in lost
     assert not [line for line in logs.error if "secret-path" in line or "127.0.0.1" in line]
 
 
-def test_level_off_raises_no_alert(begin: Begin, told: list[Alert]) -> None:
-    begin(ALERT_LEVEL="OFF")
+def test_level_off_raises_no_alert(start: Configure, received: list[Alert]) -> None:
+    start(ALERT_LEVEL="OFF")
     log.critical("an error")
-    end()
-    assert told == []
+    flush()
+    assert received == []
 
 
-def test_short_intervals_do_not_spin(begin: Begin) -> None:
-    begin(ALERT_INTERVAL="0.000001", WINDOW="0.000001")
-    (control,) = log_control.in_force
-    assert control.alerts.pause >= 0.05
+def test_short_intervals_do_not_busy_loop(start: Configure) -> None:
+    start(ALERT_INTERVAL="0.000001", WINDOW="0.000001")
+    (control,) = log_control.active_controls
+    assert control.alerts.poll_seconds >= 0.05
 
 
 INVALID = {
@@ -673,19 +676,19 @@ INVALID = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in INVALID.items() for value in values])
 def test_invalid_setting_is_reported_without_secrets(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"LOG_CONTROL_ALERT_{name}", value)
-    why = "is not what it should be" if name == "URL" else f"is '{value}': Input should be"
-    with pytest.raises(SystemExit, match=f"LOG_CONTROL_ALERT_{name} {why}") as refused:
+    reason = "is invalid" if name == "URL" else f"is '{value}': Input should be"
+    with pytest.raises(SystemExit, match=f"LOG_CONTROL_ALERT_{name} {reason}") as rejected:
         read_settings(SETTINGS)
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(rejected.value)
     monkeypatch.delenv(f"LOG_CONTROL_ALERT_{name}")
     assert "hunter2" not in repr(SETTINGS(alert_url="https://host/hunter2"))
 
 
-# What forks is a process of its own, since this one has threads; without the application it starts at once.
-BEGIN = """
+# Forks run in a process of their own, since this one has threads. It makes no application, to start quickly.
+SETUP = """
 import logging, multiprocessing, os, threading
 from app.common.log_handler import configure_logging
-from app.integrations.log_control import in_force, observe
+from app.integrations.log_control import active_controls, observe
 from app.settings import get_settings
 
 configure_logging(get_settings())
@@ -694,27 +697,27 @@ observe()
 
 
 def run_script(script: str) -> str:
-    """Run a script in which the first of a kind is written and the others are reported at the end; return its log."""
+    """Run a script that writes one record per group and reports the others at exit; return its log."""
     env = {**os.environ, "LOG_PATH": "", "LOG_CONTROL_WINDOW": "3600", "LOG_CONTROL_BURST": "1", "PYTHONWARNINGS": ""}
-    command = [sys.executable, "-c", BEGIN + script]
-    done = subprocess.run(command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=60, check=True)
-    return done.stderr
+    command = [sys.executable, "-c", SETUP + script]
+    result = subprocess.run(command, cwd=PROJECT_ROOT, env=env, capture_output=True, text=True, timeout=60, check=True)
+    return result.stderr
 
 
 FORKS = """
-log, control = logging.getLogger("orders"), in_force[0]
+log, control = logging.getLogger("orders"), active_controls[0]
 control.alerts.lost = 7
 for _ in range(3):
     log.error("again")
-forked, held = threading.Event(), threading.Event()
+forked, locked = threading.Event(), threading.Event()
 
-def hold():
-    with control.lines.lock, control.alerts.lock:
-        held.set()
+def hold_locks():
+    with control.limiter.lock, control.alerts.lock:
+        locked.set()
         forked.wait()
 
-threading.Thread(target=hold).start()
-held.wait()
+threading.Thread(target=hold_locks).start()
+locked.wait()
 if not os.fork():
     for _ in range(5):
         log.error("again")
@@ -726,10 +729,10 @@ os.wait()
 
 
 def test_forked_child_counts_for_itself() -> None:
-    """The parent reports what it holds back, at its end; locks that were held at the fork block no process."""
+    """The parent reports its own suppressed records; locks that are held during the fork block neither process."""
     written = run_script(FORKS)
-    assert [int(found) for found in FIGURE.findall(written)] == [4, 2]
-    assert written.count("7 alerts are lost") == 1
+    assert [int(found) for found in SUPPRESSED.findall(written)] == [4, 2]
+    assert written.count("7 alerts were lost") == 1
 
 
 PROCESSES = """
@@ -746,14 +749,14 @@ if __name__ == "__main__":
 """
 
 
-def test_process_of_multiprocessing_reports_its_numbers() -> None:
-    assert [int(found) for found in FIGURE.findall(run_script(PROCESSES))] == [4, 4, 4]
+def test_multiprocessing_child_reports_its_counts() -> None:
+    assert [int(found) for found in SUPPRESSED.findall(run_script(PROCESSES))] == [4, 4, 4]
 
 
-def test_second_application_replaces_the_first(begin: Begin) -> None:
-    begin(SAMPLE="5", ALERT_URL="http://127.0.0.1:1/")
+def test_second_application_replaces_the_filters_of_the_first(start: Configure) -> None:
+    start(SAMPLE="5", ALERT_URL="http://127.0.0.1:1/")
     os.environ.pop("LOG_CONTROL_ALERT_URL")
-    begin(SAMPLE="7")
+    start(SAMPLE="7")
     assert not hooks
     assert len(logging.getLogger(ACCESS_LOGGER).filters) == 1
     assert len(log_filters) == 1

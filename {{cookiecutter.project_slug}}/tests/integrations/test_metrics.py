@@ -1,4 +1,4 @@
-"""Metrics in this process, and in several that share a folder, without gunicorn."""
+"""Metrics of one process, and of several processes that share a folder, without gunicorn."""
 
 import gc
 import json
@@ -32,24 +32,24 @@ from app.main import Application, create_app
 from tests.support import HEADER, Logs, connect
 
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
-Grown = Callable[..., float]
+Growth = Callable[..., float]
 
 
-def counted() -> list[Sample]:
-    """Return what a scrape would have, without the text."""
-    return [sample for family in metrics.Everything().collect() for sample in family.samples]
+def collect() -> list[Sample]:
+    """Return the samples of a scrape, without the text format."""
+    return [sample for family in metrics.WorkersCollector().collect() for sample in family.samples]
 
 
 def total(samples: list[Sample], name: str, labels: dict[str, str]) -> float:
-    """Return the sum of what has these labels."""
-    return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
+    """Return the sum of a metric's samples with these labels."""
+    return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
 
 
 @pytest.fixture
-def grown(app: Application) -> Iterator[Grown]:  # noqa: ARG001 - which counts
-    """Return by how much a metric has grown since the test began: the metrics are those of the process."""
-    before = counted()
-    yield lambda name, **labels: total(counted(), name, labels) - total(before, name, labels)
+def growth(app: Application) -> Iterator[Growth]:  # noqa: ARG001 - installs the observers
+    """Return a function for a metric's growth since the test began; earlier tests of this process counted too."""
+    before = collect()
+    yield lambda name, **labels: total(collect(), name, labels) - total(before, name, labels)
     request_observers.clear()
     metric_observers.clear()
 
@@ -110,46 +110,46 @@ def add_routes(app: FastAPI) -> None:
     ],
 )
 def test_each_request_is_counted_once(  # noqa: PLR0917
-    app: Application, client: TestClient, grown: Grown, method: str, path: str, route: str, status: int
+    app: Application, client: TestClient, growth: Growth, method: str, path: str, route: str, status: int
 ) -> None:
-    """Under its method, the whole template of its path, and its status; its body with the bytes that were sent."""
+    """It counts under its method, the full path template and its status; its size is the bytes sent."""
     add_routes(app)
     labels = {"method": method, "route": route, "status": str(status)}
     response = client.request(method, path)
     assert response.status_code == status
-    assert grown("http_requests_total", **labels) == grown("http_requests_total") == 1
-    assert grown("http_request_duration_seconds_count", **labels) == grown("http_request_duration_seconds_count") == 1
-    assert 0 < grown("http_request_duration_seconds_sum", **labels) < 5
-    assert grown("http_response_size_bytes_sum", **labels) == len(response.content)
+    assert growth("http_requests_total", **labels) == growth("http_requests_total") == 1
+    assert growth("http_request_duration_seconds_count", **labels) == growth("http_request_duration_seconds_count") == 1
+    assert 0 < growth("http_request_duration_seconds_sum", **labels) < 5
+    assert growth("http_response_size_bytes_sum", **labels) == len(response.content)
 
 
-def test_a_websocket_is_counted_without_its_time(app: Application, client: TestClient, grown: Grown) -> None:
-    """How long it was open is no answer's duration; one that is refused is a request like any other."""
+def test_websocket_is_counted_without_duration_and_size(app: Application, client: TestClient, growth: Growth) -> None:
+    """A rejected handshake counts as an ordinary request."""
     add_routes(app)
     with client.websocket_connect("/shop/v1/items/1/events"):
         pass
     route = "/shop/v1/items/{item}/events"
-    assert grown("http_requests_total", method="GET", route=route, status="101") == grown("http_requests_total") == 1
-    assert grown("http_request_duration_seconds_count") == grown("http_response_size_bytes_count") == 0
+    assert growth("http_requests_total", method="GET", route=route, status="101") == growth("http_requests_total") == 1
+    assert growth("http_request_duration_seconds_count") == growth("http_response_size_bytes_count") == 0
     with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/shop/v1/items/1/refused"):
         pass
-    assert grown("http_requests_total", status="403") == grown("http_request_duration_seconds_count") == 1
+    assert growth("http_requests_total", status="403") == growth("http_request_duration_seconds_count") == 1
 
 
-def test_unknown_methods_and_paths_are_one_series(client: TestClient, grown: Grown) -> None:
+def test_unknown_methods_and_paths_share_one_series(client: TestClient, growth: Growth) -> None:
     client.request("BREW", "/pot/x")
-    known = len(counted())
+    series = len(collect())
     for number in range(100):
         client.request(f"BREW{number}", f"/pot/{number}", params={"q": str(number)})
-    assert len(counted()) == known
-    assert grown("http_requests_total", method="_OTHER", route="_UNMATCHED", status="404") == 101
+    assert len(collect()) == series
+    assert growth("http_requests_total", method="_OTHER", route="_UNMATCHED", status="404") == 101
 
 
-def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Grown, logs: Logs) -> None:
-    """A good one; one that fails is a request as any other. What is excluded besides stays so."""
+def test_scrapes_are_neither_counted_nor_logged(client: TestClient, growth: Growth, logs: Logs) -> None:
+    """A failed one is an ordinary request. Paths in ACCESS_LOG_EXCLUDE stay excluded."""
     for _ in range(3):
         assert client.get("/metrics").headers[HEADER]
-    assert grown("http_requests_total") == grown("http_requests_in_flight") == 0
+    assert growth("http_requests_total") == growth("http_requests_in_flight") == 0
     client.get("/livez")
     assert logs.access == []
     client.post("/metrics")
@@ -157,20 +157,20 @@ def test_scrapes_are_neither_counted_nor_logged(client: TestClient, grown: Grown
 
 
 @pytest.mark.parametrize("prefix", ["", "/nested"])
-def test_requests_in_flight_are_counted_once(app: Application, client: TestClient, grown: Grown, prefix: str) -> None:
-    """Seen from within: this one while it is served, none when it has failed; also of a mounted application."""
-    inner, seen = create_app(), []
+def test_requests_in_flight_are_counted_once(app: Application, client: TestClient, growth: Growth, prefix: str) -> None:
+    """The gauge is 1 during the request and 0 after it fails, also if a mounted application serves it."""
+    inner, values = create_app(), []
     app.mount("/nested", inner)
 
-    @(inner if prefix else app).get("/look")
-    def look() -> None:
-        seen.append(total(counted(), "http_requests_in_flight", {"type": "http"}))
-        raise ValueError("looked")
+    @(inner if prefix else app).get("/gauge")
+    def read_gauge() -> None:
+        values.append(total(collect(), "http_requests_in_flight", {"type": "http"}))
+        raise ValueError("fails")
 
-    assert client.get(f"{prefix}/look").status_code == 500
-    assert seen == [1]
-    assert total(counted(), "http_requests_in_flight", {}) == 0
-    assert grown("http_requests_total", route=f"{prefix}/look") == grown("http_requests_total") == 1
+    assert client.get(f"{prefix}/gauge").status_code == 500
+    assert values == [1]
+    assert total(collect(), "http_requests_in_flight", {}) == 0
+    assert growth("http_requests_total", route=f"{prefix}/gauge") == growth("http_requests_total") == 1
 
 
 def test_metrics_are_not_served_through_a_proxy(client: TestClient) -> None:
@@ -180,85 +180,87 @@ def test_metrics_are_not_served_through_a_proxy(client: TestClient) -> None:
 
 
 def test_format_is_negotiated(client: TestClient) -> None:
-    """OpenMetrics where it is asked for, else the text that everybody reads; nonsense is no error."""
-    answer = client.get("/metrics", headers=OPENMETRICS)
-    assert answer.headers["content-type"].startswith("application/openmetrics")
-    assert answer.text.endswith("# EOF\n")
-    names = {family.name for family in parse_openmetrics(answer.text)}
+    """OpenMetrics if the client accepts it, or else the text format, also for an invalid Accept header."""
+    response = client.get("/metrics", headers=OPENMETRICS)
+    assert response.headers["content-type"].startswith("application/openmetrics")
+    assert response.text.endswith("# EOF\n")
+    names = {family.name for family in parse_openmetrics(response.text)}
     for accept in ("", "*/*", "text/plain;version=x", "\xff", "application/json;version=1"):
-        answer = client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert {family.name for family in parse_text(answer.text)} == names > {"http_requests", "log_messages"}
+        response = client.get("/metrics", headers={b"Accept": accept.encode("latin-1")})
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert {family.name for family in parse_text(response.text)} == names > {"http_requests", "log_messages"}
 
 
-@pytest.mark.parametrize(("length", "is_shown"), [(118, True), (119, False)])
-def test_newest_id_of_a_bucket_is_its_exemplar_unless_it_is_too_long(
-    app: Application, client: TestClient, length: int, is_shown: bool
+@pytest.mark.parametrize(("length", "has_exemplar"), [(118, True), (119, False)])
+def test_exemplar_of_a_bucket_is_its_newest_request_id_unless_too_long(
+    app: Application, client: TestClient, length: int, has_exemplar: bool
 ) -> None:
-    """OpenMetrics has room for 128 characters, those of the name included."""
+    """OpenMetrics allows 128 characters for names and values of an exemplar's labels."""
     add_routes(app)
     for request_id in ("first-of-all", newest := "x" * length):
         assert client.get("/plain/a", headers={HEADER: request_id}).headers[HEADER] == request_id
-    found = [one for one in counted() if one.exemplar and one.labels["route"] == "/plain/{name}"]
-    assert ({"request_id": newest} in [one.exemplar.labels for one in found if one.exemplar]) is is_shown
-    for one in found:
-        assert one.name == "http_request_duration_seconds_bucket"
-        assert one.exemplar
-        assert one.exemplar.value <= float(one.labels["le"])
+    buckets = [one for one in collect() if one.exemplar and one.labels["route"] == "/plain/{name}"]
+    assert ({"request_id": newest} in [one.exemplar.labels for one in buckets if one.exemplar]) is has_exemplar
+    for bucket in buckets:
+        assert bucket.name == "http_request_duration_seconds_bucket"
+        assert bucket.exemplar
+        assert bucket.exemplar.value <= float(bucket.labels["le"])
 
 
-def test_each_log_record_is_counted_once(grown: Grown) -> None:
-    """With several handlers, with none, with a logger of its own; what no logger keeps, and copies, are no records."""
+def test_each_log_record_is_counted_once(growth: Growth) -> None:
+    """The number of handlers does not matter. Records below the logger's level and copies of records do not count."""
     log = logging.getLogger("counted")
     log.handlers = [logging.NullHandler(), logging.NullHandler()]
-    log.warning("twice handled")
+    log.warning("has two handlers")
     log.propagate = False
     log.handlers = []
-    log.error("handled by nobody")
+    log.error("has no handler")
     log.debug("below the level")
     log.log(35, "between two levels")
-    log.log(70, "above all")
+    log.log(70, "above CRITICAL")
     logging.makeLogRecord({"msg": "a copy", "levelno": logging.ERROR})
-    assert {level: grown("log_messages_total", level=level) for level in ("DEBUG", "WARNING", "ERROR", "CRITICAL")} == {
-        "DEBUG": 0, "WARNING": 2, "ERROR": 1, "CRITICAL": 1,
-    }  # fmt: skip
+    for level, count in {"DEBUG": 0, "WARNING": 2, "ERROR": 1, "CRITICAL": 1}.items():
+        assert growth("log_messages_total", level=level) == count
 
 
-def test_records_and_lines_agree(app: Application, grown: Grown, logs: Logs) -> None:
-    """What other lines say already, such as a server's traceback of a request, is no line, and not counted."""
+def test_record_that_repeats_an_error_is_neither_written_nor_counted(
+    app: Application, growth: Growth, logs: Logs
+) -> None:
+    """uvicorn logs the traceback of a request again; the counts equal the lines in the log."""
 
-    @app.get("/tells")
-    def tells() -> None:
+    @app.get("/fails")
+    def fails() -> None:
         logging.getLogger("work").info("about to fail")
         raise ValueError("fails")
 
     def serve(application: ASGIApp) -> ASGIApp:
-        async def as_uvicorn(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        async def serve_like_uvicorn(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
             try:
                 await application(scope, receive, send)
             except ValueError:
                 logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
 
-        return as_uvicorn
+        return serve_like_uvicorn
 
-    assert connect(serve(app)).get("/tells").status_code == 500
+    assert connect(serve(app)).get("/fails").status_code == 500
     for level in ("INFO", "ERROR"):
-        assert grown("log_messages_total", level=level) == sum(f" {level} [" in line for line in logs.error) == 1
+        assert growth("log_messages_total", level=level) == sum(f" {level} [" in line for line in logs.error) == 1
     assert len(logs.access) == 1
 
 
-def test_destructor_that_logs_while_counting_does_not_deadlock(grown: Grown) -> None:
-    """As asyncio does of an exception that nobody asked for, when memory is given back while a lock is held."""
+def test_destructor_that_logs_while_counting_does_not_deadlock(growth: Growth) -> None:
+    """asyncio logs an exception that was never retrieved when the task is freed, possibly while a lock is held."""
 
-    class Loud:
+    class LogsWhenFreed:
         def __init__(self) -> None:
-            self.itself = self
+            self.cycle = self
 
         def __del__(self) -> None:
-            logging.getLogger("loud").warning("gone")
+            logging.getLogger("destructor").warning("freed")
 
     def count() -> None:
-        Loud()
+        LogsWhenFreed()
         with metrics.levels[2]._value._lock:
             gc.collect()
 
@@ -266,7 +268,7 @@ def test_destructor_that_logs_while_counting_does_not_deadlock(grown: Grown) -> 
     thread.start()
     thread.join(5)
     assert not thread.is_alive()
-    assert grown("log_messages_total", level="WARNING") == 1
+    assert growth("log_messages_total", level="WARNING") == 1
 
 
 PROCESS = """
@@ -278,31 +280,31 @@ for _ in range(int(sys.argv[1])):
     record = RequestRecord(sys.argv[2], {"type": "http", "method": "GET", "path": "/", "headers": []})
     record.end()
     metrics.count_request(record)
-print(generate_latest(metrics.Everything()).decode())
+print(generate_latest(metrics.WorkersCollector()).decode())
 if sys.argv[3:]:
     os.kill(os.getpid(), 9)
 """
 
 
-def count_elsewhere(folder: Path, *words: str) -> list[Sample]:
-    """Count requests in a process of its own, with a folder that others share; return what it gives to a scrape."""
+def count_in_process(folder: Path, *arguments: str) -> list[Sample]:
+    """Count requests in a new process that uses the shared folder; return the samples of its scrape."""
     variables = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    command = [sys.executable, "-u", "-c", PROCESS, *words]
-    done = subprocess.run(command, cwd=PROJECT_ROOT, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == (-9 if words[2:] else 0), done.stderr
-    return [one for family in parse_openmetrics(done.stdout.strip() + "\n") for one in family.samples]
+    command = [sys.executable, "-u", "-c", PROCESS, *arguments]
+    result = subprocess.run(command, cwd=PROJECT_ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == (-9 if arguments[2:] else 0), result.stderr
+    return [one for family in parse_openmetrics(result.stdout.strip() + "\n") for one in family.samples]
 
 
 def test_several_processes_count_together(tmp_path: Path) -> None:
-    """One of them is killed; its counts stay. The newest ID is that of the process that answers."""
-    count_elsewhere(tmp_path, "3", "from-the-first", "killed")
-    samples = count_elsewhere(tmp_path, "4", "from-the-second")
+    """Counts of a killed process stay. Exemplars are those of the process that is scraped."""
+    count_in_process(tmp_path, "3", "from-the-first", "killed")
+    samples = count_in_process(tmp_path, "4", "from-the-second")
     assert [one.value for one in samples if one.name == "http_requests_total"] == [7]
     assert {one.exemplar.labels["request_id"] for one in samples if one.exemplar} == {"from-the-second"}
 
 
 class Arbiter(SimpleNamespace):
-    """gunicorn's first process, as its hooks see it: `master_pid` of another one that it takes over from (USR2)."""
+    """gunicorn's master as its hooks see it; `master_pid` is set if it replaces another master (USR2)."""
 
     def __init__(self, master_pid: int = 0, reexec_pid: int = 0) -> None:
         super().__init__(pid=7, master_pid=master_pid, reexec_pid=reexec_pid, WORKERS={})
@@ -315,8 +317,8 @@ class Arbiter(SimpleNamespace):
         return worker
 
 
-def test_each_start_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only its user can read it; what another start has left does not count; a successor begins with this one's."""
+def test_each_start_has_its_own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only its user can read it. Files of an earlier start do not count, and a successor (USR2) shares the folder."""
     monkeypatch.setenv(server.FOLDER, str(tmp_path))
     server.on_starting(arbiter := Arbiter())
     arbiter.fork(1)
@@ -331,61 +333,61 @@ def test_each_start_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
     assert not folder.exists()
 
 
-def test_a_worker_counts_on_in_the_files_of_one_that_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What that one had in flight is forgotten, and nothing else."""
+def test_worker_continues_the_files_of_an_exited_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only the file with the requests in flight of the exited worker is removed."""
     monkeypatch.setenv(server.FOLDER, str(tmp_path))
     arbiter = Arbiter()
     first, second = arbiter.fork(1), arbiter.fork(2)
-    assert (first.counts_as, second.counts_as) == ("7-0", "7-1")
-    kept = [tmp_path / name for name in ("counter_7-0.db", "gauge_livesum_7-1.db")]
-    for file in (*kept, tmp_path / "gauge_livesum_7-0.db"):
+    assert (first.metrics_name, second.metrics_name) == ("7-0", "7-1")
+    remaining = [tmp_path / name for name in ("counter_7-0.db", "gauge_livesum_7-1.db")]
+    for file in (*remaining, tmp_path / "gauge_livesum_7-0.db"):
         file.touch()
     server.child_exit(arbiter, arbiter.WORKERS.pop(1))
-    assert sorted(tmp_path.iterdir()) == kept
-    assert arbiter.fork(3).counts_as == "7-0"
+    assert sorted(tmp_path.iterdir()) == remaining
+    assert arbiter.fork(3).metrics_name == "7-0"
 
 
 @pytest.mark.parametrize(
-    ("arbiter", "is_kept"),
+    ("arbiter", "exists"),
     [
         (Arbiter(), False),
         (Arbiter(reexec_pid=8), True),
         (Arbiter(master_pid=os.getppid()), True),
         (Arbiter(master_pid=os.getppid() + 1), False),
     ],
-    ids=["alone", "there is a successor", "it goes, and the old one stays", "the old one has gone"],
+    ids=["only master", "successor is running", "predecessor is running", "predecessor has exited"],
 )
-def test_the_last_of_two_first_processes_removes_the_folder(
-    arbiter: Arbiter, is_kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_last_master_removes_the_folder(
+    arbiter: Arbiter, exists: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(server.FOLDER, str(tmp_path / "folder"))
     (tmp_path / "folder").mkdir()
     server.on_exit(arbiter)
-    assert (tmp_path / "folder").exists() is is_kept
+    assert (tmp_path / "folder").exists() is exists
 
 
 DEPLOY = PROJECT_ROOT / "deploy" / "prometheus"
 FUNCTIONS = {"histogram_quantile", "label_values"}
-OF_PROMETHEUS = {"up": {"job", "instance"}}
+PROMETHEUS_METRICS = {"up": {"job", "instance"}}
 
 
 def rules(field: str) -> list[str]:
-    """Return what stands in a field of the rules."""
+    """Return the values of a field in all rules."""
     return re.findall(rf" {field}: (.+)", (DEPLOY / "alerts.yml").read_text("utf-8"))
 
 
 def queries() -> list[str]:
     """Return each query of the dashboard and of the rules."""
     board = json.loads((DEPLOY / "dashboard.json").read_text("utf-8"))
-    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    return [*shown, *rules("expr"), *(one["query"] for one in board["templating"]["list"] if one["type"] == "query")]
+    panels = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return [*panels, *rules("expr"), *(one["query"] for one in board["templating"]["list"] if one["type"] == "query")]
 
 
-def test_queries_name_what_is_there(client: TestClient) -> None:
-    """Each metric and each label in a query of the dashboard and the rules is one that the service really has."""
+def test_queries_use_existing_metrics_and_labels(client: TestClient) -> None:
+    """The queries are those of the dashboard and of the rules."""
     client.get("/livez")
-    labels = {name: set(names) for name, names in OF_PROMETHEUS.items()}
-    for sample in counted():
+    labels = {name: set(names) for name, names in PROMETHEUS_METRICS.items()}
+    for sample in collect():
         labels.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
     labels |= {name: {"job", "route"} for name in rules("record")}
     assert len(queries()) > 20
@@ -399,11 +401,11 @@ def test_queries_name_what_is_there(client: TestClient) -> None:
         assert set(names) <= FUNCTIONS | labels.keys(), query
 
 
-def test_what_an_integration_measures_is_a_histogram(grown: Grown) -> None:
+def test_measurements_of_an_integration_are_a_histogram(growth: Growth) -> None:
     for seconds in (0.2, 0.7):
         observe_metric("probe", seconds, kind="a")
     observe_metric("probe", 0.1, kind="b")
-    assert grown("probe_seconds_count", kind="a") == 2
-    assert grown("probe_seconds_sum", kind="a") == pytest.approx(0.9)
-    assert grown("probe_seconds_bucket", kind="a", le="0.25") == 1
-    assert grown("probe_seconds_count", kind="b") == 1
+    assert growth("probe_seconds_count", kind="a") == 2
+    assert growth("probe_seconds_sum", kind="a") == pytest.approx(0.9)
+    assert growth("probe_seconds_bucket", kind="a", le="0.25") == 1
+    assert growth("probe_seconds_count", kind="b") == 1

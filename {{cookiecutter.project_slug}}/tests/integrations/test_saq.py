@@ -413,8 +413,8 @@ def test_an_address_that_is_none_is_refused_without_its_password(url: str, monke
     monkeypatch.setenv("SAQ_URL", url)
     with pytest.raises(SystemExit) as refused:
         read_settings(SETTINGS)
-    assert str(refused.value).startswith("The environment variable SAQ_URL is not what it should be: ")
-    assert "SAQ_URL is: Redis or PostgreSQL" in str(refused.value)
+    assert str(refused.value).startswith("The environment variable SAQ_URL is invalid: ")
+    assert "SAQ_URL: Redis or PostgreSQL" in str(refused.value)
     assert SECRET not in str(refused.value)
 
 

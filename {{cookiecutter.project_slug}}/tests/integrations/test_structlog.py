@@ -1,4 +1,4 @@
-"""Events of structlog are lines of the service, and what is bound is in every line of its request, and in no other."""
+"""structlog events become log lines of the service; bound values are in the lines of their own request only."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from tests.support import HEADER, ID, Logs, connect
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def reset_structlog() -> Iterator[None]:
     clear_contextvars()
     yield
     clear_contextvars()
@@ -26,22 +26,23 @@ def as_before() -> Iterator[None]:
 
 @pytest.fixture(params=["text", "json"])
 def log_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have the application of this test write its log records so."""
+    """Run the test once with each LOG_FORMAT."""
     monkeypatch.setenv("LOG_FORMAT", chosen := str(request.param))
     return chosen
 
 
 @pytest.fixture
-def app(log_format: str, configure: Callable[..., Application]) -> Application:  # noqa: ARG001 - it is in the environment
+def app(log_format: str, configure: Callable[..., Application]) -> Application:  # noqa: ARG001 - it sets the environment
     return configure()
 
 
-def last(logs: Logs) -> dict[str, Any]:
+def last_record(logs: Logs) -> dict[str, Any]:
+    """Return the last line of JSON."""
     content: dict[str, Any] = json.loads(logs.error[-1])
     return content
 
 
-def test_an_event_is_a_line_like_any_other(configure: Callable[..., Application], logs: Logs) -> None:
+def test_event_has_the_fields_of_a_standard_log_record(configure: Callable[..., Application], logs: Logs) -> None:
     configure(LOG_FORMAT="json")
     structlog.get_logger("orders").bind(order=7).info("paid", amount=1.5, customer={"id": 3})
     logging.getLogger("orders").info("paid", extra={"order": 7, "amount": 1.5, "customer": {"id": 3}})
@@ -53,32 +54,32 @@ def test_an_event_is_a_line_like_any_other(configure: Callable[..., Application]
     assert by_structlog["file"] == "test_structlog.py"
 
 
-def test_in_a_text_line_the_values_follow_the_message(configure: Callable[..., Application], logs: Logs) -> None:
+def test_values_are_appended_to_the_message_in_text_lines(configure: Callable[..., Application], logs: Logs) -> None:
     configure()
     log = structlog.get_logger("orders")
     log.warning("paid", order=7, by="card", note="two words", empty="", forged="a\n2026-10-01 b", none=None)
-    shown = "order=7 by=card note='two words' empty='' forged='a\\n2026-10-01 b' none=None"
-    assert logs.error[-1].endswith(f" WARNING [-] paid {shown}")
+    expected = "order=7 by=card note='two words' empty='' forged='a\\n2026-10-01 b' none=None"
+    assert logs.error[-1].endswith(f" WARNING [-] paid {expected}")
     log.info("%s of %d", "one", 2, order=7)
     assert logs.error[-1].endswith(" one of 2 order=7")
     log.info("100 %", order=7)
     assert logs.error[-1].endswith(" 100 % order=7")
 
 
-def test_logger_is_named_after_its_module_or_explicitly(configure: Callable[..., Application], logs: Logs) -> None:
+def test_logger_has_the_name_of_its_module_by_default(configure: Callable[..., Application], logs: Logs) -> None:
     configure(LOG_FORMAT="json", LOG_LEVELS=f"{__name__}=ERROR")
-    structlog.get_logger().warning("not kept")
-    structlog.get_logger().error("kept")
+    structlog.get_logger().warning("below the level")
+    structlog.get_logger().error("at the level")
     assert [json.loads(line)["logger"] for line in logs.error] == [__name__]
-    structlog.get_logger("orders").debug("not kept")
+    structlog.get_logger("orders").debug("below the level")
     assert len(logs.error) == 1
 
 
 @pytest.mark.usefixtures("app")
-def test_a_traceback_once_without_local_variables(logs: Logs) -> None:
-    secret_of_the_frame = "hunter" + "2"
+def test_traceback_is_written_once_without_local_variables(logs: Logs) -> None:
+    local_secret = "hunter" + "2"
     try:
-        int(f"{len(secret_of_the_frame)}x")
+        int(f"{len(local_secret)}x")
     except ValueError:
         structlog.get_logger("orders").exception("failed", order=7)
     text = "\n".join(logs.error)
@@ -97,15 +98,19 @@ def test_reserved_names_get_a_suffix(logs: Logs, log_format: str) -> None:
         structlog.get_logger("orders").warning("paid", **({} if bind else values))
         line = logs.error[-1]
         if log_format == "json":
-            assert {last(logs)[f"{name}_"] for name in names} == {"theirs"}
-            assert (last(logs)["message"], last(logs)["logger"], last(logs)["request_id"]) == ("paid", "orders", "-")
+            assert {last_record(logs)[f"{name}_"] for name in names} == {"theirs"}
+            assert (last_record(logs)["message"], last_record(logs)["logger"], last_record(logs)["request_id"]) == (
+                "paid",
+                "orders",
+                "-",
+            )
         else:
             assert all(f" {name}_=theirs" in line for name in names)
             assert " WARNING [-]" in line
 
 
 @pytest.mark.usefixtures("app")
-def test_value_that_cannot_be_converted_breaks_no_log_record(logs: Logs) -> None:
+def test_value_without_a_string_form_does_not_break_the_record(logs: Logs) -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError
@@ -132,16 +137,16 @@ def test_secrets_are_masked_in_both_logs(app: Application, logs: Logs) -> None:
         assert "pin=7" in line or '"pin":7' in line
 
 
-def test_what_is_bound_is_in_every_line_of_the_request(app: Application, logs: Logs, log_format: str) -> None:
+def test_bound_values_are_in_every_line_of_the_request(app: Application, logs: Logs, log_format: str) -> None:
     async def later() -> None:
         logging.getLogger("plain").info("later")
 
     @app.get("/bound/{number}")
     async def endpoint(number: int, background: BackgroundTasks) -> None:
-        seen = dict(get_contextvars())
+        found = dict(get_contextvars())
         bind_contextvars(number=f"n{number}")
-        logging.getLogger("plain").info("by logging %s", seen)
-        await structlog.get_logger("orders").ainfo("by structlog")  # which does so in a thread
+        logging.getLogger("plain").info("by logging %s", found)
+        await structlog.get_logger("orders").ainfo("by structlog")  # it writes in a thread
         background.add_task(later)
 
     @app.get("/unbound")
@@ -161,7 +166,7 @@ def test_what_is_bound_is_in_every_line_of_the_request(app: Application, logs: L
     assert not [line for line in (*logs.error, *logs.access) if f"{ID}-3" in line and "number" in line]
 
 
-def test_a_task_begins_with_nothing_bound_and_leaves_nothing(configure: Callable[..., Application], logs: Logs) -> None:
+def test_task_starts_without_bound_values_and_restores_them(configure: Callable[..., Application], logs: Logs) -> None:
     configure()
     bind_contextvars(outside=1)
     for number in (1, 2):
@@ -174,7 +179,7 @@ def test_a_task_begins_with_nothing_bound_and_leaves_nothing(configure: Callable
     assert get_contextvars() == {"outside": 1}
 
 
-def test_a_request_within_a_request_takes_nothing_away(configure: Callable[..., Application]) -> None:
+def test_in_process_request_restores_bound_values(configure: Callable[..., Application]) -> None:
     app = configure()
 
     @app.get("/outer")
@@ -194,7 +199,7 @@ def test_a_request_within_a_request_takes_nothing_away(configure: Callable[..., 
 
 
 @pytest.mark.usefixtures("app")
-def test_an_event_s_own_value_goes_before_what_is_bound(logs: Logs, log_format: str) -> None:
+def test_value_of_the_call_overrides_a_bound_value(logs: Logs, log_format: str) -> None:
     bind_contextvars(order=1, customer=3)
     structlog.get_logger("orders").info("paid", order=2)
     (line,) = logs.error
@@ -204,6 +209,6 @@ def test_an_event_s_own_value_goes_before_what_is_bound(logs: Logs, log_format: 
     assert "customer" in line
 
 
-def test_other_loggers_are_left_alone(configure: Callable[..., Application]) -> None:
+def test_class_of_other_loggers_is_unchanged(configure: Callable[..., Application]) -> None:
     configure()
     assert logging.getLoggerClass() is logging.Logger

@@ -276,7 +276,7 @@ UUID_BYTES = re.compile(rb"[0-9a-f-]{36}")
 
 
 def test_transformer_changes_an_id_once_on_its_way() -> None:
-    id_policy.follow(
+    id_policy.copy_from(
         RequestIdPolicy(
             validator=lambda value: UUID_BYTES.fullmatch(value) is not None, transformer=lambda chosen: f"eu-{chosen}"
         )
@@ -288,7 +288,7 @@ def test_transformer_changes_an_id_once_on_its_way() -> None:
 
 
 def test_carried_id_that_would_break_a_line_is_replaced_whatever_the_validator_accepts() -> None:
-    id_policy.follow(RequestIdPolicy(validator=None))
+    id_policy.copy_from(RequestIdPolicy(validator=None))
     assert extract({"x-request-id": "4711"}, "task").request_id == "4711"
     assert UUID4.fullmatch(extract({"x-request-id": "a\x1b[31m\nforged"}, "task").request_id)
 

@@ -1,4 +1,4 @@
-"""Tracing: spans in memory, headers by the rules of the specification, and a collector on loopback."""
+"""Spans, checked in memory; W3C trace headers; export to a collector on loopback."""
 
 import json
 import logging
@@ -36,12 +36,12 @@ PARENT = f"00-{TRACE}-{CALLER}-01"
 log = logging.getLogger("work")
 
 Memory = InMemorySpanExporter
-Sampled = Callable[[sampling.Sampler], Memory]
+RecordSpans = Callable[[sampling.Sampler], Memory]
 
 
 @pytest.fixture
-def sampled(monkeypatch: pytest.MonkeyPatch) -> Sampled:
-    """Return a function that has spans recorded in memory, for this test."""
+def record_spans(monkeypatch: pytest.MonkeyPatch) -> RecordSpans:
+    """Return a function that records spans in memory during this test."""
 
     def record(sampler: sampling.Sampler) -> Memory:
         exporter, provider = Memory(), TracerProvider(sampler, shutdown_on_exit=False)
@@ -54,35 +54,35 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> Sampled:
 
 
 @pytest.fixture
-def memory(sampled: Sampled) -> Memory:
-    return sampled(sampling.DEFAULT_ON)
+def memory(record_spans: RecordSpans) -> Memory:
+    return record_spans(sampling.DEFAULT_ON)
 
 
 def span_of(memory: Memory, kind: SpanKind = SpanKind.SERVER) -> ReadableSpan:
-    """Return the one span of this kind."""
+    """Return the only span of this kind."""
     (span,) = [span for span in memory.get_finished_spans() if span.kind is kind]
     return span
 
 
 def context_of(span: ReadableSpan) -> SpanContext:
-    """Return its IDs, which the type makes optional."""
+    """Return the span's context, which is optional by its type."""
     context = span.get_span_context()
     assert context
     return context
 
 
 def ids(span: ReadableSpan) -> str:
-    """Return its IDs as a text line has them."""
+    """Return the span's IDs as a text line shows them."""
     context = context_of(span)
     return f" trace_id={context.trace_id:032x} span_id={context.span_id:016x}"
 
 
-def raw(logs: Logs, name: str) -> list[str]:
-    """Return lines with what integrations add to them."""
+def raw_lines(logs: Logs, name: str) -> list[str]:
+    """Return the lines of a log file with the fields of integrations."""
     return (logs.folder / name).read_text("utf-8").splitlines()
 
 
-# The rules of the specification
+# W3C Trace Context
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def raw(logs: Logs, name: str) -> list[str]:
         f" \t{PARENT}\t ",
         f"00-{TRACE}-{CALLER}-ff",
         f"cc-{TRACE}-{CALLER}-01",
-        f"cc-{TRACE}-{CALLER}-01-what-the-future-brings",
+        f"cc-{TRACE}-{CALLER}-01-a-later-version",
     ],
 )
-def test_a_valid_parent_is_taken_over(value: str) -> None:
+def test_valid_traceparent_is_accepted(value: str) -> None:
     caller = get_current_span(remote_context([value], [])).get_span_context()
     assert (f"{caller.trace_id:032x}", f"{caller.span_id:016x}") == (TRACE, CALLER)
     assert caller.is_remote
@@ -113,7 +113,7 @@ def test_a_valid_parent_is_taken_over(value: str) -> None:
         *([f"00-{TRACE}-{CALLER}-{flags}"] for flags in (".0", "1", "001")),
     ],
 )  # fmt: skip
-def test_a_parent_that_is_not_valid_begins_a_new_trace(values: list[str]) -> None:
+def test_invalid_traceparent_starts_a_new_trace(values: list[str]) -> None:
     assert remote_context(values, ["vendor=1"]) == Context()
 
 
@@ -121,7 +121,7 @@ KEY = "z" * 256
 
 
 @pytest.mark.parametrize(
-    ("headers", "passed_on"),
+    ("headers", "propagated"),
     [
         (["foo=1"], "foo=1"),
         (["foo=1,bar=2", "baz=3"], "foo=1,bar=2,baz=3"),
@@ -130,70 +130,70 @@ KEY = "z" * 256
         (["foo= 1"], "foo= 1"),
         (["0a_-*/@=1,v@@w=2"], "0a_-*/@=1,v@@w=2"),
         ([f"{KEY}={KEY}"], f"{KEY}={KEY}"),
-        *(([bad], "") for bad in (f"{KEY}z=1,foo=1", f"foo={KEY}z", "foo =1", "FOO=1", "foo.bar=1", "@foo=1,bar=2")),
-        *(([bad], "") for bad in ("foo=bar=baz", "foo=,bar=3", "foo=1,bar", "foo=\u00e9")),
+        *(([text], "") for text in (f"{KEY}z=1,foo=1", f"foo={KEY}z", "foo =1", "FOO=1", "foo.bar=1", "@foo=1,bar=2")),
+        *(([text], "") for text in ("foo=bar=baz", "foo=,bar=3", "foo=1,bar", "foo=\u00e9")),
         ([",".join(f"k{number}=1" for number in range(32))], ",".join(f"k{number}=1" for number in range(32))),
         ([",".join(f"k{number}=1" for number in range(33))], ""),
         ([",".join(["foo=1"] * 33)], ""),
     ],
 )
-def test_trace_state_is_passed_on_whole_or_not_at_all(headers: list[str], passed_on: str) -> None:
+def test_tracestate_is_propagated_completely_or_not_at_all(headers: list[str], propagated: str) -> None:
     state = get_current_span(remote_context([PARENT], headers)).get_span_context().trace_state
-    assert state.to_header() == passed_on
+    assert state.to_header() == propagated
 
 
-def answering(seen: list[httpx2.Headers], status: int = 200) -> httpx2.MockTransport:
-    """Return what answers each call, and notes its headers."""
+def mock_transport(received: list[httpx2.Headers], status: int = 200) -> httpx2.MockTransport:
+    """Return a transport that responds to each call and stores its headers in `received`."""
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        seen.append(request.headers)
+    def respond(request: httpx2.Request) -> httpx2.Response:
+        received.append(request.headers)
         return httpx2.Response(status)
 
-    return httpx2.MockTransport(answer)
+    return httpx2.MockTransport(respond)
 
 
-def call_onwards(app: Application, **headers: str) -> httpx2.Headers:
+def call_allowed_host(app: Application, **headers: str) -> httpx2.Headers:
     """Send a request whose endpoint calls an allowed host, and return the headers of that call."""
-    seen: list[httpx2.Headers] = []
+    received: list[httpx2.Headers] = []
 
     async def calls() -> None:
-        async with OutboundAsyncClient(allowed_hosts=["there"], transport=answering(seen)) as client:
+        async with OutboundAsyncClient(allowed_hosts=["there"], transport=mock_transport(received)) as client:
             await client.get("http://there/")
 
     app.get(path := f"/calls/{len(app.routes)}")(calls)
     assert connect(app).get(path, headers=headers).status_code == 200
-    return seen[0]
+    return received[0]
 
 
-def test_without_a_collector_the_trace_goes_on_all_the_same(app: Application, logs: Logs) -> None:
-    sent = call_onwards(app, traceparent=PARENT, tracestate="vendor@=1,foo=2")
+def test_trace_propagates_without_a_collector(app: Application, logs: Logs) -> None:
+    sent = call_allowed_host(app, traceparent=PARENT, tracestate="vendor@=1,foo=2")
     version, trace_id, span_id, flags = sent["traceparent"].split("-")
     assert (version, trace_id, flags) == ("00", TRACE, "01")
     assert sent["tracestate"] == "vendor@=1,foo=2"
-    (line,) = raw(logs, "access.log")
+    (line,) = raw_lines(logs, "access.log")
     assert f" trace_id={TRACE} span_id=" in line
     assert len({span_id, CALLER, line.rpartition("=")[2]}) == 3
     assert not any(thread.name.startswith("Otel") for thread in threading.enumerate())
 
 
-def test_without_a_caller_a_new_trace_begins_that_is_not_sampled(app: Application) -> None:
-    first, second = (call_onwards(app, traceparent=value)["traceparent"] for value in ("", "nonsense"))
+def test_without_a_valid_traceparent_a_new_unsampled_trace_starts(app: Application) -> None:
+    first, second = (call_allowed_host(app, traceparent=value)["traceparent"] for value in ("", "nonsense"))
     assert first[:2] == second[:2] == "00"
-    assert first[-2:] == second[-2:] == "02"  # its ID is random
+    assert first[-2:] == second[-2:] == "02"  # only the flag "random trace ID"
     assert len({first[3:35], second[3:35], "0" * 32}) == 3
-    assert "tracestate" not in call_onwards(app, tracestate="foo=1")
+    assert "tracestate" not in call_allowed_host(app, tracestate="foo=1")
 
 
 def test_existing_traceparent_is_not_overwritten(memory: Memory) -> None:
     tracing.observe(get_settings())
     with trace.get_tracer("test").start_as_current_span("own"):
-        carrier = {"TraceParent": "by hand"}
+        carrier = {"TraceParent": "existing"}
         inject(carrier)
-        other: dict[str, str] = {}
-        inject(other)
+        empty: dict[str, str] = {}
+        inject(empty)
     assert set(carrier) == {"TraceParent", "x-request-id"}
-    assert other["traceparent"].split("-")[2] == f"{context_of(span_of(memory, SpanKind.INTERNAL)).span_id:016x}"
-    assert "tracestate" not in other
+    assert empty["traceparent"].split("-")[2] == f"{context_of(span_of(memory, SpanKind.INTERNAL)).span_id:016x}"
+    assert "tracestate" not in empty
 
 
 # The span of a request
@@ -201,8 +201,8 @@ def test_existing_traceparent_is_not_overwritten(memory: Memory) -> None:
 
 @pytest.fixture
 def service(app: Application) -> Application:
-    """The application with what these tests ask it for."""
-    router, sub, parts = APIRouter(prefix="/things"), FastAPI(), APIRouter()
+    """The application with the routes that these tests request."""
+    router, mounted, inner = APIRouter(prefix="/things"), FastAPI(), APIRouter()
 
     @router.get("/{number}")
     async def thing(number: int) -> int:
@@ -227,16 +227,16 @@ def service(app: Application) -> Application:
         log.info("socket of %s", name)
         await socket.close()
 
-    parts.add_api_route("/part/{name}", lambda name: name)
-    sub.include_router(parts)
+    inner.add_api_route("/part/{name}", lambda name: name)
+    mounted.include_router(inner)
     app.include_router(router, prefix="/v1")
-    app.mount("/tenants/{tenant}", sub)
+    app.mount("/tenants/{tenant}", mounted)
     app.mount("/files", PlainTextResponse("a file"))
     return app
 
 
 async def chunks() -> AsyncIterator[bytes]:
-    """Send the last byte inside of a span of one's own."""
+    """Yield the last byte inside of another span."""
     with trace.get_tracer("test").start_as_current_span("own"):
         yield b"first"
         log.info("streaming")
@@ -244,7 +244,7 @@ async def chunks() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("line", "name", "status"),
+    ("request_line", "name", "status"),
     [
         ("GET /v1/things/7?token=hunter2", "GET /v1/things/{number}", 200),
         ("GET /v1/things/seven", "GET /v1/things/{number}", 422),
@@ -258,8 +258,8 @@ async def chunks() -> AsyncIterator[bytes]:
         ("GET /fails", "GET /fails", 500),
     ],
 )
-def test_a_request_has_one_span(line: str, name: str, status: int, service: Application, memory: Memory) -> None:
-    method, path = line.split(" ")
+def test_request_has_one_span(request_line: str, name: str, status: int, service: Application, memory: Memory) -> None:
+    method, path = request_line.split(" ")
     headers = {HEADER: ID, "User-Agent": "curl/9", "Host": "example.org:8000", "traceparent": PARENT}
     connect(service).request(method, path, headers=headers)
     (span,) = memory.get_finished_spans()
@@ -283,57 +283,59 @@ def test_a_request_has_one_span(line: str, name: str, status: int, service: Appl
     assert "hunter2" not in span.to_json()
 
 
-def test_an_error_is_kept_without_secrets_and_local_variables(service: Application, memory: Memory, logs: Logs) -> None:
+def test_error_is_recorded_without_secrets_and_local_variables(
+    service: Application, memory: Memory, logs: Logs
+) -> None:
     connect(service).get("/fails")
     (span,) = memory.get_finished_spans()
     (event,) = span.events
-    found = dict(event.attributes or {})
-    assert (event.name, found["exception.type"]) == ("exception", "ValueError")
-    assert found["exception.message"] == "ValueError: 13 password=***"
-    assert 'raise ValueError(f"{len(local)} password=' in str(found["exception.stacktrace"])
-    assert "local-hunter2" not in str(found["exception.stacktrace"]).replace('local = "local-hunter2"', "")
-    (line,) = [line for line in raw(logs, "error.log") if "Unhandled ValueError" in line]
+    attributes = dict(event.attributes or {})
+    assert (event.name, attributes["exception.type"]) == ("exception", "ValueError")
+    assert attributes["exception.message"] == "ValueError: 13 password=***"
+    assert 'raise ValueError(f"{len(local)} password=' in str(attributes["exception.stacktrace"])
+    assert "local-hunter2" not in str(attributes["exception.stacktrace"]).replace('local = "local-hunter2"', "")
+    (line,) = [line for line in raw_lines(logs, "error.log") if "Unhandled ValueError" in line]
     assert ids(span) in line
-    assert raw(logs, "access.log")[0].endswith(f" ValueError{ids(span)}")
+    assert raw_lines(logs, "access.log")[0].endswith(f" ValueError{ids(span)}")
 
 
-def test_one_duration_in_span_and_access_line(
+def test_span_and_access_line_have_the_same_duration(
     configure: Callable[..., Application], memory: Memory, logs: Logs
 ) -> None:
     connect(configure(LOG_FORMAT="json")).get("/api/demo")
     (span,) = memory.get_finished_spans()
-    (line,), context = map(json.loads, raw(logs, "access.log")), context_of(span)
+    (line,), context = map(json.loads, raw_lines(logs, "access.log")), context_of(span)
     assert (line["trace_id"], line["span_id"]) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
     assert span.end_time
     assert span.start_time
     assert (span.end_time - span.start_time) / 1e9 == pytest.approx(line["duration"], abs=1e-5)
 
 
-def test_refused_request_has_a_span(service: Application, memory: Memory) -> None:
-    async def refused(scope: Scope, receive: Receive, send: Send) -> None:
+def test_rejected_request_has_a_span(service: Application, memory: Memory) -> None:
+    async def reject(scope: Scope, receive: Receive, send: Send) -> None:
         await service({**scope, REFUSAL_KEY: Refusal(414, "Too long.")}, receive, send)
 
-    connect(refused).get("/long")
+    connect(reject).get("/long")
     span = span_of(memory)
     assert (span.name, (span.attributes or {})["http.response.status_code"]) == ("GET", 414)
 
 
-def test_a_websocket_has_a_span(service: Application, memory: Memory, logs: Logs) -> None:
+def test_websocket_has_a_span(service: Application, memory: Memory, logs: Logs) -> None:
     with connect(service).websocket_connect("/echo/ann", headers={"traceparent": PARENT}) as socket:
         socket.receive()
     span = span_of(memory)
     assert (span.name, (span.attributes or {})["http.response.status_code"]) == ("GET /echo/{name}", 101)
-    assert [ids(span) in line for line in raw(logs, "error.log") + raw(logs, "access.log")] == [True, True]
+    assert [ids(span) in line for line in raw_lines(logs, "error.log") + raw_lines(logs, "access.log")] == [True, True]
 
 
-def test_lines_are_of_the_current_span_and_the_access_line_is_of_the_request_s(
+def test_log_records_have_the_current_span_and_the_access_line_that_of_its_request(
     service: Application, memory: Memory, logs: Logs
 ) -> None:
     assert connect(service).get("/stream").content == b"firstlast"
     own, server = span_of(memory, SpanKind.INTERNAL), span_of(memory)
     assert own.parent == context_of(server)
-    assert [f"]{ids(own)} streaming" in line for line in raw(logs, "error.log")] == [True]
-    assert [line.endswith(ids(server)) for line in raw(logs, "access.log")] == [True]
+    assert [f"]{ids(own)} streaming" in line for line in raw_lines(logs, "error.log")] == [True]
+    assert [line.endswith(ids(server)) for line in raw_lines(logs, "access.log")] == [True]
 
 
 def test_health_checks_are_not_recorded(service: Application, memory: Memory) -> None:
@@ -341,7 +343,7 @@ def test_health_checks_are_not_recorded(service: Application, memory: Memory) ->
     assert memory.get_finished_spans() == ()
 
 
-def test_nothing_leaks_to_the_next_request(service: Application, memory: Memory) -> None:
+def test_trace_does_not_leak_to_the_next_request(service: Application, memory: Memory) -> None:
     client = connect(service)
     for headers in ({"traceparent": PARENT}, {}, {"traceparent": PARENT}):
         client.get("/v1/things/7", headers=headers)
@@ -351,7 +353,7 @@ def test_nothing_leaks_to_the_next_request(service: Application, memory: Memory)
     assert context_of(first).trace_id == context_of(third).trace_id == int(TRACE, 16)
 
 
-def test_a_request_within_a_request_gives_the_span_back(service: Application, memory: Memory, logs: Logs) -> None:
+def test_nested_request_restores_the_span_of_the_outer_one(service: Application, memory: Memory, logs: Logs) -> None:
     @service.get("/outer")
     async def outer() -> None:
         transport = httpx2.ASGITransport(service, raise_app_exceptions=False)
@@ -362,9 +364,9 @@ def test_a_request_within_a_request_gives_the_span_back(service: Application, me
     connect(service).get("/outer")
     inner, outer_span = memory.get_finished_spans()
     assert context_of(inner).trace_id != context_of(outer_span).trace_id
-    lines = [line for line in raw(logs, "error.log") if " trace_id=" in line]
+    lines = [line for line in raw_lines(logs, "error.log") if " trace_id=" in line]
     assert [ids(span) in line for span, line in zip((inner, outer_span), lines, strict=True)] == [True, True]
-    assert [ids(inner) in line for line in raw(logs, "access.log")] == [True, False]
+    assert [ids(inner) in line for line in raw_lines(logs, "access.log")] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -377,24 +379,24 @@ def test_a_request_within_a_request_gives_the_span_back(service: Application, me
         (sampling.ALWAYS_ON, "00", 1),
     ],
 )
-def test_the_caller_s_flag_is_respected_where_the_sampler_does(
-    sampler: sampling.Sampler, flags: str, recorded: int, sampled: Sampled, app: Application
+def test_sampler_decides_whether_the_caller_s_sampled_flag_counts(
+    sampler: sampling.Sampler, flags: str, recorded: int, record_spans: RecordSpans, app: Application
 ) -> None:
-    memory = sampled(sampler)
-    sent = call_onwards(app, traceparent=PARENT[:-2] + flags)["traceparent"]
+    memory = record_spans(sampler)
+    sent = call_allowed_host(app, traceparent=PARENT[:-2] + flags)["traceparent"]
     assert sent[3:35] == TRACE
     assert int(sent[-2:], 16) & 1 == recorded
     assert len(memory.get_finished_spans()) == 2 * recorded
 
 
-# Calls
+# Outgoing calls
 
 
 @pytest.mark.parametrize("host", ["there", "elsewhere"])
-def test_a_call_has_a_span_and_only_an_allowed_host_hears_of_it(host: str, memory: Memory) -> None:
+def test_outgoing_call_has_a_span_and_only_allowed_hosts_get_its_headers(host: str, memory: Memory) -> None:
     tracing.observe(get_settings())
-    seen: list[httpx2.Headers] = []
-    with OutboundClient(allowed_hosts=["there"], transport=answering(seen, 404)) as client:
+    received: list[httpx2.Headers] = []
+    with OutboundClient(allowed_hosts=["there"], transport=mock_transport(received, 404)) as client:
         for _ in range(2):
             client.get(f"https://ann:hunter2@{host}/path/1?token=hunter2")
     first, second = memory.get_finished_spans()
@@ -407,17 +409,17 @@ def test_a_call_has_a_span_and_only_an_allowed_host_hears_of_it(host: str, memor
         "http.response.status_code": 404,
         "error.type": "404",
     }
-    told = [f"00-{context_of(s).trace_id:032x}-{context_of(s).span_id:016x}-03" for s in (first, second)]
-    assert [headers.get("traceparent") for headers in seen] == (told if host == "there" else [None, None])
+    expected = [f"00-{context_of(s).trace_id:032x}-{context_of(s).span_id:016x}-03" for s in (first, second)]
+    assert [headers.get("traceparent") for headers in received] == (expected if host == "there" else [None, None])
 
 
-def test_a_call_that_fails_says_how(memory: Memory) -> None:
+def test_failed_call_records_its_error(memory: Memory) -> None:
     tracing.observe(get_settings())
 
-    def refuse(_: httpx2.Request) -> httpx2.Response:
+    def fail(_: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("hunter2")
 
-    client = OutboundClient(transport=httpx2.MockTransport(refuse))
+    client = OutboundClient(transport=httpx2.MockTransport(fail))
     with client, pytest.raises(httpx2.ConnectError):
         client.get("http://there/")
     span = span_of(memory, SpanKind.CLIENT)
@@ -430,34 +432,34 @@ def test_a_call_that_fails_says_how(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize(("failed", "value"), [(False, PARENT), (True, PARENT.encode())])
-def test_a_task_has_a_span_below_its_sender_s(failed: bool, value: object, memory: Memory) -> None:
+def test_task_has_a_child_span_of_its_sender(failed: bool, value: object, memory: Memory) -> None:
     tracing.observe(get_settings())
     task = extract({"X-Request-ID": ID, "TraceParent": value, "tracestate": "foo=1"}, "task-1").begin("demo")
-    task.finish("demo", "over", failed=failed)
+    task.finish("demo", "done", failed=failed)
     task.__exit__()
     span = span_of(memory, SpanKind.CONSUMER)
     assert (span.name, span.parent and f"{span.parent.trace_id:032x}") == ("process demo", TRACE)
     assert context_of(span).trace_state.to_header() == "foo=1"
-    assert span.attributes == {"request_id": ID, "task_id": "task-1", "task": "demo", "state": "over"}
+    assert span.attributes == {"request_id": ID, "task_id": "task-1", "task": "demo", "state": "done"}
     assert span.status.status_code is (StatusCode.ERROR if failed else StatusCode.UNSET)
     assert not get_current_span().get_span_context().is_valid
 
 
-def test_a_task_that_is_called_is_below_its_caller(memory: Memory) -> None:
+def test_task_called_directly_has_a_child_span_of_its_caller(memory: Memory) -> None:
     tracing.observe(get_settings())
     with trace.get_tracer("test").start_as_current_span("own"):
         TaskRecord(ID, "task-1").begin("demo").__exit__()
     TaskRecord(ID, "task-2", headers={"traceparent": "nonsense"}).begin("demo").__exit__()
-    below, own, alone = memory.get_finished_spans()
-    assert below.parent == context_of(own)
-    assert alone.parent is None
+    child, own, root = memory.get_finished_spans()
+    assert child.parent == context_of(own)
+    assert root.parent is None
 
 
 # The collector
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans; `status` is what it answers."""
+    """A server that stores received spans and responds with `status`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -481,7 +483,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector, and its address in the environment; what sends to it ends with the test."""
+    """A collector whose address is in the environment; the export to it stops with the test."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(tracing, "tracer", trace.ProxyTracer("test"))
@@ -494,12 +496,14 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
             provider.shutdown()
         server.shutdown()
         thread.join()
-    for speaker in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
-        logger = logging.getLogger(f"opentelemetry.{speaker}")
+    for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
+        logger = logging.getLogger(f"opentelemetry.{name}")
         logger.filters = [one for one in logger.filters if not hasattr(one, "__self__")]
 
 
-def test_spans_are_sent_before_the_service_ends(collector: Collector, configure: Callable[..., Application]) -> None:
+def test_remaining_spans_are_sent_when_the_lifespan_ends(
+    collector: Collector, configure: Callable[..., Application]
+) -> None:
     app = configure(OTEL_EXPORTER_OTLP_HEADERS="x-key=a%20key", OTEL_RESOURCE_ATTRIBUTES="team=blue,zone=a%2Fb")
     with connect(app) as client:
         client.get("/api/demo", headers={HEADER: ID, "traceparent": PARENT})
@@ -510,17 +514,15 @@ def test_spans_are_sent_before_the_service_ends(collector: Collector, configure:
     resource = {one.key: one.value.string_value for one in group.resource.attributes}
     assert resource["service.name"] == project_metadata()["name"]
     assert (resource["team"], resource["zone"]) == ("blue", "a/b")
-    (scope,) = group.scope_spans  # FastAPI, which could record spans of its own, does not
+    (scope,) = group.scope_spans  # none are from FastAPI, which can record spans too
     (span,) = scope.spans
     assert (span.name, span.trace_id.hex(), span.parent_span_id.hex()) == ("GET /api/demo", TRACE, CALLER)
 
 
 @pytest.mark.parametrize(("name", "value"), [("SERVICE_NAME", "mine"), ("RESOURCE_ATTRIBUTES", "service.name=mine")])
-def test_the_service_has_the_name_that_it_is_given(
-    name: str, value: str, collector: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_service_name_can_be_set(name: str, value: str, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"OTEL_{name}", value)
-    export.start()
+    export.start_export()
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)
     assert provider.resource.attributes["service.name"] == "mine"
@@ -528,7 +530,7 @@ def test_the_service_has_the_name_that_it_is_given(
 
 
 @pytest.mark.parametrize(("name", "value"), [("EXPORTER_OTLP_ENDPOINT", ""), ("SDK_DISABLED", "true")])
-def test_nothing_is_started_where_nothing_is_to_be_sent(
+def test_nothing_is_started_without_a_collector(
     name: str, value: str, collector: Collector, configure: Callable[..., Application]
 ) -> None:
     with connect(configure(**{f"OTEL_{name}": value})) as client:
@@ -538,16 +540,16 @@ def test_nothing_is_started_where_nothing_is_to_be_sent(
     assert collector.requests == []
 
 
-def test_existing_provider_is_kept(collector: Collector) -> None:
+def test_existing_tracer_provider_is_kept(collector: Collector) -> None:
     own = TracerProvider(shutdown_on_exit=False)
     trace.set_tracer_provider(own)
-    export.start()
+    export.start_export()
     assert trace.get_tracer_provider() is own
     assert not any(thread.name.startswith("Otel") for thread in threading.enumerate())
     assert collector.requests == []
 
 
-def test_collector_that_refuses_is_logged_once_and_so_is_its_return(
+def test_failing_collector_is_logged_once_and_its_recovery_too(
     collector: Collector, app: Application, logs: Logs
 ) -> None:
     collector.status = 401
@@ -562,7 +564,7 @@ def test_collector_that_refuses_is_logged_once_and_so_is_its_return(
     lines = [line.partition("[-] ")[2] for line in logs.error if "batch" in line or "collector" in line]
     assert lines == [
         "Failed to export spans batch code: 401, reason: Unauthorized",
-        "The collector of traces takes spans again",
+        "The trace collector accepts spans again",
     ]
 
 
@@ -578,8 +580,8 @@ def test_collector_that_refuses_is_logged_once_and_so_is_its_return(
         ("SDK_DISABLED", "perhaps"),
     ],
 )
-def test_bad_value_is_reported_in_a_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_setting_is_reported_in_a_sentence(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"OTEL_{name}", value)
-    with pytest.raises(SystemExit, match=f"^The environment variable OTEL_{name} is ") as refused:
+    with pytest.raises(SystemExit, match=f"^The environment variable OTEL_{name} is ") as rejected:
         read_settings(SETTINGS)
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(rejected.value)

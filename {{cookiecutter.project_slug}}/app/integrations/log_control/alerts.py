@@ -1,4 +1,4 @@
-"""Alerts on errors: to a line, to functions of yours in `hooks`, to an address."""
+"""Alerts on errors: log records, calls of the functions in `hooks`, and POST requests to a URL."""
 
 import logging
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from app.common.logs.formatters import iso_clock
 from app.common.outbound import outbound_client
 from app.common.redaction import redact
 from app.environment import project_metadata
-from app.integrations.log_control.thinning import Key, Thinning
+from app.integrations.log_control.rate_limiter import GroupKey, RateLimiter
 from app.settings import get_settings
 
 NAME: Final = "log_control"
-OURS: Final = {"passes_filters": True}
-MOST_WAITING, POST_SECONDS, SILENCE = 100, 3.0, 60.0
+BYPASS: Final = {"passes_filters": True}  # `extra` of records that the log filters must not suppress
+MAX_QUEUED, POST_SECONDS, LOST_LOG_INTERVAL = 100, 3.0, 60.0
 log = logging.getLogger("app.alert")
 
 
 class Alert(NamedTuple):
-    """What hooks get; `times`: how many records it stands for, `request_id`: of the first of them."""
+    """What hooks receive: an alert about `times` records; `request_id` belongs to one of them, usually the first."""
 
     time: str
     service: str
@@ -35,87 +35,87 @@ class Alert(NamedTuple):
 
 
 hooks: Final[dict[str, Callable[[Alert], object]]] = {}
-"""Who is told, under names of yours; in a thread of its own, in which no record raises an alert."""
+"""Functions that receive each alert, by name. They run in the alert thread; what they log there raises no alert."""
 
 
 class Alerts:
-    """One alert for the first of a kind, one for all that follow within `interval` seconds, and so on."""
+    """Raises an alert for the first record of a group, then at most one every `interval` seconds for those after it."""
 
-    def __init__(self, interval: float, lines: Thinning) -> None:
-        self.kinds = Thinning(1, interval, lambda key, kind: self.tell(key, key[2], kind.ids[0], kind.held))
-        self.lines, self.pause = lines, max(min(interval, lines.window, 10) / 10, 0.05)
-        self.forget()
+    def __init__(self, interval: float, log_limiter: RateLimiter) -> None:
+        self.limiter = RateLimiter(1, interval, lambda k, one: self.send(k, k[2], one.request_ids[0], one.suppressed))
+        self.log_limiter, self.poll_seconds = log_limiter, max(min(interval, log_limiter.window, 10) / 10, 0.05)
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew, as after a fork, where there is no thread."""
-        self.lock, self.waiting, self.thread = RLock(), SimpleQueue[Alert | None](), Thread()
+    def reset(self) -> None:
+        """Drop all state, also after a fork, which copies no thread."""
+        self.lock, self.queue, self.thread = RLock(), SimpleQueue[Alert | None](), Thread()
         self.lost, self.reason, self.silent_until = 0, "", 0.0
 
-    def tell(self, key: Key, message: str, request_id: str, times: int) -> None:
-        """Give an alert to the hooks; where it stands for more than one record, it is a line of its own as well."""
+    def send(self, key: GroupKey, message: str, request_id: str, times: int) -> None:
+        """Queue an alert for the hooks; also log it if it is about more than one record."""
         level, service = logging.getLevelName(key[1]), project_metadata().get("name", "service")
         message = redact(message)
         alert = Alert(iso_clock.format(time()), service, key[0], level, message, request_id, times)
         if times > 1:
-            log.warning("%d times %s of %s, first in %s: %s", times, level, key[0], request_id, message, extra=OURS)
-        if hooks and self.waiting.qsize() < MOST_WAITING:
-            self.waiting.put(alert)
-            self.wake()
+            log.warning("%d %s records of %s, first in %s: %s", times, level, key[0], request_id, message, extra=BYPASS)
+        if hooks and self.queue.qsize() < MAX_QUEUED:
+            self.queue.put(alert)
+            self.start_thread()
         elif hooks:
-            self._lose(1, "too many wait")
+            self._count_lost(1, "the queue is full")
 
-    def wake(self) -> None:
-        """Start the thread unless it runs."""
-        with self.lock, suppress(RuntimeError):  # it cannot start while the process ends, which calls `stop`
+    def start_thread(self) -> None:
+        """Start the alert thread unless it is running."""
+        with self.lock, suppress(RuntimeError):  # during interpreter shutdown no thread can start; `stop` follows
             if not self.thread.is_alive():
-                self.thread = Thread(target=self._work, args=(self.waiting,), name=NAME, daemon=True)
+                self.thread = Thread(target=self._run, args=(self.queue,), name=NAME, daemon=True)
                 self.thread.start()
 
-    def _work(self, waiting: SimpleQueue[Alert | None]) -> None:
-        while waiting is self.waiting and NAME in log_filters:
+    def _run(self, queue: SimpleQueue[Alert | None]) -> None:
+        while queue is self.queue and NAME in log_filters:
             with suppress(Empty):
-                if (alert := waiting.get(timeout=self.pause)) is None:
+                if (alert := queue.get(timeout=self.poll_seconds)) is None:
                     return
                 self._deliver(alert)
-            self._tell_lost(at_once=False)
-            self.lines.close()
-            self.kinds.close()
+            self._log_lost(immediately=False)
+            self.log_limiter.report_expired()
+            self.limiter.report_expired()
 
     def _deliver(self, alert: Alert) -> None:
         for name, hook in list(hooks.items()):
             try:
                 hook(alert)
             except Exception as error:
-                self._lose(1, f"{name}: {error!r}")
+                self._count_lost(1, f"{name}: {error!r}")
 
-    def _lose(self, count: int, reason: str) -> None:
+    def _count_lost(self, count: int, reason: str) -> None:
         with self.lock:
             self.lost, self.reason = self.lost + count, reason
 
-    def _tell_lost(self, *, at_once: bool) -> None:
+    def _log_lost(self, *, immediately: bool) -> None:
         with self.lock:
-            if not self.lost or (monotonic() < self.silent_until and not at_once):
+            if not self.lost or (monotonic() < self.silent_until and not immediately):
                 return
-            lost, self.lost, self.silent_until = self.lost, 0, monotonic() + SILENCE
-        log.warning("%d alerts are lost; %s", lost, self.reason, extra=OURS)
+            lost, self.lost, self.silent_until = self.lost, 0, monotonic() + LOST_LOG_INTERVAL
+        log.warning("%d alerts were lost: %s", lost, self.reason, extra=BYPASS)
 
     def stop(self, seconds: float) -> None:
-        """Tell what is held back, and wait so long for the thread, but only once for a hook that hangs."""
+        """Report all suppressed records, and wait up to `seconds` for the thread, but not again if a hook hangs."""
         if NAME in log_filters:
-            self.lines.close(self.lines.window)
-            self.kinds.close(self.kinds.window)
+            self.log_limiter.report_expired(self.log_limiter.window)
+            self.limiter.report_expired(self.limiter.window)
         if self.thread.is_alive():
-            self.waiting.put(None)
+            self.queue.put(None)
             self.thread.join(seconds)
-        if (left := self.waiting.qsize() - self.thread.is_alive()) > 0:  # of a hook that hangs the last is None
-            self._lose(left, "the process ends")
-        self.waiting, self.thread = SimpleQueue(), Thread()
-        self._tell_lost(at_once=True)
+        if (undelivered := self.queue.qsize() - self.thread.is_alive()) > 0:  # a hook that hangs leaves the None queued
+            self._count_lost(undelivered, "the process exits")
+        self.queue, self.thread = SimpleQueue(), Thread()
+        self._log_lost(immediately=True)
 
 
 def post_to(url: str, alert: Alert) -> None:
-    """Post an alert as JSON; raises what httpx2 raises, and OSError for an answer that is none of success."""
+    """Post an alert as JSON; raise what httpx2 raises, and OSError for a response status other than 2xx."""
     with outbound_client(get_settings(), timeout=POST_SECONDS) as client:
         status = client.post(url, json=alert._asdict()).status_code
     if not 200 <= status < 300:  # noqa: PLR2004
-        raise OSError(f"answer {status}")
+        raise OSError(f"response status {status}")

@@ -1,4 +1,4 @@
-"""Lets the first few of what repeats itself pass, and counts the others to the last one."""
+"""Rate limiting of repeated log records: the first of each group are admitted, the others are counted exactly."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,55 +6,55 @@ from threading import RLock
 from time import monotonic
 from typing import Final
 
-Key = tuple[str, int, str, str]
-"""What makes a kind: logger, level, text with the server or task it is about, error and where it was raised."""
-MOST_KINDS: Final = 1000
-"""More of them at a time, and the oldest is forgotten, its figure told: what differs is not repeated."""
+GroupKey = tuple[str, int, str, str]
+"""What the records of a group share: logger, level, text (with server or task), error with its origin."""
+MAX_GROUPS: Final = 1000
+"""Groups tracked at a time. One more evicts the oldest and reports its count, so records that differ are admitted."""
 
 
-class Kind:
-    """One kind since its window began: how many passed and were held back, and two requests of these at most."""
+class Group:
+    """The records of one group in the current window: two counts, and at most two request IDs of suppressed ones."""
 
-    def __init__(self, began: float) -> None:
-        self.began, self.passed, self.held, self.ids = began, 0, 0, list[str]()
+    def __init__(self, started: float) -> None:
+        self.started, self.admitted, self.suppressed, self.request_ids = started, 0, 0, list[str]()
 
 
-class Thinning:
-    """Lets `burst` of a kind pass in `window` seconds; of the rest the next to pass is told, else `report` is."""
+class RateLimiter:
+    """Admits `burst` records per group in `window` seconds; counts that no admitted record carries go to `report`."""
 
-    def __init__(self, burst: int, window: float, report: Callable[[Key, Kind], None]) -> None:
+    def __init__(self, burst: int, window: float, report: Callable[[GroupKey, Group], None]) -> None:
         self.burst, self.window, self.report = burst, window, report
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew, as after a fork: the figures are the parent's, and the lock may be held by no one here."""
-        self.lock, self.kinds = RLock(), OrderedDict[Key, Kind]()  # reentrant: a destructor may log in the midst of it
+    def reset(self) -> None:
+        """Drop all groups, also after a fork: the counts are the parent's, and the copied lock may be held forever."""
+        self.lock, self.groups = RLock(), OrderedDict[GroupKey, Group]()  # reentrant: a destructor may log at any time
 
-    def admit(self, key: Key, request_id: str) -> int:
-        """Return how many of the kind were held back before this one; -1: this one is as well."""
-        gone, held, now = None, 0, monotonic()
+    def admit(self, key: GroupKey, request_id: str) -> int:
+        """Return how many records of the group were suppressed before this one, or -1 if this one is suppressed."""
+        evicted, suppressed, now = None, 0, monotonic()
         with self.lock:
-            kind = self.kinds.get(key)
-            if kind is None or now - kind.began >= self.window:
-                held = self.kinds.pop(key).held if kind else 0
-                gone = self.kinds.popitem(last=False) if len(self.kinds) >= MOST_KINDS else None
-                kind = self.kinds[key] = Kind(now)
-            if kind.passed < self.burst:
-                kind.passed += 1
+            group = self.groups.get(key)
+            if group is None or now - group.started >= self.window:
+                suppressed = self.groups.pop(key).suppressed if group else 0
+                evicted = self.groups.popitem(last=False) if len(self.groups) >= MAX_GROUPS else None
+                group = self.groups[key] = Group(now)
+            if group.admitted < self.burst:
+                group.admitted += 1
             else:
-                kind.held, held = kind.held + 1, -1
-                if request_id not in kind.ids and not kind.ids[1:]:
-                    kind.ids.append(request_id)
-        if gone and gone[1].held:
-            self.report(*gone)
-        return held
+                group.suppressed, suppressed = group.suppressed + 1, -1
+                if request_id not in group.request_ids and not group.request_ids[1:]:
+                    group.request_ids.append(request_id)
+        if evicted and evicted[1].suppressed:
+            self.report(*evicted)
+        return suppressed
 
-    def close(self, early: float = 0) -> None:
-        """Report what is held back of kinds whose window has ended, or ends within `early` seconds."""
+    def report_expired(self, early: float = 0) -> None:
+        """Report and drop groups with suppressed records whose window has ended, or ends within `early` seconds."""
         with self.lock:
-            end = monotonic() + early - self.window
-            over = [(key, kind) for key, kind in self.kinds.items() if kind.held and kind.began <= end]
-            for key, _ in over:
-                del self.kinds[key]
-        for key, kind in over:
-            self.report(key, kind)
+            latest_start = monotonic() + early - self.window
+            expired = [(key, one) for key, one in self.groups.items() if one.suppressed and one.started <= latest_start]
+            for key, _ in expired:
+                del self.groups[key]
+        for key, group in expired:
+            self.report(key, group)

@@ -1,4 +1,4 @@
-"""The server over standard input and output, for a client that starts it: `python -m app.integrations.mcp`."""
+"""The MCP server over standard input and output (stdio), started by its client: `python -m app.integrations.mcp`."""
 
 import asyncio
 import atexit
@@ -11,14 +11,14 @@ from app.integrations.mcp.tools import server
 from app.integrations.processes import set_up_process
 
 
-def end(*_: object) -> None:
-    """End at once with 0, after what is to be done at the end: a thread that waits for input would hold it up."""
-    atexit._run_exitfuncs()  # noqa: SLF001 - those of logging, and of whoever counts or sends
+def exit_immediately(*_: object) -> None:
+    """Run the exit handlers, then exit with 0; a normal exit would wait for the thread that reads standard input."""
+    atexit._run_exitfuncs()  # noqa: SLF001 - flushes logs and whatever integrations still have to send
     os._exit(0)
 
 
 set_up_process()
 server.client_log_level = read_settings(SETTINGS).log_level
 for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, end)
+    signal.signal(number, exit_immediately)
 asyncio.run(server.run_stdio_async(show_banner=False))

@@ -1,4 +1,4 @@
-"""Clients of other MCP servers: connected when first called, and again when lost, each without regard to the others."""
+"""Clients of other MCP servers: each connects on its first call, and reconnects after its connection was lost."""
 
 import asyncio
 import logging
@@ -29,182 +29,182 @@ from app.common.outbound import OutboundAsyncClient
 from app.common.request_id import current_request_id
 from app.common.task_record import inject
 from app.environment import PROJECT_ROOT
-from app.integrations.mcp.forwarding import Message, Messages
+from app.integrations.mcp.forwarding import Message, MessageWriter
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PAUSE: Final = 1.0
-"""Seconds in which a server that could not be reached is not tried again."""
+RETRY_SECONDS: Final = 1.0
+"""Seconds after a failed connection attempt before the next one."""
 
-PING_SECONDS: Final = 2.0
-UNANSWERED: Final = frozenset((CONNECTION_CLOSED, REQUEST_TIMEOUT, PARSE_ERROR, INVALID_REQUEST))
-"""Errors that may be the connection's; the last is what the SDK makes of a session that is not known any more."""
+PING_TIMEOUT: Final = 2.0
+CONNECTION_ERRORS: Final = frozenset((CONNECTION_CLOSED, REQUEST_TIMEOUT, PARSE_ERROR, INVALID_REQUEST))
+"""Error codes that may mean a lost connection; the SDK reports an expired session as INVALID_REQUEST."""
 
-# A process that does not end with its input is told to, and then made to: both within what a lifespan has to end in.
+# Seconds from closing standard input to SIGTERM, and from SIGTERM to SIGKILL: both must fit into the shutdown timeout.
 stdio.PROCESS_TERMINATION_TIMEOUT = stdio.FORCE_KILL_TIMEOUT = 1.0
 
 
-def without_traceback(line: logging.LogRecord) -> bool:
-    """Take a kilobyte off each line of what is no message at all, of which there may be thousands."""
-    line.exc_info = line.exc_text = None
+def drop_traceback(record: logging.LogRecord) -> bool:
+    """Remove the traceback (1 kB) from records about malformed messages, of which there may be thousands."""
+    record.exc_info = record.exc_text = None
     return True
 
 
-for name in ("mcp.client.stdio", "client"):  # the SDK's
-    logging.getLogger(name).addFilter(without_traceback)
+for name in ("mcp.client.stdio", "client"):  # loggers of the SDK
+    logging.getLogger(name).addFilter(drop_traceback)
 
 Transport = StdioTransport | StreamableHttpTransport
 
 
 class Server:
-    """One server: `call` its tools; raises ToolError for a refusal, NotReady where no answer comes."""
+    """The client of one MCP server. `target` is a URL or a command; `timeout` is in seconds."""
 
-    def __init__(self, label: str, target: str, settings: Settings, seconds: float, messages: Messages) -> None:
+    def __init__(self, label: str, target: str, settings: Settings, timeout: float, writer: MessageWriter) -> None:
         self.label = label
-        self._target, self._settings, self._seconds, self._messages = target, settings, seconds, messages
-        self._ready: asyncio.Future[Client[Transport]] | None = None
+        self._target, self._settings, self._timeout, self._writer = target, settings, timeout, writer
+        self._connection: asyncio.Future[Client[Transport]] | None = None
         self._lost = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._not_before = monotonic()
         self._in_flight: Counter[str] = Counter()
 
     async def call(self, tool: str, arguments: Mapping[str, Any] | None = None) -> CallToolResult:
-        """Call a tool under the current request's ID, and return what it gives."""
+        """Call a tool with the current request ID; raise ToolError if it fails, NotReady without a response."""
         try:
-            to_json(arguments)  # the SDK's connection would break, and with it the calls of others
+            to_json(arguments)  # arguments that are not JSON would break the SDK's connection, and other calls with it
         except ValueError as error:
-            raise ToolError(f"The arguments for {tool} are no JSON.") from error
+            raise ToolError(f"The arguments for {tool} are not valid JSON.") from error
         meta: dict[str, Any] = {}
         inject(meta)
-        request_id, ready = meta[REQUEST_ID_KEY], self._connection()
+        request_id, connection = meta[REQUEST_ID_KEY], self._connect()
         self._in_flight[request_id] += 1
         try:
-            async with asyncio.timeout(self._seconds):
-                client = await asyncio.shield(ready)
+            async with asyncio.timeout(self._timeout):
+                client = await asyncio.shield(connection)
                 return await client.call_tool(tool, dict(arguments or {}), meta=meta)
         except (ToolError, NotReady):
             raise
         except Exception as error:
-            raise self._failure(error, ready) from error
+            raise self._failure(error, connection) from error
         finally:
             self._in_flight[request_id] -= 1
-            self._in_flight += Counter()  # without those that are zero
+            self._in_flight += Counter()  # drops the zero counts
 
-    def _failure(self, error: Exception, ready: asyncio.Future[Client[Transport]]) -> Exception:
-        """Return what the caller is told; one call's failure harms no other, unless nothing comes any more."""
+    def _failure(self, error: Exception, connection: asyncio.Future[Client[Transport]]) -> Exception:
+        """Return the exception for the caller; close the connection only if a ping fails as well."""
         code = error.code if isinstance(error, MCPError) else None
-        if code in UNANSWERED or isinstance(error, (OSError, httpx2.TransportError)):
-            self._keep_task(self._check(ready))
-            return self._not_ready(error)
+        if code in CONNECTION_ERRORS or isinstance(error, (OSError, httpx2.TransportError)):
+            self._start_task(self._check_connection(connection))
+            return self._unavailable(error)
         if code is not None:
             return ToolError(str(error))
-        log.warning("A call of the MCP server %s failed", self.label, exc_info=error)
-        return ToolError(f"The MCP server {self.label} has given an answer that cannot be understood.")
+        log.warning("A call to the MCP server %s failed", self.label, exc_info=error)
+        return ToolError(f"The MCP server {self.label} sent an invalid response.")
 
-    def _not_ready(self, error: BaseException) -> NotReady:
-        what = {"server": self.label}
-        log.warning("The MCP server %s does not answer (%s)", self.label, type(error).__name__, extra=what)
-        return NotReady(f"The MCP server {self.label} does not answer.")
+    def _unavailable(self, error: BaseException) -> NotReady:
+        fields = {"server": self.label}
+        log.warning("The MCP server %s is unavailable (%s)", self.label, type(error).__name__, extra=fields)
+        return NotReady(f"The MCP server {self.label} is unavailable.")
 
-    async def _check(self, ready: asyncio.Future[Client[Transport]]) -> None:
-        """Give up a connection over which a ping is not answered either; others may wait for slow tools there."""
-        if ready.done() and self._ready is ready and not await answers(ready.result()):
-            self._lose(ready)
+    async def _check_connection(self, connection: asyncio.Future[Client[Transport]]) -> None:
+        """Discard a connection if a ping fails; if it succeeds, other calls may still wait there for slow tools."""
+        if connection.done() and self._connection is connection and not await responds_to_ping(connection.result()):
+            self._discard(connection)
 
-    def _keep_task(self, work: Coroutine[Any, Any, None]) -> None:
-        # With no request's IDs: a connection outlives the request that made it.
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        # An empty context, without request IDs: a connection outlives the request that opened it.
         task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _connection(self) -> "asyncio.Future[Client[Transport]]":
-        """Return the connection, to be awaited; one that is lost is made anew, at most once a second."""
-        if self._ready is not None and self._ready.done() and is_lost(self._ready.result()):
-            self._lose(self._ready)
-        if self._ready is None:
+    def _connect(self) -> "asyncio.Future[Client[Transport]]":
+        """Return the connection, which may still be opening; raise NotReady for a second after a failed attempt."""
+        if self._connection is not None and self._connection.done() and is_lost(self._connection.result()):
+            self._discard(self._connection)
+        if self._connection is None:
             if monotonic() < self._not_before:
-                raise NotReady(f"The MCP server {self.label} does not answer.")
+                raise NotReady(f"The MCP server {self.label} is unavailable.")
             self._lost = asyncio.Event()
-            self._ready = asyncio.get_running_loop().create_future()
-            self._keep_task(self._keep(self._ready, self._lost))
-        return self._ready
+            self._connection = asyncio.get_running_loop().create_future()
+            self._start_task(self._hold_connection(self._connection, self._lost))
+        return self._connection
 
-    def _lose(self, ready: asyncio.Future[Client[Transport]]) -> None:
-        if self._ready is ready:
+    def _discard(self, connection: asyncio.Future[Client[Transport]]) -> None:
+        if self._connection is connection:
             self._lost.set()
-            self._ready = None
+            self._connection = None
 
-    async def _keep(self, ready: asyncio.Future[Client[Transport]], lost: asyncio.Event) -> None:
-        """Hold a connection open until it is lost."""
+    async def _hold_connection(self, connection: asyncio.Future[Client[Transport]], lost: asyncio.Event) -> None:
+        """Open a connection, and hold it open until `lost` is set."""
         try:
             async with self._client() as client:
                 log.info("The MCP server %s is connected, protocol %s", self.label, client.protocol_version)
-                ready.set_result(client)
+                connection.set_result(client)
                 await lost.wait()
-        except (Exception, asyncio.CancelledError) as error:  # whatever a transport raises: nobody is to wait for ever
-            if not ready.done():
-                self._not_before = monotonic() + PAUSE
-                ready.set_exception(self._not_ready(error))
-                ready.exception()  # it may be that nobody waits any more
+        except (Exception, asyncio.CancelledError) as error:  # whatever it is, the waiting callers must get a result
+            if not connection.done():
+                self._not_before = monotonic() + RETRY_SECONDS
+                connection.set_exception(self._unavailable(error))
+                connection.exception()  # marks it as retrieved: all callers may have timed out
             else:
                 log.debug("The connection to the MCP server %s ended with %s", self.label, type(error).__name__)
         finally:
-            self._lose(ready)
+            self._discard(connection)
 
     def _client(self) -> Client[Transport]:
         transport = transport_of(self._target, self._settings)
-        seconds = self._seconds
-        return Client(transport, name=self.label, log_handler=self._hear, timeout=seconds, init_timeout=seconds)
+        timeout = self._timeout
+        return Client(transport, name=self.label, log_handler=self._on_message, timeout=timeout, init_timeout=timeout)
 
-    async def _hear(self, message: LogMessage) -> None:
-        """Take a message; `request_id` among its values counts only while we are calling under it."""
+    async def _on_message(self, message: LogMessage) -> None:
+        """Queue a message for logging; accept the `request_id` it names only while a call with that ID is in flight."""
         extra = message.data.get("extra") if isinstance(message.data, dict) else None
         claimed = (extra or {}).get("request_id") if isinstance(extra, dict) else None
-        known = list(self._in_flight)
-        request_id = next((one for one in (claimed, current_request_id()) if one in known), None)
+        in_flight = list(self._in_flight)
+        request_id = next((one for one in (claimed, current_request_id()) if one in in_flight), None)
         if request_id is None:
-            request_id = known[0] if len(known) == 1 else NO_REQUEST_ID
-        self._messages.put(Message.read(self.label, message.level, message.logger, message.data, request_id))
+            request_id = in_flight[0] if len(in_flight) == 1 else NO_REQUEST_ID
+        self._writer.put(Message.parse(self.label, message.level, message.logger, message.data, request_id))
 
     async def close(self) -> None:
-        """Let the connection go; a process that was started for it is ended."""
+        """Close the connection, and end the server's process if it was started by a command; take at most 3 s."""
         self._lost.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=3)
 
 
-async def answers(client: Client[Transport]) -> bool:
-    """Tell whether a server answers a ping within two seconds; that it knows none is an answer, too."""
+async def responds_to_ping(client: Client[Transport]) -> bool:
+    """Return whether a server responds to a ping within PING_TIMEOUT; "unknown method" is a response, too."""
     try:
-        async with asyncio.timeout(PING_SECONDS):
+        async with asyncio.timeout(PING_TIMEOUT):
             await client.ping()
     except MCPError as error:
-        return error.code not in UNANSWERED
+        return error.code not in CONNECTION_ERRORS
     except Exception:
         return False
     return True
 
 
 def is_lost(client: Client[Transport]) -> bool:
-    """Tell whether a connection is known to be gone: its process has ended, or its own task has failed."""
+    """Return whether a connection is known to be lost: its process has ended, or its task has failed."""
     transport = client.transport
-    # Undocumented, but what FastMCP itself asks before it uses a process again; a test fails should it be renamed.
+    # Private, but FastMCP itself calls it before it reuses a process; a test fails if it is renamed.
     ended = isinstance(transport, StdioTransport) and transport._is_session_dead()  # noqa: SLF001
     return ended or not client.is_connected()
 
 
 def transport_of(target: str, settings: Settings) -> Transport:
-    """Return the way to a server: HTTP for a URL, else a process that is started, with little of our environment."""
+    """Return the transport: HTTP for a URL; otherwise a new process that inherits few environment variables."""
     if target.startswith(("http://", "https://")):
         hosts = (*settings.outbound_hosts, httpx2.URL(target).netloc.decode("ascii"))
 
-        def http_client(**options: Any) -> httpx2.AsyncClient:  # noqa: ANN401 - those of FastMCP
+        def http_client(**options: Any) -> httpx2.AsyncClient:  # noqa: ANN401 - options of FastMCP
             return OutboundAsyncClient(header=settings.request_id_header, allowed_hosts=hosts, **options)
 
         return StreamableHttpTransport(target, httpx_client_factory=http_client)  # type: ignore[arg-type]
-    command, *words = shlex.split(target)
+    command, *arguments = shlex.split(target)
     command = sys.executable if command == "python" else command
-    # So that its lines are like ours; but no address, in which there may be a secret.
-    passed_on = {name: os.environ[name] for name in os.environ if re.match(r"(LOG_|MASKED_|PYTHON)(?!.*URL)", name)}
-    return StdioTransport(command, words, env=passed_on, cwd=str(PROJECT_ROOT), keep_alive=False)
+    # The logging settings give its log the same format. URLs are left out, as they may contain a secret.
+    env = {name: os.environ[name] for name in os.environ if re.match(r"(LOG_|MASKED_|PYTHON)(?!.*URL)", name)}
+    return StdioTransport(command, arguments, env=env, cwd=str(PROJECT_ROOT), keep_alive=False)

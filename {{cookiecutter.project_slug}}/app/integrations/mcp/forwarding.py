@@ -1,4 +1,4 @@
-"""What other servers say, as records of standard logging: logger `app.mcp.<label>`, ID of the request it is about."""
+"""Messages of other MCP servers become log records of the logger `app.mcp.<label>`, with the ID of their request."""
 
 import logging
 import queue
@@ -17,18 +17,18 @@ from app.integrations.mcp.propagation import LEVELS
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 1000
-"""Messages of a server that wait for being written; what comes on top is counted, and not written."""
+MAX_QUEUED: Final = 1000
+"""Messages per server that may wait to be written; further ones are dropped and counted."""
 MAX_TEXT: Final = 16_384
-"""Characters of a message, and of its values, that are kept."""
-OURS: Final = frozenset(("server", "mcp_level", "logger_name", "suppressed", "task", "state", "trace_id", "span_id"))
-"""Names under which a line tells what we know; another's values get an underscore."""
+"""Maximum length of a message's text in characters, and of its values as JSON."""
+FIELDS: Final = frozenset(("server", "mcp_level", "logger_name", "suppressed", "task", "state", "trace_id", "span_id"))
+"""Fields that only the service sets; a value of a message with such a name gets an underscore appended."""
 
 
 class Message(NamedTuple):
-    """What a server has said, which request it is about, and when it came (`perf_counter`).
+    """A message of a server, the ID of its request, and the time of arrival (`perf_counter`, seconds).
 
-    Its values are JSON still: sixteen thousand characters of it can be a third of a megabyte of objects.
+    `values` stays JSON text while it waits: as objects, 16,384 characters can take a third of a megabyte.
     """
 
     server: str
@@ -37,11 +37,11 @@ class Message(NamedTuple):
     text: str
     values: str
     request_id: str
-    came: float
+    received: float
 
     @classmethod
-    def read(cls, server: str, level: str, logger: str | None, data: object, request_id: str) -> "Message":
-        """Take apart what came: FastMCP's text and values, or any JSON; what is too long is cut or left out."""
+    def parse(cls, server: str, level: str, logger: str | None, data: object, request_id: str) -> "Message":
+        """Accept FastMCP's text and values, or any JSON; truncate a long text, omit values that are too long."""
         content = data if isinstance(data, dict) and "msg" in data else {"msg": data}
         text = content["msg"] if isinstance(content["msg"], str) else dump_json({"data": content["msg"]})
         extra = content.get("extra")
@@ -52,41 +52,41 @@ class Message(NamedTuple):
 
 
 def write(message: Message) -> None:
-    """Write a message as a record; no name among its values can break the record, or pass for one of ours."""
-    given = {f"{name}_" if name in OURS else name: value for name, value in from_json(message.values).items()}
-    given.pop("request_id", None)
-    text, values = with_values(f"{message.server}: {message.text}", given)
-    ours = {"server": message.server, "mcp_level": message.level, "logger_name": message.logger}
+    """Write a message as a log record; its values can neither break the record nor replace the service's own fields."""
+    extra = {f"{name}_" if name in FIELDS else name: value for name, value in from_json(message.values).items()}
+    extra.pop("request_id", None)
+    text, values = with_values(f"{message.server}: {message.text}", extra)
+    fields = {"server": message.server, "mcp_level": message.level, "logger_name": message.logger}
     level = LEVELS.get(message.level, logging.WARNING)
     logging.getLogger(f"app.mcp.{message.server}").log(
-        level, "%s", text, extra={**values, **ours, "request_id": logged_id(message.request_id)}
+        level, "%s", text, extra={**values, **fields, "request_id": logged_id(message.request_id)}
     )
-    observe_metric("mcp_log_message", perf_counter() - message.came, server=message.server, level=message.level)
+    observe_metric("mcp_log_message", perf_counter() - message.received, server=message.server, level=message.level)
 
 
-class Messages:
-    """Writes messages in a thread of its own, since a slow disk or pipe must not hold up the loop.
+class MessageWriter:
+    """Writes messages in a separate thread, because a slow disk or pipe must not block the event loop.
 
-    Each counter is written by one thread only: a sum of two threads could lose some.
+    Only one thread writes to each counter: increments by two threads could get lost.
     """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._taken, self._written, self._too_many, self._told = (Counter[str]() for _ in range(4))
+        self._queued, self._written, self._dropped, self._reported = (Counter[str]() for _ in range(4))
         self._thread = Thread(target=self._write_all, name="mcp-messages", daemon=True)
         self._thread.start()
 
     def put(self, message: Message) -> None:
-        """Take a message, or count it where too many of its server wait."""
+        """Queue a message; drop and count it if MAX_QUEUED messages of its server are waiting."""
         server = message.server
-        if self._taken[server] - self._written[server] < MAX_WAITING:
-            self._taken[server] += 1
+        if self._queued[server] - self._written[server] < MAX_QUEUED:
+            self._queued[server] += 1
             self._queue.put(message)
         else:
-            self._too_many[server] += 1
+            self._dropped[server] += 1
 
     def close(self, seconds: float) -> None:
-        """Write what waits, for as long as that; call it where nothing else waits, such as in a thread."""
+        """Write the queued messages, for at most `seconds`; this blocks, so call it in a thread."""
         self._queue.put(None)
         self._thread.join(seconds)
 
@@ -98,11 +98,11 @@ class Messages:
                 log.exception("A message of the MCP server %s could not be written", message.server)
             self._written[message.server] += 1
             if self._queue.empty():
-                self._tell_of_the_rest()
-        self._tell_of_the_rest()
+                self._report_dropped()
+        self._report_dropped()
 
-    def _tell_of_the_rest(self) -> None:
-        for server, number in list(self._too_many.items()):
-            if untold := number - self._told[server]:
-                self._told[server] = number
-                log.warning("%d messages of the MCP server %s were too many to be written", untold, server)
+    def _report_dropped(self) -> None:
+        for server, number in list(self._dropped.items()):
+            if unreported := number - self._reported[server]:
+                self._reported[server] = number
+                log.warning("%d messages of the MCP server %s were dropped: its queue was full", unreported, server)

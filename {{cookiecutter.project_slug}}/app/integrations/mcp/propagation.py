@@ -1,6 +1,6 @@
-"""What a tool says goes to the service's log and to its client; both, and the result, have the request's ID.
+"""Messages of a tool go to the log and to the client; both, like the tool's result, carry the request ID.
 
-`await ctx.info("…", extra={…})` and its like do so, as they stand in FastMCP's own documents.
+Tools use FastMCP's own methods, as in its documentation: `await ctx.info("…", extra={…})` and the other levels.
 """
 
 import logging
@@ -37,61 +37,61 @@ LEVELS: Final[dict[str, int]] = {
     "alert": logging.CRITICAL,
     "emergency": logging.CRITICAL,
 }
-"""The protocol's levels (RFC 5424), as those of standard logging."""
+"""The protocol's levels (RFC 5424), and the level of standard logging for each."""
 
 LOGGER: Final = "app.mcp"
 MAX_MESSAGE, MAX_EXTRA = 16_384, 65_536
-"""Characters that are sent; FastMCP's client ends a call whose stream has an event of more than a mebibyte."""
+"""Maximum characters sent to clients: FastMCP's client aborts a call whose stream has an event over 1 MiB."""
 
-send = Context.log
+send_to_client = Context.log
 log = logging.getLogger(LOGGER)
 
-# FastMCP's own handlers would write each line once more, in another form and without the ID.
+# FastMCP's own handlers would write each record a second time, in another format and without the ID.
 fastmcp.settings.log_enabled = False
 logging.getLogger("fastmcp").handlers.clear()
 logging.getLogger("fastmcp").propagate = True
-logging.getLogger("fastmcp.server.context.to_client").addFilter(lambda _: False)  # `write_and_send` has written it
-# Of each request without a session, at INFO.
-logging.getLogger("mcp.server.streamable_http").addFilter(lambda line: line.levelno > logging.INFO)
+logging.getLogger("fastmcp.server.context.to_client").addFilter(lambda _: False)  # `log_and_send` has logged it
+# At INFO it logs one record for each request without a session.
+logging.getLogger("mcp.server.streamable_http").addFilter(lambda record: record.levelno > logging.INFO)
 warnings.filterwarnings("ignore", "The logging capability is deprecated", MCPDeprecationWarning)
 
 
-async def write_and_send(
+async def log_and_send(
     ctx: Context,
     message: str,
     level: LoggingLevel | None = None,
     logger_name: str | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a line, whatever the client wants to hear, and send it; a client that is gone harms no tool."""
-    called_by = sys._getframe(1).f_globals["__name__"]  # noqa: SLF001 - what logging itself asks
+    """Log a message, whatever level the client asked for, and send it; a disconnected client does not stop the tool."""
+    caller = sys._getframe(1).f_globals["__name__"]  # noqa: SLF001 - as logging does to find the caller
     text, values = with_values(message, extra or {})
-    depth = 3 if called_by == Context.__module__ else 2  # `info` and its like call `log`
+    depth = 3 if caller == Context.__module__ else 2  # `ctx.info` and the like call `ctx.log`
     logging.getLogger(logger_name or LOGGER).log(LEVELS[level or "info"], text, extra=values, stacklevel=depth)
     try:
-        await send(ctx, redact(message)[:MAX_MESSAGE], level, logger_name, what_is_sent(extra or {}))
+        await send_to_client(ctx, redact(message)[:MAX_MESSAGE], level, logger_name, values_for_client(extra or {}))
     except Exception as error:
-        log.debug("The client gets no messages any more (%s)", type(error).__name__)
+        log.debug("A message could not be sent to the client (%s)", type(error).__name__)
 
 
-def what_is_sent(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values as JSON knows them, without secrets, with the ID; too long ones are left out as a whole."""
+def values_for_client(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON types, masked, with the request ID; omit all of them if they exceed MAX_EXTRA."""
     text = dump_json({str(name): value for name, value in extra.items()})
     try:
         values = redact.value(from_json(text)) if len(text) <= MAX_EXTRA else {"extra_omitted": len(text)}
-    except (RecursionError, ValueError):  # lists in lists, a hundred deep
+    except (RecursionError, ValueError):  # too deeply nested
         values = {"extra_omitted": len(text)}
     return {**values, "request_id": current_request_id()}
 
 
-setattr(Context, "log", write_and_send)  # noqa: B010 - mypy would have the parameter named `self`
+setattr(Context, "log", log_and_send)  # noqa: B010 - mypy would require the parameter name `self`
 
 
 class Propagation(Middleware):
-    """Works on each request of a client under its ID: that of the HTTP request, else the one in its `_meta`."""
+    """Binds the request ID to each MCP request: the ID of the HTTP request, or without one (stdio) that in `_meta`."""
 
     async def on_request(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:  # noqa: ANN401
-        """Bind the IDs, and write the last line of what does work."""
+        """Bind the IDs, and log the end of the request: at DEBUG, or at INFO or WARNING for those of WORK_METHODS."""
         name = " ".join(filter(None, (context.method, getattr(context.message, "name", None))))
         state = "failed"
         with extract(carrier_of(context), new_request_id()).begin(name) as record:
@@ -103,33 +103,33 @@ class Propagation(Middleware):
                 raise
             finally:
                 level = logging.INFO if state == "complete" else logging.WARNING
-                level = level if context.method in WORK else logging.DEBUG
+                level = level if context.method in WORK_METHODS else logging.DEBUG
                 record.finish(name, state, level, failed=state == "failed")
         return result
 
     async def on_call_tool(
         self, context: MiddlewareContext[CallToolRequestParams], call_next: CallNext[CallToolRequestParams, ToolResult]
     ) -> ToolResult:
-        """Give the result the ID; of what a tool has failed is in the log, and the client is told that it has."""
+        """Add the request ID to the result, and report a failure to the client; its traceback goes to the log only."""
         try:
             result = await call_next(context)
-        except (FastMCPError, NotFoundError, DisabledError) as error:  # what would become a result in any case
+        except (FastMCPError, NotFoundError, DisabledError) as error:  # FastMCP would turn them into a result as well
             request_id = current_request_id()
             result = ToolResult(f"{error} (request ID {request_id})", is_error=True)
             if context.fastmcp_context is not None:
-                told = {"tool": context.message.name, "request_id": request_id}
-                with suppress(Exception):  # a client that is gone
-                    await send(context.fastmcp_context, str(error), "error", LOGGER, told)
+                extra = {"tool": context.message.name, "request_id": request_id}
+                with suppress(Exception):  # the client has disconnected
+                    await send_to_client(context.fastmcp_context, str(error), "error", LOGGER, extra)
         if isinstance(result, ToolResult):
             result.meta = {**(result.meta or {}), REQUEST_ID_KEY: current_request_id()}
         return result
 
 
-WORK: Final = frozenset(("tools/call", "resources/read", "prompts/get"))
+WORK_METHODS: Final = frozenset(("tools/call", "resources/read", "prompts/get"))
 
 
 def carrier_of(context: MiddlewareContext[Any]) -> dict[str, Any]:
-    """Return what tells the IDs: of an HTTP request our own record, whatever the message says; else its `_meta`."""
+    """Return what carries the IDs: over HTTP those of the current request, whatever `_meta` says; otherwise `_meta`."""
     carrier: dict[str, Any] = {}
     if current_record.get() is not None:
         inject(carrier)

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus at /metrics: requests, their durations and sizes, log records; of all workers together."""
+"""Prometheus metrics at /metrics for all workers together: requests, durations, response sizes, log records."""
 
 import logging
 import os
@@ -29,57 +29,57 @@ LABELS = ("method", "route", "status")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 disable_created_metrics()
-values.Lock = RLock  # type: ignore[assignment, attr-defined] # a destructor that logs in the midst of a count would wait for ever
-requests = Counter("http_requests", "Requests that are over.", LABELS)
+values.Lock = RLock  # type: ignore[assignment, attr-defined] # reentrant: a destructor that logs during a count would deadlock
+requests = Counter("http_requests", "Completed requests.", LABELS)
 durations = Histogram("http_request_duration_seconds", "From arrival to the last byte.", LABELS, buckets=SECONDS)
-sizes = Histogram("http_response_size_bytes", "Bytes of the body.", LABELS, buckets=(100, 1e3, 1e4, 1e5, 1e6, 1e7))
-in_flight = Gauge("http_requests_in_flight", "Requests under way.", ("type",), multiprocess_mode="livesum")
-messages = Counter("log_messages", "Log records, access lines excepted.", ("level",))
-under_way = {kind: in_flight.labels(kind).track_inprogress() for kind in ("http", "websocket")}
+sizes = Histogram("http_response_size_bytes", "Size of the body.", LABELS, buckets=(100, 1e3, 1e4, 1e5, 1e6, 1e7))
+in_flight = Gauge("http_requests_in_flight", "Requests in progress.", ("type",), multiprocess_mode="livesum")
+messages = Counter("log_messages", "Log records, without access log lines.", ("level",))
+in_progress = {kind: in_flight.labels(kind).track_inprogress() for kind in ("http", "websocket")}
 levels = [messages.labels(level) for level in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")]
 bounds = [*map(str, SECONDS), "+Inf"]
 series: dict[tuple[str, ...], tuple[Counter, Histogram, Histogram]] = {}
-newest: dict[tuple[str, ...], Exemplar] = {}
-measured: dict[str, Histogram] = {}
-make_record, is_new = logging.getLogRecordFactory(), RepetitionFilter().filter
+exemplars: dict[tuple[str, ...], Exemplar] = {}
+histograms: dict[str, Histogram] = {}
+make_record, is_not_duplicate = logging.getLogRecordFactory(), RepetitionFilter().filter
 
 
 def install(app: FastAPI, _settings: object) -> None:
-    """Add /metrics, which is neither counted nor in the access log, and begin to count."""
+    """Add /metrics, whose successful requests are neither counted nor logged, and observe requests and measurements."""
     policy.excluded |= {PATH}
-    request_observers["metrics"], metric_observers["metrics"] = count_request, count_measure
+    request_observers["metrics"], metric_observers["metrics"] = count_request, observe_duration
 
     @app.get(PATH, include_in_schema=False)
     def metrics(request: Request) -> Response:
         if "x-forwarded-for" in request.headers:
-            raise HTTPException(404)  # through a proxy comes who is not Prometheus
-        form: Any = exposition
-        kind = exposition.CONTENT_TYPE_PLAIN_0_0_4
+            raise HTTPException(404)  # a client behind a proxy must not read the metrics
+        encoder: Any = exposition
+        mime = exposition.CONTENT_TYPE_PLAIN_0_0_4
         if "application/openmetrics-text" in request.headers.get("accept", ""):
-            form, kind = openmetrics, openmetrics.CONTENT_TYPE_LATEST
-        # A new connection each time, or a single worker would tell, and only it its exemplars.
-        return Response(form.generate_latest(Everything()), headers={"connection": "close"}, media_type=kind)
+            encoder, mime = openmetrics, openmetrics.CONTENT_TYPE_LATEST
+        # A kept-alive connection would show the exemplars of one worker only.
+        return Response(encoder.generate_latest(WorkersCollector()), headers={"connection": "close"}, media_type=mime)
 
 
 def wrap(app: ASGIApp, _settings: object) -> ASGIApp:
-    """Return the application with its requests in flight counted, scrapes excepted."""
+    """Return the application with its requests in flight counted, except scrapes."""
 
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+    async def count_in_flight(scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"] if scope.get("path") != PATH and COUNTED not in scope else "uncounted"
-        scope[COUNTED] = True  # also for an application like this one that is mounted
-        with under_way.get(kind, nullcontext()):
+        scope[COUNTED] = True  # a mounted application of this service must not count it again
+        with in_progress.get(kind, nullcontext()):
             await app(scope, receive, send)
 
-    return counted
+    return count_in_flight
 
 
 def count_request(record: RequestRecord) -> None:
-    """Count a request that is over; of a websocket (101) neither the time it was open nor what it has sent."""
+    """Count a completed request; a websocket (101) adds no duration and no size."""
     route, method, seconds = route_of(record.scope) or "_UNMATCHED", method_of(record), record.duration
     if route == PATH and record.status < 400:  # noqa: PLR2004
         return
     labels = (method if method in METHODS else "_OTHER", route, str(record.status))
-    if labels not in series:  # resolved once, as that takes longer than to count
+    if labels not in series:  # cached, since `labels` is slower than counting
         series[labels] = requests.labels(*labels), durations.labels(*labels), sizes.labels(*labels)
     count, duration, size = series[labels]
     count.inc()
@@ -87,21 +87,21 @@ def count_request(record: RequestRecord) -> None:
         duration.observe(seconds)
         size.observe(record.bytes_sent)
         if len(record.request_id) <= 128 - len("request_id"):  # OpenMetrics 1.0, "Exemplars"
-            example = Exemplar({"request_id": record.request_id}, seconds, record.ended_at)
-            newest[*labels, bounds[bisect_left(SECONDS, seconds)]] = example
+            exemplar = Exemplar({"request_id": record.request_id}, seconds, record.ended_at)
+            exemplars[*labels, bounds[bisect_left(SECONDS, seconds)]] = exemplar
 
 
-def count_measure(name: str, seconds: float, labels: Mapping[str, str]) -> None:
-    """Count what an integration has measured, in a histogram that is made when it is first needed."""
-    if name not in measured:
-        measured[name] = Histogram(f"{name}_seconds", "Measured by an integration.", [*labels], buckets=SECONDS)
-    measured[name].labels(**labels).observe(seconds)
+def observe_duration(name: str, seconds: float, labels: Mapping[str, str]) -> None:
+    """Add a duration measured by an integration to the histogram `<name>_seconds`, created on first use."""
+    if name not in histograms:
+        histograms[name] = Histogram(f"{name}_seconds", "Measured by an integration.", [*labels], buckets=SECONDS)
+    histograms[name].labels(**labels).observe(seconds)
 
 
-def make_and_count(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401 - what logging gives it
-    """Return a log record, counted where it is made: once, whatever handlers there are, and no access line."""
+def make_and_count(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401 - as in logging
+    """Return a new log record and count it: once for all handlers, and no access log line."""
     record = make_record(*args, **kwargs)
-    if record.levelno and is_new(record):  # without a level: the copy of one, by `logging.makeLogRecord`
+    if record.levelno and is_not_duplicate(record):  # `logging.makeLogRecord` makes copies, without a level
         levels[min(max(record.levelno // 10, 1), 5) - 1].inc()
     return record
 
@@ -109,13 +109,13 @@ def make_and_count(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN
 logging.setLogRecordFactory(make_and_count)
 
 
-class Everything(Collector):
-    """What all workers of gunicorn have counted, else this process; with exemplars, which are of this process alone."""
+class WorkersCollector(Collector):
+    """Collects the metrics of all gunicorn workers, or else of this process; exemplars are those of this process."""
 
     def collect(self) -> Iterator[Metric]:
-        """Give each metric with its samples."""
-        is_one_of_many = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        for metric in (MultiProcessCollector(None) if is_one_of_many else REGISTRY).collect():
+        """Yield each metric with its samples."""
+        has_workers = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        for metric in (MultiProcessCollector(None) if has_workers else REGISTRY).collect():
             if metric.name == "http_request_duration_seconds":
-                metric.samples = [one._replace(exemplar=newest.get((*one.labels.values(),))) for one in metric.samples]
+                metric.samples = [s._replace(exemplar=exemplars.get((*s.labels.values(),))) for s in metric.samples]
             yield metric

@@ -1,4 +1,4 @@
-"""Errors in Sentry, transactions and lines if wanted: docs/sentry.md says what of them is sent, and what is not."""
+"""Errors in Sentry, optionally transactions and log records; docs/sentry.md lists what is sent and what is not."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,51 +19,51 @@ from app.common.context.observers import injectors, task_observers
 from app.common.context.request_record import RequestRecord, current_record
 from app.common.logs.access_fields import method_of, path_of, policy, query_of
 from app.common.logs.filters import RepetitionFilter
-from app.common.logs.formatters import NOT_FOR_READERS, jsonable
+from app.common.logs.formatters import INTERNAL_ATTRIBUTES, jsonable
 from app.common.redaction import redact
 from app.environment import EnvironmentSettings, project_metadata, read_settings
 from app.settings import Settings
 
 DSN: Final = r"^https?://[^\s:/?#@]+@[\w.:\[\]-]+/([\w./-]*/)?[0-9]+$"
 IDS = {"request_id": "request_id", "transaction_id": "request_id", "current_id": "task_id", "parent_id": "parent_id"}
-NOT_SENT: Final = (*NOT_FOR_READERS, "_meta", "asctime", "sentry.message.")
+NOT_SENT: Final = (*INTERNAL_ATTRIBUTES, "_meta", "asctime", "sentry.message.")
 
 
 class SETTINGS(EnvironmentSettings, env_prefix="SENTRY_"):
-    """Where events go, and how many."""
+    """Project, names and sample rates of events."""
 
     dsn: str | None = Field(None, pattern=DSN, repr=False, description="https://key@host/1; empty: nothing is sent")
     environment: str = Field("production", pattern=r"^[^\s/]{1,64}$", description="name of the environment")
-    release: str | None = Field(None, pattern=r"^[^\s/\\]{1,200}$", description="empty: name@version of the project")
-    error_sample_rate: float = Field(1, ge=0, le=1, description="share of the errors that is sent")
+    release: str | None = Field(None, pattern=r"^[^\s/\\]{1,200}$", description="release name; empty: name@version")
+    error_sample_rate: float = Field(1, ge=0, le=1, description="share of errors that are sent, from 0 to 1")
     traces_sample_rate: float = Field(0, ge=0, le=1, description="share of requests and tasks sent as transactions")
-    logs: bool = Field(False, description="whether lines are sent as well, from INFO up")
+    logs: bool = Field(False, description="also send log records, from INFO up")
 
 
 def observe(*_: object) -> None:
-    """Send from now on what happens in this process; without SENTRY_DSN, change nothing."""
-    own, project = read_settings(SETTINGS), project_metadata()
-    if not own.dsn:
+    """Start sending what happens in this process; without SENTRY_DSN, change nothing."""
+    settings, project = read_settings(SETTINGS), project_metadata()
+    if not settings.dsn:
         return
     sentry_logging.ignore_logger(ACCESS_LOGGER)
-    # It would tell of each try to reach a Sentry that is away, three times for each event.
-    logging.getLogger("urllib3.connectionpool").addFilter(lambda line: line.threadName != "sentry-sdk.BackgroundWorker")
+    # urllib3 would log every attempt to reach Sentry while it is unavailable, three for each event.
+    logging.getLogger("urllib3.connectionpool").addFilter(lambda log: log.threadName != "sentry-sdk.BackgroundWorker")
     sentry_sdk.init(
-        own.dsn,
-        environment=own.environment,
-        release=own.release or f"{project.get('name', 'service')}@{project.get('version', '0')}",
-        sample_rate=own.error_sample_rate,
-        traces_sample_rate=own.traces_sample_rate or None,
-        enable_logs=own.logs,
-        default_integrations=False,  # they patch what is installed, and send headers, bodies, the process' arguments
-        integrations=[sentry_logging.LoggingIntegration(sentry_logs_level=logging.INFO if own.logs else None)],
+        settings.dsn,
+        environment=settings.environment,
+        release=settings.release or f"{project.get('name', 'service')}@{project.get('version', '0')}",
+        sample_rate=settings.error_sample_rate,
+        traces_sample_rate=settings.traces_sample_rate or None,
+        enable_logs=settings.logs,
+        default_integrations=False,  # they patch libraries, and send headers, bodies, the command line
+        integrations=[sentry_logging.LoggingIntegration(sentry_logs_level=logging.INFO if settings.logs else None)],
         server_name="",
         include_local_variables=False,
         before_send=finish_event,
         before_send_transaction=finish_event,
-        before_send_log=lambda line, _: clean(line) | {"attributes": clean(line["attributes"]) | ids()},
+        before_send_log=lambda log, _: clean(log) | {"attributes": clean(log["attributes"]) | id_tags()},
     )
-    injectors["sentry"], task_observers["sentry"] = inject_trace, followed
+    injectors["sentry"], task_observers["sentry"] = inject_trace, work_scope
     Finalize(None, sentry_sdk.flush, (1.0,), exitpriority=0)
 
 
@@ -71,67 +71,67 @@ install = observe
 
 
 def wrap(app: types.ASGIApp, settings: Settings) -> types.ASGIApp:
-    """Follow each request, in its sender's trace if IDs are taken over from everybody."""
-    wanted = (b"sentry-trace", b"baggage") if settings.request_id_trust == "always" else ()
+    """Return the application with a scope per request; with REQUEST_ID_TRUST=always it continues the caller's trace."""
+    trace_headers = (b"sentry-trace", b"baggage") if settings.request_id_trust == "always" else ()
 
-    async def watched(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
+    async def run_in_scope(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
         if (record := current_record.get()) is None or scope["type"] == "lifespan":
             await app(scope, receive, send)
-            sentry_sdk.flush(1.0)  # a process that a signal ends has no other end
+            sentry_sdk.flush(1.0)  # a process that a signal ends runs no exit handlers
             return
-        trace = {name.decode(): text.decode("latin-1") for name, text in scope["headers"] if name in wanted}
-        with followed(record, trace):
+        trace = {name.decode(): text.decode("latin-1") for name, text in scope["headers"] if name in trace_headers}
+        with work_scope(record, trace):
             await app(scope, receive, send)
 
-    return watched if sentry_sdk.get_client().is_active() else app
+    return run_in_scope if sentry_sdk.get_client().is_active() else app
 
 
 @contextmanager
-def followed(record: RequestRecord, trace: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Keep apart what belongs to a request or a task; after an error as well, since the line that tells it follows."""
-    before, kind = Scope.get_isolation_scope(), record.scope["type"]
+def work_scope(record: RequestRecord, trace: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Isolate a request or task; an outermost request keeps its scope, since its error is logged after it."""
+    outer, kind = Scope.get_isolation_scope(), record.scope["type"]
     Scope.set_isolation_scope(Scope(ScopeType.ISOLATION))
     trace = {name: str(value) for name, value in (trace or getattr(record, "headers", {})).items()}
-    begun: Any = NoOpSpan()
-    with suppress(ArithmeticError, ValueError):  # a hostile trace, such as one with the sample rate `inf`
+    started: Any = NoOpSpan()
+    with suppress(ArithmeticError, ValueError):  # a hostile header, such as the sample rate `inf`
         Scope.get_isolation_scope().generate_propagation_context(trace)
         if sentry_sdk.get_client().options["traces_sample_rate"] and not policy.excludes(record.scope):
             op = "queue.task" if kind == "task" else f"{kind}.server"
-            begun = sentry_sdk.start_transaction(sentry_sdk.continue_trace(trace, op=op, name=kind))
+            started = sentry_sdk.start_transaction(sentry_sdk.continue_trace(trace, op=op, name=kind))
     try:
-        with sentry_sdk.new_scope(), begun as transaction:
+        with sentry_sdk.new_scope(), started as transaction:
             yield
             if kind == "task":
                 transaction.set_status("internal_error" if record.failed else "ok")
             else:
                 transaction.set_http_status(record.status)
     finally:
-        if record.outer is not None or kind == "task":  # somebody goes on here
-            Scope.set_isolation_scope(before)
+        if record.outer is not None or kind == "task":  # the enclosing request or the worker continues in this context
+            Scope.set_isolation_scope(outer)
 
 
 def inject_trace(carrier: Any) -> None:  # noqa: ANN401
-    """Write the trace of a request or a task into what goes to others, but keep what stands there."""
-    if current_record.get() is not None:  # else it is the process' own, which all would share
+    """Write the trace of the current request or task into outgoing headers, keeping existing ones."""
+    if current_record.get() is not None:  # outside, all messages would share the trace of the process
         for name, value in sentry_sdk.get_current_scope().iter_trace_propagation_headers():
             carrier.setdefault(name, value)
 
 
 def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Say whose event it is, and take secrets out; drop what another one tells, as when it is raised once more."""
-    line, record, (_, error, _) = hint.get("log_record"), current_record.get(), hint.get("exc_info", (None,) * 3)
-    is_told = error and vars(error).setdefault("sentry_event", event["event_id"]) != event["event_id"]
-    if is_told or (line and not RepetitionFilter().filter(line)):
+    """Add the IDs to an event and redact secrets; drop the event of an error that was reported before."""
+    log_record, record, (_, error, _) = hint.get("log_record"), current_record.get(), hint.get("exc_info", (None,) * 3)
+    is_reported = error and vars(error).setdefault("sentry_event", event["event_id"]) != event["event_id"]
+    if is_reported or (log_record and not RepetitionFilter().filter(log_record)):
         return None
-    if line:
-        event["logentry"].pop("params", None)  # a task's arguments among them
+    if log_record:
+        event["logentry"].pop("params", None)  # they include the arguments of tasks
         for value in event.get("exception", {}).get("values", [])[-1:]:
-            value["mechanism"]["handled"] = line.name != ERROR_LOGGER
+            value["mechanism"]["handled"] = log_record.name != ERROR_LOGGER
     event = clean(event)
     if record:
         endpoint: Any = record.scope.get("endpoint")
-        place = getattr(record, "name", "") or qualname_from_function(endpoint) or "no route"
-        event |= {"tags": (event.get("tags") or {}) | ids(), "transaction": place}
+        name = getattr(record, "name", "") or qualname_from_function(endpoint) or "no route"
+        event |= {"tags": (event.get("tags") or {}) | id_tags(), "transaction": name}
         if event.get("type") == "transaction":
             event |= {"start_timestamp": record.started_at, "timestamp": record.started_at + record.elapsed()}
         if record.scope["type"] != "task":
@@ -140,11 +140,11 @@ def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 
 def clean(value: Any) -> Any:  # noqa: ANN401
-    """Return it without secrets, and without what repeats a message or its parts."""
+    """Return a copy without secrets and without the attributes in NOT_SENT."""
     return redact.value(jsonable(value), without=NOT_SENT)
 
 
-def ids() -> dict[str, str]:
-    """Return the tags of what runs, if anything does; asgi-correlation-id calls the request's ID `transaction_id`."""
+def id_tags() -> dict[str, str]:
+    """Return the IDs of the current request or task as tags; `transaction_id` is asgi-correlation-id's request ID."""
     record = current_record.get()
     return {tag: value for tag, name in IDS.items() if (value := getattr(record, name, NO_REQUEST_ID)) != NO_REQUEST_ID}

@@ -1,4 +1,4 @@
-"""structlog beside standard logging: its events become records of the standard logger, and so the service's lines."""
+"""structlog beside standard logging: its events become log records of the standard logger with the same name."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -15,43 +15,43 @@ from structlog.typing import EventDict, WrappedLogger
 
 from app.common.context.observers import log_fields, task_observers
 from app.common.context.request_record import RequestRecord, current_record
-from app.common.logs.extra import safe, shown, with_values
+from app.common.logs.extra import format_value, rename_reserved, with_values
 from app.common.task_record import TaskRecord
 from app.settings import Settings
 
-OF_LOGGING: Final = ("exc_info", "stack_info", "stacklevel")
+LOGGING_OPTIONS: Final = ("exc_info", "stack_info", "stacklevel")
 
 
 def install(_app: FastAPI, settings: Settings) -> None:
-    """Hand over what structlog is told."""
+    """Configure structlog for the service."""
     observe(settings)
 
 
 def observe(_settings: Settings) -> None:
-    """Hand it over to standard logging, in this process, and show what is bound in each line."""
-    log_fields["structlog"], task_observers["structlog"] = bound, nothing_bound
+    """Configure structlog in this process: it logs through standard logging, and every record has the bound values."""
+    log_fields["structlog"], task_observers["structlog"] = bound_values, without_bound_values
     structlog.configure(
-        processors=[filter_by_level, PositionalArgumentsFormatter(), hand_over],
+        processors=[filter_by_level, PositionalArgumentsFormatter(), to_log_kwargs],
         wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=StandardLoggers(),
+        logger_factory=StandardLoggerFactory(),
         cache_logger_on_first_use=True,
     )
 
 
 def wrap(app: ASGIApp, _settings: Settings) -> ASGIApp:
-    """Begin each request with nothing bound; what it binds stays for its last lines, as the server's task ends then."""
+    """Clear the bound values at the start of each request, but not at its end: the access log line needs them."""
 
-    async def unbound(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         record = current_record.get()
-        with nothing_bound(record) if record else nullcontext():
+        with without_bound_values(record) if record else nullcontext():
             await app(scope, receive, send)
 
-    return unbound
+    return middleware
 
 
 @contextmanager
-def nothing_bound(record: RequestRecord) -> Iterator[None]:
-    """Begin with nothing bound; give it back to whoever goes on here: another task, or who has called this one."""
+def without_bound_values(record: RequestRecord) -> Iterator[None]:
+    """Clear the bound values; restore them only where the context lives on: after a task or an in-process request."""
     before = get_contextvars()
     clear_contextvars()
     try:
@@ -62,30 +62,30 @@ def nothing_bound(record: RequestRecord) -> Iterator[None]:
             bind_contextvars(**before)
 
 
-class StandardLoggers(LoggerFactory):
-    """Gives standard loggers whose lines have the file and the line of who has called structlog."""
+class StandardLoggerFactory(LoggerFactory):
+    """Returns standard loggers whose records have the file and the line number of the call of structlog."""
 
     def __init__(self) -> None:
         before = logging.getLoggerClass()
         super().__init__(["app.integrations.structlog"])
         self.find_caller = logging.getLoggerClass().findCaller
-        logging.setLoggerClass(before)  # theirs would be for every logger, but only for those that are made later
+        logging.setLoggerClass(before)  # structlog would replace the class of every logger that is created later
 
     def __call__(self, *args: Any) -> logging.Logger:  # noqa: ANN401 - structlog's
-        """Return the logger with the name that was asked for, else with that of the calling module."""
+        """Return the logger of the given name, by default that of the calling module."""
         logger = super().__call__(*args)
         logger.findCaller = MethodType(self.find_caller, logger)  # type: ignore[method-assign]
         return logger
 
 
-def hand_over(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Return what the logger's method is called with; in a text line the values stand behind the message."""
-    options = {name: event.pop(name) for name in OF_LOGGING if name in event}
+def to_log_kwargs(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return the arguments for the logger's method; in the text format, the values are appended to the message."""
+    options = {name: event.pop(name) for name in LOGGING_OPTIONS if name in event}
     message, values = with_values(str(event.pop("event", "")), event)
     return {"msg": message, "extra": values, **options}
 
 
-def bound() -> Mapping[str, object]:
-    """Return what `bind_contextvars` has bound here, for every line, whoever writes it."""
+def bound_values() -> Mapping[str, object]:
+    """Return the values of `bind_contextvars` in this context, for every log record and from any logger."""
     values = get_contextvars()
-    return {name: shown(value) for name, value in safe(values).items()} if values else {}
+    return {name: format_value(value) for name, value in rename_reserved(values).items()} if values else {}

@@ -1,4 +1,4 @@
-"""Where spans go: to the collector that OpenTelemetry's own variables name; without one, nobody records any."""
+"""Export of spans to the collector in OTEL_EXPORTER_OTLP_ENDPOINT; without one, no span is recorded."""
 
 import logging
 import os
@@ -18,65 +18,65 @@ from app.environment import EnvironmentSettings, project_metadata, read_settings
 from app.settings import get_settings
 
 PAIRS: Final = r"^[^=,]+=[^=,]*(,[^=,]+=[^,]*)*$"
-SAMPLERS: Final = r"^(parentbased_)?(always_on|always_off|traceidratio)$"
-WHICH: Final = "always_on, always_off or traceidratio; after parentbased_ only for traces that begin here"
-PLACE: Final = "collector, such as http://127.0.0.1:4318; empty: nothing is recorded, and nothing sent"
-KEYS: Final = "headers for the collector, such as a key: name=value,name=value"
+SAMPLER_NAMES: Final = r"^(parentbased_)?(always_on|always_off|traceidratio)$"
+SAMPLER: Final = "always_on, always_off or traceidratio; with prefix parentbased_: only for traces that start here"
+ENDPOINT: Final = "URL of the collector, such as http://127.0.0.1:4318; empty: nothing is recorded or sent"
+HEADERS: Final = "headers for the collector, such as an API key: name=value,name=value"
 log = logging.getLogger(__name__)
 
 
 class SETTINGS(EnvironmentSettings, env_prefix="OTEL_"):
-    """The standard's own variables; those that are not here, such as OTEL_BSP_SCHEDULE_DELAY, work as well."""
+    """OpenTelemetry's variables that are checked at startup; others, such as OTEL_BSP_SCHEDULE_DELAY, also apply."""
 
-    exporter_otlp_endpoint: str | None = Field(None, pattern=server_url("https?"), repr=False, description=PLACE)
-    exporter_otlp_headers: str | None = Field(None, pattern=PAIRS, repr=False, description=KEYS)
-    exporter_otlp_protocol: Literal["http/protobuf"] = Field("http/protobuf", description="the only one that is spoken")
-    service_name: str | None = Field(None, description="the service's name in traces; empty: the project's")
-    resource_attributes: str | None = Field(None, pattern=PAIRS, description="of each span: name=value,name=value")
-    traces_sampler: str = Field("parentbased_always_on", pattern=SAMPLERS, description=WHICH)
-    traces_sampler_arg: float = Field(1, ge=0, le=1, description="share of traces that traceidratio records")
-    sdk_disabled: bool = Field(False, description="true: nothing is recorded, whatever else is set")
+    exporter_otlp_endpoint: str | None = Field(None, pattern=server_url("https?"), repr=False, description=ENDPOINT)
+    exporter_otlp_headers: str | None = Field(None, pattern=PAIRS, repr=False, description=HEADERS)
+    exporter_otlp_protocol: Literal["http/protobuf"] = Field("http/protobuf", description="the only supported one")
+    service_name: str | None = Field(None, description="service name in traces; empty: the project's name")
+    resource_attributes: str | None = Field(None, pattern=PAIRS, description="on all spans: name=value,name=value")
+    traces_sampler: str = Field("parentbased_always_on", pattern=SAMPLER_NAMES, description=SAMPLER)
+    traces_sampler_arg: float = Field(1, ge=0, le=1, description="share of traces for traceidratio, from 0 to 1")
+    sdk_disabled: bool = Field(False, description="true: nothing is recorded or sent")
 
 
 class Exporter(OTLPSpanExporter):
-    """Says once that the collector is away, in the library's words, and once that it is back."""
+    """Logs the first failed export, with the library's message, and the first success after it."""
 
-    is_away = False
+    is_failing = False
 
-    def is_news(self, _: logging.LogRecord) -> bool:
-        """Let the first of the library's lines pass, and no other until the collector is back."""
-        was_away, self.is_away = self.is_away, True
-        return not was_away
+    def is_first_failure(self, _: logging.LogRecord) -> bool:
+        """Filter the library's log records: admit one, and the next only after an export has succeeded."""
+        was_failing, self.is_failing = self.is_failing, True
+        return not was_failing
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send spans; those that the collector does not take in time are lost."""
+        """Send spans; those that the collector does not accept before the timeout are lost."""
         result = super().export(spans)
-        if self.is_away and result is SpanExportResult.SUCCESS:
-            self.is_away = False
-            log.warning("The collector of traces takes spans again")
+        if self.is_failing and result is SpanExportResult.SUCCESS:
+            self.is_failing = False
+            log.warning("The trace collector accepts spans again")
         return result
 
 
 class Processor(BatchSpanProcessor):
-    """Sends from a thread of its own, which does not keep the process from its end."""
+    """Sends spans from a background thread, which does not delay the exit of the process."""
 
     def shutdown(self) -> None:
-        """Send what is left, and return in time even if the collector hangs."""
+        """Send the remaining spans; return after `stop_seconds()` even if the collector hangs."""
         self._batch_processor.shutdown(round(1000 * stop_seconds()))
 
 
 def stop_seconds() -> float:
-    """Return how long the collector may take when the process ends, for each of two tries."""
+    """Return the timeout in seconds of each of the two last exports: of the lifespan and of the process."""
     return min(2, get_settings().graceful_timeout / 16)
 
 
-def start() -> None:
-    """Have spans of this process recorded and sent, if a collector is named; a provider that is there already stays."""
-    own = read_settings(SETTINGS)
-    if not own.exporter_otlp_endpoint or own.sdk_disabled or isinstance(trace.get_tracer_provider(), TracerProvider):
+def start_export() -> None:
+    """Record and send the spans of this process if there is a collector; an existing tracer provider stays."""
+    otel = read_settings(SETTINGS)
+    if not otel.exporter_otlp_endpoint or otel.sdk_disabled or isinstance(trace.get_tracer_provider(), TracerProvider):
         return
-    given = own.model_dump(include=own.model_fields_set, exclude_none=True)
-    os.environ.update({variable_of(SETTINGS, name): str(value) for name, value in given.items()})  # what `.env` says
+    variables = otel.model_dump(include=otel.model_fields_set, exclude_none=True)
+    os.environ.update({variable_of(SETTINGS, name): str(value) for name, value in variables.items()})  # from `.env`
     resource = Resource.create()
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: project_metadata().get("name", "service")}))
@@ -84,13 +84,13 @@ def start() -> None:
     provider.add_span_processor(Processor(exporter))
     trace.set_tracer_provider(provider)
     Finalize(None, provider.shutdown, exitpriority=0)
-    for speaker in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
-        logging.getLogger(f"opentelemetry.{speaker}").addFilter(exporter.is_news)
+    for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
+        logging.getLogger(f"opentelemetry.{name}").addFilter(exporter.is_first_failure)
 
 
 def flush() -> None:
-    """Send what is there, and return in time even if the collector hangs."""
+    """Send the spans recorded so far; return after `stop_seconds()` even if the collector hangs."""
     if isinstance(provider := trace.get_tracer_provider(), TracerProvider):
-        sender = Thread(target=provider.force_flush, daemon=True)
-        sender.start()
-        sender.join(stop_seconds())
+        thread = Thread(target=provider.force_flush, daemon=True)
+        thread.start()
+        thread.join(stop_seconds())
