@@ -1,6 +1,6 @@
-# `make run` generates a service, starts it, and shows where the ID of a request appears. `make test` takes 5 minutes and
-# needs make, git, and Python 3.11 or newer. `make test-all` runs all tests in 25 minutes, and lists missing programs.
-# uv is taken from PATH, or else installed into .uv.
+# `make run` generates a service, starts it, and shows where the ID of a request appears. `make test` checks a change in 5
+# minutes; it needs make, git, and Python 3.11 or newer. `make test-all` runs all tests in 25 minutes, and lists the
+# programs that are missing. uv is taken from PATH, or else installed into .uv.
 
 UV_VERSION := 0.13.8
 OWN_UV := .uv/$(UV_VERSION)/bin/uv
@@ -60,7 +60,7 @@ bench: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked python -m benchmarks.template_times "$(UV)"
 
 # Counts the CPU instructions of a request, here and in another commit (default: HEAD): make guard ARGS=COMMIT. Fails if
-# there are 3 % more here. Needs valgrind.
+# the service needs over 3 % more here. Needs valgrind.
 guard: $(filter $(OWN_UV),$(UV))
 	"$(UV)" run --quiet --locked python -m benchmarks.instructions "$(UV)" $(ARGS)
 

@@ -46,7 +46,7 @@ Subjects = Mapping[str, tuple[Subject, Environment]]
 
 
 def measure_footprints(subjects: Subjects, folder: Path, cores: Cores) -> dict[str, Footprint]:
-    """Measure the subjects in turn, one running at a time: PSS counts a page that processes share only in part."""
+    """Measure the subjects in turn; only one runs at a time, as PSS divides a page by the processes that share it."""
     found = {}
     for name, what in subjects.items():
         import_time(*what, folder / name)  # the first import also compiles

@@ -62,7 +62,7 @@ UNIT_OF_SLOPE = {
     "log lines of 100 characters per request": 1,
     "loggers, with one log line per request": 1_000,
 }
-# With one connection, the worker wakes up for every request: a cost that is not one of an additional connection.
+# The size at which a slope starts. With one connection, the worker wakes up for every request, which costs more.
 FIRST_OF_SLOPE = {"connections": CONNECTIONS}
 
 Results = Mapping[tuple[str, str, int], list[float]]

@@ -100,7 +100,7 @@ def header() -> Ingredients:
 
 
 def access_line(form: str) -> Ingredients:
-    """Return the access log line: formatted, formatted and written, and passed through `logging`."""
+    """Return three steps of the access log: format a line, format and write it, and do both through `logging`."""
     request = finished_request()
     formatter, record = logger.handlers[0].formatter, AccessRecord(request)
     assert formatter is not None

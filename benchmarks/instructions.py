@@ -2,8 +2,8 @@
 
 valgrind's callgrind counts the instructions that the processor executes. Unlike a time, the count does not depend on
 the load of the machine. It depends on the machine itself, so one run counts both the working tree and another commit,
-HEAD by default. Each application runs twice, with few and with many requests. The difference of both counts excludes
-the start.
+HEAD by default. Each application runs twice, with few and with many requests; the difference of the two counts does not
+include the startup.
 """
 
 import os
@@ -25,7 +25,7 @@ from scripts.snapshot import ROOT
 
 FEW, MANY = 200, 1200
 TOLERANCE = 0.03
-"""By which share the instructions of a request to the whole service may grow."""
+"""The share by which the instructions of a request to the whole service may grow."""
 IN_PROCESS = ROOT / "benchmarks" / "in_process.py"
 PACKAGES = ("fastapi", "pydantic", "pydantic-core", "starlette", "starlette-context", "uvloop")
 

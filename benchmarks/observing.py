@@ -78,7 +78,7 @@ def sink() -> Iterator[str]:
 
 
 def processor_time(pid: int) -> float:
-    """Return the CPU time in microseconds of all running threads of a process."""
+    """Return the CPU time of a process in microseconds, without threads that have ended."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 

@@ -76,7 +76,7 @@ class RunningSubject(Service):
             os.truncate(log, 0)
 
     def check(self) -> None:
-        """Send one request; raise RuntimeError if the response or the access log line differs from the subject."""
+        """Send one request; raise RuntimeError if its response or access log line is not as the subject requires."""
         self.truncate_logs()
         response = self.request("GET", PATH)
         body, header = response.json(), "".join(response.header_values("X-Request-ID"))
@@ -102,7 +102,7 @@ class RunningSubject(Service):
                 raise RuntimeError(f"{self.subject.title} has not loaded {library}.")
 
     def _check_log(self, request_id: str) -> None:
-        """Wait for the access log line, which may follow the response; if none is expected, check once idle."""
+        """Wait for the access log line, which may follow the response; if none is expected, check the log when idle."""
         if self.subject.line:
             title = self.subject.title
             wait_for(

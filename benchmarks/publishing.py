@@ -96,8 +96,8 @@ def main(uv: Path) -> int:
             "each, with the quartiles.",
             "",
             "- **Library alone** sends as the library's documentation shows.",
-            "- **This template** sends while it handles a request. The message carries the IDs of the origin request",
-            "  and of its parent.",
+            "- **This template** sends while it handles a request. The message carries the ID of the origin request",
+            "  and a parent ID.",
         ]
         publish(
             "publishing",

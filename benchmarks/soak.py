@@ -1,8 +1,8 @@
 """Sends a million requests of mixed kinds to two workers: `python -m benchmarks.soak UV [--requests 1000000]`.
 
 Each request must get one response and one access log line. No ID may occur twice, no log line may be torn, no worker
-may die, and neither memory nor file descriptors may grow. Each violation is reported in a sentence, and the exit code
-is 1.
+may die, and neither memory nor file descriptors may grow. Each violation is reported in a sentence; with any violation
+the exit code is 1.
 """
 
 import sys

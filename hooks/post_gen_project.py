@@ -67,7 +67,7 @@ def toml_string(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Escape the Markdown markup in `text`. The result is not for the start of a line, where more is markup."""
+    """Escape Markdown markup in `text`. Do not put the result at the start of a line: there, more is markup."""
     return MARKUP.sub(lambda match: "\\" + match[0], text)
 
 

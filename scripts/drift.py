@@ -39,7 +39,7 @@ STEPS = (
     # 503: a server that an option needs, such as a broker, is not running here.
     (Step("readiness", "/readyz", logs=False), {200, 503}),
 )
-# Variables that pass the options of `make drift` on to the service's Makefile.
+# With these variables make would pass the options of `make drift` on to `make test` of the service; `run` removes them.
 MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
 UPGRADED, HELD_BACK = "Upgraded", "Newer versions that pyproject.toml does not allow"
 
@@ -82,7 +82,7 @@ def generate(template: Path, work: Path, uv: Path, row: Row) -> Path:
 
 def update(project: Path, uv: Path, versions: dict[str, set[str]]) -> None:
     """Upgrade every package as far as pyproject.toml allows, install it, and add the changes to `versions`."""
-    run(project, uv, uv, "lock", "--check")  # the generated lock file must be valid before the upgrade repairs it
+    run(project, uv, uv, "lock", "--check")  # the next command would repair an invalid lock file
     output = run(project, uv, uv, "lock", "--upgrade")
     versions[UPGRADED].update(re.findall(r"^(?:Added|Removed|Updated) (.+)$", output, re.MULTILINE))
     tree = run(project, uv, uv, "tree", "--locked", "--outdated", "--depth=1")

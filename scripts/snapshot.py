@@ -1,4 +1,4 @@
-"""Copy the files of the repository without caches: a service that is rendered from the working folder has them too."""
+"""Copy the files of the repository without caches, which would become part of a generated service."""
 
 import os
 import shutil

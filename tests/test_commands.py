@@ -116,7 +116,7 @@ class Environments:
         return must(run(["sh", "-c", command], folder, self.variables, typed)).stdout
 
     def commit(self, folder: Path) -> None:
-        """Commit all files; create the repository if there is none."""
+        """Commit all files, in a new repository if the folder has none yet."""
         self.run("git init --quiet && git add --all && git commit --quiet --message=All", folder)
 
     @cached_property
@@ -371,7 +371,7 @@ def check_rotation(environments: Environments, line: str) -> None:
 WORKERS = {"celery": r"uv run celery .+ worker", "saq": r"uv run saq \S+", "faststream": r"uv run faststream run \S+"}
 """Patterns of the commands that start the workers."""
 
-READY = {"celery": " ready", "saq": "Worker starting", "faststream": "The broker at .+ answers"}
+READY = {"celery": " ready", "saq": "Worker starting", "faststream": "Connected to the broker at "}
 """What the workers log when they are ready."""
 
 

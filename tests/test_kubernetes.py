@@ -28,7 +28,7 @@ pytestmark = pytest.mark.full
 Manifest = dict[str, Any]
 
 FOLDER = TEMPLATE_DIR / "deploy" / "k8s"
-# From the oldest version with the `sleep` action and without a feature gate, to the newest one with a schema.
+# From the oldest version whose `sleep` action needs no feature gate, to the newest one that has a schema.
 OLDEST_CLUSTER = 30
 VERSIONS = [f"1.{minor}" for minor in range(OLDEST_CLUSTER, int(latest_version().split(".")[1]) + 1)]
 # The oldest kubectl whose Kustomize supports `envs` and `patches`; docs/kubernetes.md names it.

@@ -67,9 +67,9 @@ def answers(request: pytest.FixtureRequest) -> Row:
 
 
 @pytest.fixture(scope="module")
-def made(answers: Row, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(answers: Row, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of this combination; read-only."""
-    return make(repository, answers, tmp_path_factory.mktemp("made") / "trail-service")
+    return make(repository, answers, tmp_path_factory.mktemp("generated") / "trail-service")
 
 
 def text_files(project: Path) -> dict[str, str]:
@@ -89,18 +89,18 @@ def is_below(name: str, paths: set[str]) -> bool:
 
 
 def test_project_has_the_files_of_the_template_without_those_of_declined_options(
-    made: Path, repository: Path, answers: Row
+    generated: Path, repository: Path, answers: Row
 ) -> None:
     removed = post.declined_items(FEATURES, [option for option in OPTIONS if answers[option]], "paths")
     removed |= {"features.json", "licenses"}
     expected = {name for name in files_below(repository / TEMPLATE) if not is_below(name, removed)}
-    assert files_below(made) == expected | {"LICENSE"}
-    assert [path for path in made.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+    assert files_below(generated) == expected | {"LICENSE"}
+    assert [path for path in generated.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
 
 
-def test_no_file_mentions_a_declined_option(made: Path, answers: Row) -> None:
+def test_no_file_mentions_a_declined_option(generated: Path, answers: Row) -> None:
     """Neither its name nor its packages or its `words` in features.json; another test checks the lock file."""
-    texts = {name: text.lower() for name, text in text_files(made).items() if name not in {"uv.lock", "LICENSE"}}
+    texts = {name: text.lower() for name, text in text_files(generated).items() if name not in {"uv.lock", "LICENSE"}}
     texts["app/main.py"] = FASTAPI_TELEMETRY.sub("", texts["app/main.py"])
     allowed = {word for option in OPTIONS if answers[option] for word in words_of(option)}
     for option in (option for option in OPTIONS if not answers[option]):
@@ -109,11 +109,11 @@ def test_no_file_mentions_a_declined_option(made: Path, answers: Row) -> None:
             assert found == [], f"{word!r} of the declined option {option} is in these files"
 
 
-def test_code_is_identical_to_the_template(made: Path, repository: Path) -> None:
-    names = [name for name in files_below(made) if name.endswith((".py", ".json"))]
+def test_code_is_identical_to_the_template(generated: Path, repository: Path) -> None:
+    names = [name for name in files_below(generated) if name.endswith((".py", ".json"))]
     assert len(names) > 40
     template = repository / TEMPLATE
-    assert [name for name in names if (made / name).read_bytes() != (template / name).read_bytes()] == []
+    assert [name for name in names if (generated / name).read_bytes() != (template / name).read_bytes()] == []
 
 
 @cache
@@ -130,18 +130,18 @@ def imported_by(name: str) -> set[str]:
     return {file for file in files if (TEMPLATE_DIR / file).is_file()}
 
 
-def test_no_module_imports_a_module_of_a_declined_option(made: Path) -> None:
+def test_no_module_imports_a_module_of_a_declined_option(generated: Path) -> None:
     """In the template mypy checks that all imports exist; here only the files of declined options can be missing."""
-    files = files_below(made)
+    files = files_below(generated)
     modules = {name for name in files if name.endswith(".py")}
     assert len(set().union(*map(imported_by, modules))) > 20
     assert {name: missing for name in modules if (missing := imported_by(name) - files)} == {}
 
 
-def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path) -> None:
+def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(generated: Path) -> None:
     toml, yml = tomllib.loads, yaml.safe_load
     readers: dict[str, Callable[[str], object]] = {".py": ast.parse, ".json": json.loads, ".toml": toml, ".lock": toml}
-    for name, text in text_files(made).items():
+    for name, text in text_files(generated).items():
         (readers | {".yaml": yml, ".yml": yml}).get(Path(name).suffix, str)(text)
         assert not text or text.endswith("\n"), name
         assert not text.endswith("\n\n"), name
@@ -154,18 +154,18 @@ def test_every_file_can_be_parsed_and_has_no_fence_tag_or_placeholder(made: Path
             assert not re.search(r"(?<!\$)\{\{|\{%|\{#|<year>|<holder>", text), name
 
 
-def test_lock_is_what_uv_would_write_and_has_no_unneeded_package(made: Path) -> None:
-    lock = (made / "uv.lock").read_bytes()
-    must(run([UV, "lock", "--offline"], made))
-    assert (made / "uv.lock").read_bytes() == lock
+def test_lock_is_what_uv_would_write_and_has_no_unneeded_package(generated: Path) -> None:
+    lock = (generated / "uv.lock").read_bytes()
+    must(run([UV, "lock", "--offline"], generated))
+    assert (generated / "uv.lock").read_bytes() == lock
     needed = re.findall(r'\{ name = "([^"]+)"', lock.decode())
     assert set(post.LOCKED_NAMES.findall(lock.decode())) - set(needed) == {VALID_ANSWERS["project_slug"]}
 
 
-def test_ruff_has_no_findings(made: Path) -> None:
+def test_ruff_has_no_findings(generated: Path) -> None:
     ruff = Path(sys.executable).with_name("ruff")
-    must(run([ruff, "format", "--check", "--no-cache"], made))
-    must(run([ruff, "check", "--no-cache"], made))
+    must(run([ruff, "format", "--check", "--no-cache"], generated))
+    must(run([ruff, "check", "--no-cache"], generated))
 
 
 def is_same_file(one: Path, other: Path) -> bool:
@@ -177,7 +177,7 @@ def is_same_file(one: Path, other: Path) -> bool:
 def test_project_of_these_tests_is_identical_to_that_of_cookiecutter(
     repository: Path, tmp_path: Path, row: Row
 ) -> None:
-    expected = make(repository, row, tmp_path / "made")
+    expected = make(repository, row, tmp_path / "generated")
     project = bake(repository, tmp_path / "baked", **{**VALID_ANSWERS, **row})
     assert files_below(project) == files_below(expected)
     assert [file for file in files_below(project) if not is_same_file(project / file, expected / file)] == []
@@ -189,8 +189,8 @@ def lines_of_code(files: Collection[Path]) -> int:
 
 
 def test_smallest_service_is_below_its_size_limits(repository: Path, tmp_path: Path) -> None:
-    made = make(repository, dict.fromkeys(OPTIONS, False), tmp_path / "smallest")
-    files = [made / name for name in files_below(made)]
+    generated = make(repository, dict.fromkeys(OPTIONS, False), tmp_path / "smallest")
+    files = [generated / name for name in files_below(generated)]
     assert len(files) <= MAX_FILES
     assert lines_of_code(files) <= MAX_LINES
 
@@ -224,7 +224,7 @@ def test_every_question_has_a_prompt() -> None:
 
 
 def test_every_file_is_copied_and_not_rendered(repository: Path) -> None:
-    """No pattern matches a folder: cookiecutter would copy it as a whole, over an existing one."""
+    """No pattern matches a folder: cookiecutter would replace an existing folder as a whole."""
     patterns = QUESTIONS["_copy_without_render"]
     names = files_below(repository / TEMPLATE)
     folders = {parent.as_posix() for name in names for parent in Path(name).parents} - {"."}

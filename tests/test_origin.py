@@ -42,7 +42,7 @@ def record(service: Path, template: Path, **answers: object) -> str:
     return post.record_template(service, VALID_ANSWERS | private | answers)
 
 
-def recorded(service: Path, template: Path, **answers: object) -> list[Any]:
+def recorded_template(service: Path, template: Path, **answers: object) -> list[Any]:
     """Write .cruft.json, and return the recorded template, commit and checkout."""
     record(service, template, **answers)
     return [cruft_state(service)[key] for key in ("template", "commit", "checkout")]
@@ -83,7 +83,7 @@ def test_template_outside_of_a_repository_is_not_recorded(template: Path, servic
 def test_uncommitted_changes_that_do_not_affect_the_project_are_ignored(template: Path, service: Path) -> None:
     """Such as a project that is generated inside the template's folder."""
     insert(template / "README.md", -1, "changed")
-    assert recorded(Path(shutil.copytree(service, template / "mine/service")), template)[2] is None
+    assert recorded_template(Path(shutil.copytree(service, template / "mine/service")), template)[2] is None
 
 
 def test_without_git_nothing_is_recorded_or_committed(template: Path, service: Path, monkeypatch: Patch) -> None:
@@ -139,17 +139,17 @@ def test_url_is_recorded_if_cookiecutter_has_cloned_the_template(template: Path,
     url = "https://host.example/trail.git"
     clone = fork(template, service.parent / "clone", url)
     tagged = commit(clone)
-    assert recorded(service, clone, _template=url, _checkout="v1") == [url, tagged, "v1"]
+    assert recorded_template(service, clone, _template=url, _checkout="v1") == [url, tagged, "v1"]
 
 
 def test_remote_that_has_the_commit_is_recorded(template: Path, service: Path) -> None:
     clone = fork(template, service.parent / "clone", "https://host.example/fork.git")
     git(clone, "remote", "rename", "origin", "fork")
-    assert recorded(service, clone)[0] == "https://host.example/fork.git"
+    assert recorded_template(service, clone)[0] == "https://host.example/fork.git"
     git(clone, "remote", "add", "origin", "https://host.example/origin.git")
-    assert recorded(service, clone)[0] == "https://host.example/fork.git"
+    assert recorded_template(service, clone)[0] == "https://host.example/fork.git"
     git(clone, "update-ref", "refs/remotes/origin/main", "HEAD")
-    assert recorded(service, clone)[0] == "https://host.example/origin.git"
+    assert recorded_template(service, clone)[0] == "https://host.example/origin.git"
 
 
 # The first commit
@@ -248,7 +248,7 @@ def test_variables_of_an_enclosing_git_hook_are_ignored(
     with monkeypatch.context() as patch:
         for name, path in {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index"}.items():
             patch.setenv(name, str((other / path).resolve()))
-        assert recorded(service, template)[1] == newest
+        assert recorded_template(service, template)[1] == newest
         post.start_repository(service, ADA)
     assert commits(service) == ["Olive Owner <olive@example.com>"]
     assert (git(other, "rev-parse", "HEAD"), git(other, "status", "--porcelain")) == (before, "")

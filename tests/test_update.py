@@ -114,9 +114,9 @@ def test_replay_generates_identical_files(template: Path, tmp_path: Path) -> Non
     first, second = tmp_path / "first", tmp_path / "second"
     must(bake_by_command(template, first, "full_name=Ada", "core_tests=yes", "license=BSD-3-Clause"))
     must(bake_by_command(template, second, "--replay"))
-    made, replayed = first / "trail-service", second / "trail-service"
-    assert contents(replayed) == contents(made)
-    assert cruft_state(replayed) == cruft_state(made)
+    generated, replayed = first / "trail-service", second / "trail-service"
+    assert contents(replayed) == contents(generated)
+    assert cruft_state(replayed) == cruft_state(generated)
 
 
 # Updates

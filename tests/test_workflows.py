@@ -181,9 +181,8 @@ def test_failure_of_drift_opens_one_issue_and_comments_on_it(tmp_path: Path, num
     must(run_step(step, tmp_path, dict.fromkeys(needed, "value"), PATH=f"{tmp_path}:{os.environ['PATH']}"))
     search, action = calls.read_text().splitlines()
     title = step["env"]["TITLE"]
-    assert (
-        f'<--search><in:title "{title}" author:app/github-actions>' in search
-    )  # only issues that the workflow has opened
+    # It must only find issues that the workflow itself has opened.
+    assert f'<--search><in:title "{title}" author:app/github-actions>' in search
     assert action.startswith(f"<issue>{call}")
     assert "value/value/actions/runs/value" in action
 

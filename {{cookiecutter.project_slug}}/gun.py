@@ -8,7 +8,7 @@ from typing import Any
 
 from app.common.log_handler import logging_config, prepare_log_files
 from app.environment import project_metadata
-from app.integrations.server_hooks import in_turn, load_hooks
+from app.integrations.server_hooks import chain_hooks, load_hooks
 from app.settings import reload_settings
 
 settings = reload_settings()  # on SIGHUP gunicorn runs this file again, and `.env` may have changed
@@ -22,7 +22,7 @@ backlog = 2048
 proc_name = project_metadata().get("name", "service")
 pidfile = None if settings.pid_file is None else str(settings.pid_file)
 
-# Not a limit for requests: gunicorn kills a worker whose event loop is blocked, and sends no heartbeat, for this long.
+# Not a limit for requests: gunicorn kills a worker that sends no heartbeat for this time, as its loop is blocked.
 timeout = settings.timeout
 # Must be shorter than the orchestrator's grace period. The worker cancels requests two seconds before this timeout.
 graceful_timeout = settings.graceful_timeout
@@ -55,7 +55,7 @@ logconfig_dict = logging_config()
 
 
 def stop_on_sigterm(_server: object, worker: Any) -> None:  # noqa: ANN401
-    """Handle SIGTERM from the fork on. During the hooks it would be lost, and shutdown would take GRACEFUL_TIMEOUT."""
+    """Handle SIGTERM right after the fork; if the hooks lost it, shutdown would take the whole GRACEFUL_TIMEOUT."""
     signal.signal(signal.SIGTERM, worker.handle_exit)
 
 
@@ -79,14 +79,14 @@ def check_address(_server: object) -> None:
 
 # gunicorn's server hooks. Each calls the function of this file, if any, then those in app/integrations/*/server.py.
 load_hooks()
-on_starting = in_turn("on_starting", check_address)
-on_reload = in_turn("on_reload")
-when_ready = in_turn("when_ready")
-pre_fork = in_turn("pre_fork")
-post_fork = in_turn("post_fork", stop_on_sigterm)
-post_worker_init = in_turn("post_worker_init")
-child_exit = in_turn("child_exit")
-worker_exit = in_turn("worker_exit")
-nworkers_changed = in_turn("nworkers_changed")
-pre_exec = in_turn("pre_exec")
-on_exit = in_turn("on_exit")
+on_starting = chain_hooks("on_starting", check_address)
+on_reload = chain_hooks("on_reload")
+when_ready = chain_hooks("when_ready")
+pre_fork = chain_hooks("pre_fork")
+post_fork = chain_hooks("post_fork", stop_on_sigterm)
+post_worker_init = chain_hooks("post_worker_init")
+child_exit = chain_hooks("child_exit")
+worker_exit = chain_hooks("worker_exit")
+nworkers_changed = chain_hooks("nworkers_changed")
+pre_exec = chain_hooks("pre_exec")
+on_exit = chain_hooks("on_exit")

@@ -18,7 +18,7 @@ def response_faults(sent: SentCounts) -> list[str]:
         if not name.startswith("client disconnects"):
             expected[KINDS[name].status] += count
     found = [
-        f"{sent.statuses[status]} responses have status {status}, expected {expected[status]}."
+        f"Expected {expected[status]} responses with status {status}, got {sent.statuses[status]}."
         for status in sorted(expected | sent.statuses)
         if sent.statuses[status] != expected[status]
     ]
@@ -26,11 +26,11 @@ def response_faults(sent: SentCounts) -> list[str]:
 
 
 def log_faults(sent: SentCounts, logs: LogContents) -> list[str]:
-    """Return a sentence for each kind whose numbers of log lines and requests differ, and for each invalid line."""
+    """Return a sentence for each kind whose numbers of lines and requests differ, and for each type of invalid line."""
     logged = {(name, KINDS[name].status): count for name, count in sent.kinds.items() if KINDS[name].is_logged}
     expected, counts = Counter(logged), logs.access.counts
     found = [
-        f"{counts[key]} access log lines of {key[0] or 'unknown'!r} have status {key[1]}, expected {expected[key]}."
+        f"Expected {expected[key]} access log lines of {key[0] or 'unknown'!r} with status {key[1]}, got {counts[key]}."
         for key in sorted(expected | counts)
         if counts[key] != expected[key]
     ]

@@ -59,7 +59,7 @@ def test_only_tmp_is_writable(stack: Stack, service: str) -> None:
 
 
 @SERVICES
-def test_memory_and_process_limits_restart_policy_and_log_rotation(stack: Stack, service: str) -> None:
+def test_compose_sets_resource_limits_restart_policy_and_log_rotation(stack: Stack, service: str) -> None:
     script = "cd /sys/fs/cgroup; cat memory.max pids.max || cat memory/memory.limit_in_bytes pids/pids.max"
     assert [int(limit) for limit in stack.exec(service, "sh", "-c", script).split()] == LIMITS[service]
     config = inspect(stack, service)["HostConfig"]

@@ -150,7 +150,7 @@ def test_limits_of_concurrency_time_and_size(stack: Stack, images: list[str]) ->
 
 
 def test_rate_limit_per_client_address(stack: Stack, images: list[str]) -> None:
-    """Above RATE_LIMIT per second: 429. The ID has another header, and the client is not a trusted proxy."""
+    """Above RATE_LIMIT per second: 429. The ID is in a custom header, and replaced: the client is no trusted proxy."""
     variables = {"RATE_LIMIT": "5", "REQUEST_ID_HEADER": "X-Correlation-ID", "REQUEST_ID_TRUST": "proxies",
                  "TRUSTED_PROXIES": "192.0.2.0/24"}  # fmt: skip
     with Nginx(stack, images[0], **variables) as nginx:
@@ -269,7 +269,7 @@ def echoed_headers(response: Response) -> dict[str, list[str]]:
 
 
 FORWARDED_HEADERS = {"X_Forwarded_For": "9.9.9.9", "X_Forwarded_Proto": "https", "X_Forwarded_Host": "evil.example",
-          "X_Real_IP": "9.9.9.9", "Forwarded": "for=9.9.9.9;proto=https"}  # fmt: skip
+                     "X_Real_IP": "9.9.9.9", "Forwarded": "for=9.9.9.9;proto=https"}  # fmt: skip
 
 
 def test_forwarded_headers_of_a_client_are_ignored(nginx: Nginx) -> None:
@@ -319,7 +319,8 @@ def connections_to_service(nginx: Nginx) -> set[str]:
     return {line.split()[1] for line in table if line.split()[2].endswith(":1F40")}  # port 8000
 
 
-def test_connections_are_kept_alive_and_to_the_service_where_nginx_can(nginx_variants: list[Nginx]) -> None:
+def test_client_and_upstream_connections_are_kept_alive(nginx_variants: list[Nginx]) -> None:
+    """nginx before RESOLVES_UPSTREAM opens a connection to the service for each request."""
     for nginx in nginx_variants:
         before = connections_to_service(nginx)
         with nginx.connect() as connection:
@@ -391,7 +392,7 @@ def test_error_responses_have_cors_headers_for_allowed_origins(nginx_alone: Ngin
     assert other.header_values("Access-Control-Allow-Origin") == []
 
 
-def test_unavailable_service_is_502_immediately_without_waiting(nginx_alone: Nginx) -> None:
+def test_unavailable_service_is_502_immediately_if_wait_for_service_is_off(nginx_alone: Nginx) -> None:
     began = time.monotonic()
     check_error_response(nginx_alone.send(get("/api/demo")), 502)
     assert time.monotonic() - began < scaled(3)

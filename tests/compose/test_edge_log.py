@@ -41,13 +41,14 @@ def test_text_line_is_the_access_log_line_with_upstream_fields(proxied_nginx: Ng
     """Only the configured names are masked; a failed health check is logged."""
     sent = new_id("text")
     proxied_nginx.send(request(b"X-Request-ID: " + sent.encode(), target=b"/api/demo?x=1&token=2"))
-    made = proxied_nginx.send(request(target=b"/livez?a.b=s3cret", host=b"b/c")).header()
-    wait_for(lambda: made in proxied_nginx.output().decode(), "line of the rejected request")
-    lines = "\n".join(line for line in proxied_nginx.output().decode().splitlines() if sent in line or made in line)
+    generated = proxied_nginx.send(request(target=b"/livez?a.b=s3cret", host=b"b/c")).header()
+    wait_for(lambda: generated in proxied_nginx.output().decode(), "line of the rejected request")
+    output = proxied_nginx.output().decode()
+    lines = "\n".join(line for line in output.splitlines() if sent in line or generated in line)
     date, client = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\+0000\]", r"\d+\.\d+\.\d+\.\d+:\d+"
     assert re.fullmatch(
         rf'{date} {sent} 200 \d\.\d{{3}}s {client} - "GET /api/demo\?x=1&token=2 HTTP/1\.1" nginx upstream=\S+ \S+s\n'
-        rf'{date} {made} 400 0\.\d{{3}}s {client} - "GET /livez\?\*\*\* HTTP/1\.1" nginx upstream=- -s', lines
+        rf'{date} {generated} 400 0\.\d{{3}}s {client} - "GET /livez\?\*\*\* HTTP/1\.1" nginx upstream=- -s', lines
     ), lines  # fmt: skip
 
 

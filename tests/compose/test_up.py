@@ -62,7 +62,7 @@ def test_one_id_is_in_response_and_logs(stack: Stack, *, sent: bool) -> None:
     ("target", "least", "lines_each"),
     [("/api/demo", 0, 3), ("/probe/slow?seconds=0.3", 0.3, 3), ("/api/demo/stream?lines=3", 0.3, 5)],
 )
-def test_duration_of_client_nginx_and_service_decreases(
+def test_duration_of_nginx_is_between_those_of_client_and_service(
     stack: Stack, target: str, least: float, lines_each: int
 ) -> None:
     """The client measures at least the duration of nginx, and nginx at least the duration of the service."""

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="untyped-decorator"
-"""An integration for the live tests: tasks that are tried again, fail, die, take too long or belong together.
+"""An integration for the live tests, with tasks that retry, fail, exit, time out, or form a canvas.
 
-It is copied into the baked project as `app/integrations/celery_probe/__init__.py`.
+It is copied into the generated project as `app/integrations/celery_probe/__init__.py`.
 """
 
 import logging
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @app.task
 def slow(mark: str) -> None:
-    """Go on while a file is there."""
+    """Run until the file `mark` is deleted."""
     log.info("slow begins")
     while Path(mark).exists():
         time.sleep(0.02)
@@ -80,7 +80,7 @@ def hangs() -> None:
 @app.task
 def calls(url: str) -> None:
     with outbound_client(get_settings()) as client:
-        log.info("answered %d", client.get(url).status_code)
+        log.info("response %d", client.get(url).status_code)
 
 
 @app.task(ignore_result=True)
@@ -89,7 +89,7 @@ def tick() -> None:
 
 
 def canvas(name: str) -> Signature:
-    """Return what is sent under a name that is no task's."""
+    """Return the signature that the endpoint sends for a name."""
     canvases: dict[str, Signature] = {
         "chain": chain(step.s(0), step.s(), step.s()),
         "group": group(step.s(1), step.s(2)),
@@ -105,7 +105,7 @@ def canvas(name: str) -> Signature:
 
 
 def install(service: FastAPI, _settings: Settings) -> None:
-    """Add an endpoint for each."""
+    """Add the endpoints that send the tasks."""
 
     @service.post("/probe/canvas/{name}", status_code=202)
     def send(name: str) -> Response[str]:

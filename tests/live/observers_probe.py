@@ -11,7 +11,7 @@ import structlog
 from app.common.outbound import outbound_async_client
 from app.common.response import Response
 from app.integrations import celery, faststream, saq
-from app.integrations.saq.jobs import WORK
+from app.integrations.saq.jobs import JOBS
 from app.settings import Settings, get_settings
 from fastapi import APIRouter, FastAPI
 from opentelemetry import trace
@@ -88,7 +88,7 @@ async def fail_in_faststream(password: str) -> None:
     fail_in_celery(password)
 
 
-WORK["functions"] = (*WORK["functions"], fail_in_saq)
+JOBS["functions"] = (*JOBS["functions"], fail_in_saq)
 on_failing, failing = faststream.channel("failing")
 if faststream.IS_WORKER:
     on_failing(fail_in_faststream)
@@ -110,4 +110,4 @@ def install(service: FastAPI, _settings: Settings) -> None:
 
 
 def observe(_settings: Settings) -> None:
-    """Do nothing; a module with this function is imported by workers, which then know its tasks."""
+    """Do nothing. Workers import each integration that has this function, and so register the tasks of this module."""

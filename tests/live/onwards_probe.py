@@ -1,6 +1,6 @@
-"""An integration for the live tests: a handler of messages that sends a task, enqueues a job, publishes and calls.
+"""An integration for the live tests: its message handler sends a task, a job, a message and an HTTP request.
 
-It is copied into the baked project as `app/integrations/onwards_probe/__init__.py`.
+It is copied into the generated project as `app/integrations/onwards_probe/__init__.py`.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ on_onwards, onwards = channel("onwards")
 
 @on_onwards
 async def pass_on(url: str) -> None:
-    """Set off one of each kind."""
+    """Send a task, a job, a message and an HTTP request."""
     log.info("passing on")
     await asyncio.to_thread(debug.delay, 4)
     await get_queue().enqueue("demo")

@@ -63,8 +63,8 @@ async def tick(ctx):
     await ctx["worker"].queue.enqueue("later", owner="cron")
 
 
-WORK = {
-    "functions": (*WORK["functions"], flaky, slow, blocking, asking, answering, hiding, aborting, later),
+JOBS = {
+    "functions": (*JOBS["functions"], flaky, slow, blocking, asking, answering, hiding, aborting, later),
     "cron_jobs": [CronJob(tick, cron="* * * * * *")] if os.environ.get("PROBE_CRON") else [],
 }
 """

@@ -31,7 +31,7 @@ def refused(name: str, *lines: bytes, body: bytes = END + HIDDEN) -> Smuggled:
 
 
 def chunked(name: str, body: bytes, statuses: tuple[int, ...] = REFUSED) -> Smuggled:
-    """Return a case with an invalid chunked body."""
+    """Return a case with an invalid or unusual chunked body."""
     return Smuggled(name, post(CHUNKED, body=body + HIDDEN), statuses)
 
 
@@ -41,7 +41,7 @@ def first_line(name: str, line: bytes, statuses: tuple[int, ...] = REFUSED) -> S
 
 
 def head(name: str, line: bytes, statuses: tuple[int, ...] = REFUSED) -> Smuggled:
-    """Return a case with an invalid header line."""
+    """Return a case with an invalid or unusual header line."""
     return Smuggled(name, post(line, first=b"GET /api/demo HTTP/1.1", body=b""), statuses)
 
 

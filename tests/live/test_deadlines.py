@@ -52,15 +52,15 @@ def check_timeout(target: Service, connection: Connection, began: float, request
 def test_slow_head_is_refused(target: Service) -> None:
     """With 408; on a kept-alive connection, the timeout starts with the first byte of the head."""
     with contextlib.ExitStack() as stack:
-        kept = stack.enter_context(target.connect())
-        assert kept.request("GET", "/api/demo").status == 200
+        used = stack.enter_context(target.connect())
+        assert used.request("GET", "/api/demo").status == 200
         time.sleep(0.5)  # idle time, which must not count
         began = time.monotonic()
         new = stack.enter_context(target.connect())
-        for connection in (kept, new):
+        for connection in (used, new):
             connection.send(START)
         send_slowly(new, b"X-Drip: 1\r\n")
-        for connection in (kept, new):
+        for connection in (used, new):
             check_timeout(target, connection, began)
 
 

@@ -104,7 +104,7 @@ def tiny_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_full_disk_loses_whole_lines_and_no_request(project: Path, tmp_path: Path) -> None:
-    """Every request succeeds while the disk is full, and lines are written again once there is space."""
+    """Every request succeeds while the disk is full. No line is torn; lines are written again once there is space."""
     with tiny_disk(tmp_path / "log") as folder, serve(project, tmp_path, log_path=folder) as service:
         (folder / "filler").write_bytes(b"x" * 40_000)
         with Load(service.port, clients=3) as load:

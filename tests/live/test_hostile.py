@@ -76,7 +76,7 @@ def send(service: Service, data: bytes, expected: int | tuple[int, ...]) -> tupl
         response = connection.read_response()
         assert connection.read_to_end() == b""
     assert response.status in ((expected,) if isinstance(expected, int) else expected), response
-    line = wait_for(lambda: service.access_records(response.header()), "the access line")[0]
+    line = wait_for(lambda: service.access_records(response.header()), "the access log line")[0]
     assert line.status == response.status
     if response.body:
         assert response.json()["request_id"] == response.header()

@@ -28,7 +28,7 @@ VALUES = [1.0, 2.0, 3.0, 4.0]
 
 
 @pytest.fixture(scope="module")
-def probed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probe_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The service with the tools of mcp_tools_probe.py."""
     copy = bake_with(project, tmp_path_factory.mktemp("mcp") / "project", "mcp")
     mcp = copy / "app/integrations/mcp"
@@ -39,10 +39,10 @@ def probed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(probe_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The running service: two workers, LOG_FORMAT=text."""
     env = {"MCP_LOG_LEVEL": "debug"}
-    with Service(probed, tmp_path_factory.mktemp("service"), app="app.main:app", env=env) as running:
+    with Service(probe_project, tmp_path_factory.mktemp("service"), app="app.main:app", env=env) as running:
         yield running
 
 
@@ -97,10 +97,10 @@ class Clients(JsonProcess):
 
 
 @pytest.fixture(scope="module")
-def clients(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+def clients(probe_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     """Start the client process once for all tests."""
     command = ["python", str(HERE / "mcp_client_probe.py")]
-    with Clients(probed, tmp_path_factory.mktemp("clients"), command, {}) as running:
+    with Clients(probe_project, tmp_path_factory.mktemp("clients"), command, {}) as running:
         yield running
 
 
@@ -162,10 +162,10 @@ TRAINED = (["model trained"], [1, 2, 3, 4])
     ("setting", "delivered"), [("MCP_STATELESS=false", TRAINED), ("MCP_JSON_RESPONSE=true", ([], []))]
 )
 def test_sessions_deliver_messages_and_progress_but_json_responses_only_results(
-    probed: Path, tmp_path: Path, clients: Clients, setting: str, delivered: tuple[list[str], list[int]]
+    probe_project: Path, tmp_path: Path, clients: Clients, setting: str, delivered: tuple[list[str], list[int]]
 ) -> None:
     env = dict([setting.split("=")])
-    with Service(probed, tmp_path, server="uvicorn", app="app.main:app", workers=1, env=env) as service:
+    with Service(probe_project, tmp_path, server="uvicorn", app="app.main:app", workers=1, env=env) as service:
         calls = [tool_call(client, "train_model", values=VALUES, steps=4) for client in CLIENTS]
         for call, received in zip(calls, clients.call_all(service, calls), strict=True):
             assert (received["meta"][ID_KEY], received["is_error"]) == (call["id"], False)
@@ -195,7 +195,7 @@ def test_call_of_a_client_that_disconnects_is_cancelled(service: Service, client
     assert not any(received["is_error"] for received in after)
 
 
-def test_stdio_server_writes_only_protocol_messages_to_standard_output(probed: Path, tmp_path: Path) -> None:
+def test_stdio_server_writes_only_protocol_messages_to_standard_output(probe_project: Path, tmp_path: Path) -> None:
     """Records and messages have the ID in `_meta`, or a new one if that is invalid."""
     initialize = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
     good, forged = new_id("stdio"), "forged\n2026-01-01 INFO x"
@@ -204,7 +204,7 @@ def test_stdio_server_writes_only_protocol_messages_to_standard_output(probed: P
     command = ["python", "-m", "app.integrations.mcp"]
     log_path = tmp_path / "log"
     env = {"LOG_LEVEL": "DEBUG", "LOG_PATH": str(log_path)}
-    with JsonProcess(probed, tmp_path / "server", command, env, log_path) as server:
+    with JsonProcess(probe_project, tmp_path / "server", command, env, log_path) as server:
         server.send({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": initialize})
         server.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         for number, (tool, arguments, request_id) in enumerate(calls, 1):

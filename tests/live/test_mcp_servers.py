@@ -33,7 +33,7 @@ TIMEOUT = 2.0
 
 
 @pytest.fixture(scope="module")
-def probed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probe_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The service with the endpoint of mcp_probe.py, and the server of mcp_hostile.py as `hostile.py`."""
     copy = bake_with(project, tmp_path_factory.mktemp("mcp") / "project", "mcp")
     probe = copy / "app/integrations/mcp_probe"
@@ -72,26 +72,26 @@ class Remote(Process):
 
 
 @pytest.fixture(scope="module")
-def remote(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Remote:
+def remote(probe_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Remote:
     """The hostile server over HTTP, not started yet."""
-    return Remote(probed, tmp_path_factory.mktemp("remote"))
+    return Remote(probe_project, tmp_path_factory.mktemp("remote"))
 
 
 @pytest.fixture(scope="module")
-def service(probed: Path, remote: Remote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(probe_project: Path, remote: Remote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The running service with a short MCP_TIMEOUT, a good server and hostile ones."""
     servers = {"good": HOSTILE, "bad": HOSTILE, "mute": f"{HOSTILE} --mute --deaf", "none": "no-such-command"}
     servers["remote"] = f"http://127.0.0.1:{remote.port}/mcp"
-    with serve(probed, tmp_path_factory.mktemp("service"), servers, MCP_TIMEOUT=f"{TIMEOUT}") as running:
+    with serve(probe_project, tmp_path_factory.mktemp("service"), servers, MCP_TIMEOUT=f"{TIMEOUT}") as running:
         wait_until_available(running, "good")
         yield running
 
 
 @pytest.fixture(scope="module")
-def demo(probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def demo(probe_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The running service with a long MCP_TIMEOUT and the servers of the demo; the last test stops it."""
     servers = dict.fromkeys(DEMO_MESSAGES, OWN) | {"good": HOSTILE, "bad": HOSTILE}
-    with serve(probed, tmp_path_factory.mktemp("demo"), servers, MCP_TIMEOUT="60") as running:
+    with serve(probe_project, tmp_path_factory.mktemp("demo"), servers, MCP_TIMEOUT="60") as running:
         yield running
 
 

@@ -153,7 +153,7 @@ def test_counts_equal_the_log_lines(service: Service, growth: Callable[..., floa
     assert all(counts_of(service) - before == expected for _ in range(20))
     assert count_files(service) == 3 * 2
     assert growth("http_request_duration_seconds_count") == len(sent)
-    wait_for(lambda: len(records_of(service.access_text(), ids)) == len(ids), "the access lines")
+    wait_for(lambda: len(records_of(service.access_text(), ids)) == len(ids), "the access log lines")
     lines = records_of(service.access_text(), ids)
     assert Counter((line["method"], line["status"]) for line in lines) == Counter((one[0], one[3]) for one in sent)
     assert growth("http_response_size_bytes_sum") == sum(line["bytes"] for line in lines)

@@ -88,7 +88,7 @@ def service(observed_project: Path, env: dict[str, str], tmp_path_factory: pytes
 
 
 def test_request_has_the_same_id_everywhere(service: Service, traces: TraceCollector, sentry: Sentry) -> None:
-    """Header, body, log records, access line, span, event and exemplar have it; one trace ID; no secret."""
+    """Header, body, log records, access log line, span, event and exemplar have it; one trace ID; no secret."""
     request_id = new_id("observed")
     response = service.request("GET", "/probe/observed/7", request_id=request_id)
     assert (response.status, response.header(), response.json()["request_id"]) == (500, request_id, request_id)
@@ -144,7 +144,7 @@ def test_sample_log_lines_in_the_documentation_are_valid() -> None:
 
 
 def test_pipelined_requests_do_not_share_traces_or_bound_values(service: Service) -> None:
-    """Log records and access line have the request's own bound value and trace ID, or the trace ID of its caller."""
+    """Log records and access log line have the bound value of the request, and its trace ID or that of its caller."""
     count = 50
     ids = {n: new_id(f"bound{n}") for n in range(1, 4 * count + 1)}
     for first in range(1, len(ids), count):
@@ -264,7 +264,7 @@ WORKERS = {
     "celery-threads": ([*CELERY, "--without-mingle", "-c", "2", "-P", "threads"], " ready."),
     "celery-solo": ([*CELERY, "--without-mingle", "-P", "solo"], " ready."),
     "saq": (["saq", "app.integrations.saq.settings", "--workers", "2"], "Worker starting"),
-    "faststream": (["faststream", "run", "app.integrations.faststream.worker:worker"], "answers"),
+    "faststream": (["faststream", "run", "app.integrations.faststream.worker:worker"], "Connected to the broker"),
 }
 """The command of each kind of worker, and a text in its log that shows that it is ready."""
 FAILING = {"celery": "app.integrations.observers_probe.fail_in_celery", "saq": "fail_in_saq",

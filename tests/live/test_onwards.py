@@ -1,4 +1,4 @@
-"""From any of them onwards: a request, a message, and what its handler sets off, all under one ID."""
+"""One request ID across all queues: request, message, and the task, job, message and request that its handler sends."""
 
 import shutil
 from contextlib import ExitStack
@@ -21,8 +21,8 @@ WORKERS = {
 }
 
 
-def test_one_id_goes_through_http_nats_celery_saq_and_http_again(connected: Path, tmp_path: Path) -> None:
-    """One origin, and each one's parent is the message that set it off."""
+def test_request_id_propagates_through_http_nats_celery_saq_and_http(connected: Path, tmp_path: Path) -> None:
+    """All have the origin's request ID, and the message as parent."""
     probed = with_probes(connected, tmp_path / "project", "celery", "saq", "faststream")
     probe = probed / "app/integrations/onwards_probe"
     probe.mkdir()
@@ -42,18 +42,17 @@ def test_one_id_goes_through_http_nats_celery_saq_and_http_again(connected: Path
             worker.start(wait=False)
         stack.enter_context(service)
         wait_for(lambda: all(worker.ready in worker.output() for worker in workers.values()), "all workers")
-        places: dict[str, Service | Worker] = {"service": service, **workers}
+        processes: dict[str, Service | Worker] = {"service": service, **workers}
         service.wait_ready()
         request_id = new_id("onwards")
-        answer = service.request("POST", f"/probe/onwards?url=http://{host}/api/demo", request_id=request_id)
-        assert (answer.status, answer.json()["request_id"]) == (200, request_id)
-        all_places = list(places.values())
-        (passing,) = wait_for_app_lines(all_places, request_id, 1, "passing on")
+        response = service.request("POST", f"/probe/onwards?url=http://{host}/api/demo", request_id=request_id)
+        assert (response.status, response.json()["request_id"]) == (200, request_id)
+        (passing,) = wait_for_app_lines(list(processes.values()), request_id, 1, "passing on")
         assert (passing.parent_id, passing.current_id != "-") == ("-", True)
-        for place, words in (("celery", "Debug task 4"), ("saq", "demo complete"), ("service", "working")):
-            (line, *_) = wait_for_app_lines([places[place]], request_id, 1, words)
+        for name, text in (("celery", "Debug task 4"), ("saq", "demo complete"), ("service", "working")):
+            (line, *_) = wait_for_app_lines([processes[name]], request_id, 1, text)
             assert line.parent_id == passing.current_id, line
             assert line.current_id not in (None, "-", passing.current_id), line
         paths = {line.target.partition("?")[0] for line in service.access_lines(request_id, 2)}
         assert paths == {"/probe/onwards", "/api/demo"}
-        print_lines(places, request_id)
+        print_lines(processes, request_id)

@@ -1,4 +1,4 @@
-"""SAQ with real Redis and PostgreSQL: one request, its jobs, and every line of every process under its ID."""
+"""SAQ with real Redis and PostgreSQL: jobs, log lines with the ID of the request, outages and shutdown."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from .probes import with_probes
 
 pytestmark = pytest.mark.full
 DEMO = "/api/saq/demo"
-READY, AWAY = "Worker starting", "The broker is away"
-SILENT = "The broker of the jobs does not answer."
+READY, OUTAGE = "Worker starting", "SAQ broker unavailable"
+UNAVAILABLE = "The SAQ broker is unavailable."
 SECRET = "hunter2-hunter2"
-WAYS = [("redis", "json"), ("postgres", "text")]
+CONFIGURATIONS = [("redis", "json"), ("postgres", "text")]
 
 
 @pytest.fixture(scope="module")
 def probed(connected: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The service with jobs to probe it by."""
+    """The service with additional jobs for these tests."""
     return with_probes(connected, tmp_path_factory.mktemp("saq") / "project", "saq")
 
 
 def worker(project: Path, work: Path, env: dict[str, str]) -> Worker:
-    """Return a worker, not started yet."""
+    """Return a worker that has not been started."""
     return Worker(project, work, ["saq", "app.integrations.saq.settings"], env, ready=READY, name="worker")
 
 
-@pytest.fixture(scope="module", params=WAYS, ids="-".join)
+@pytest.fixture(scope="module", params=CONFIGURATIONS, ids="-".join)
 def started(request: pytest.FixtureRequest, probed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Service and worker with one of the brokers, in one of the formats."""
+    """The service and a worker, with one of the brokers and one of the log formats."""
     kind, log_format = request.param
     work = tmp_path_factory.mktemp(kind)
     with BROKERS[kind]() as broker:
@@ -56,60 +56,60 @@ def started(request: pytest.FixtureRequest, probed: Path, tmp_path_factory: pyte
 
 @pytest.fixture
 def system(started: System) -> System:
-    """The same, with all of its parts running."""
+    """The same system, with every stopped process restarted."""
     return started.restart_stopped()
 
 
-on_redis = pytest.mark.parametrize("started", WAYS[:1], indirect=True, ids="-".join, scope="module")
+on_redis = pytest.mark.parametrize("started", CONFIGURATIONS[:1], indirect=True, ids="-".join, scope="module")
 
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file; the job `slow` goes on while it is there."""
+    """A file; the job `slow` runs until it is deleted."""
     (tmp_path / "mark").touch()
     return tmp_path / "mark"
 
 
 def enqueue(system: System, target: str) -> tuple[str, str]:
     """Send a request that is accepted, and return its ID and the job's key."""
-    answer = system.service.request("POST", target, request_id=(request_id := new_id("saq")))
-    assert answer.status == 202, answer
-    return request_id, str(answer.json()["result"])
+    response = system.service.request("POST", target, request_id=(request_id := new_id("saq")))
+    assert response.status == 202, response
+    return request_id, str(response.json()["result"])
 
 
 def one(system: System, request_id: str, containing: str) -> AppLine:
-    """Wait for the one line of a request with these words."""
+    """Wait for the only log line of a request that contains the text, and return it."""
     (line,) = system.lines(request_id, 1, containing)
     return line
 
 
 def ids(lines: list[AppLine]) -> set[tuple[str | None, str | None]]:
-    """Return the own IDs with the parents' that the lines have."""
+    """Return the pairs of job ID and parent ID in the log lines."""
     return {(line.current_id, line.parent_id) for line in lines}
 
 
-def test_lines_about_a_job_have_the_ids_of_request_job_and_parent(system: System) -> None:
-    """One request, three jobs: this holds for what both processes write about them."""
+def test_log_lines_about_a_job_have_request_id_job_id_and_parent_id(system: System) -> None:
+    """One request leads to three jobs; both the service and the worker log about them."""
     request_id, root = enqueue(system, DEMO)
     closing = system.lines(request_id, 3, " complete ")
     assert sorted(line.message.rpartition(" complete ")[0] for line in closing) == ["demo", "demo", "demo_in_thread"]
-    owned = ids(closing)
-    assert (root, "-") in owned
-    assert len(owned) == 3
-    assert {parent for own, parent in owned if own != root} == {root}
-    for words in ("Enqueuing ", "Processing ", "Finished "):
-        lines = system.lines(request_id, 3, words)
-        assert ids(lines) == owned
-        assert {line.message.rpartition(" ")[2] for line in lines} == {own for own, _ in owned}
+    job_ids = ids(closing)
+    assert (root, "-") in job_ids
+    assert len(job_ids) == 3
+    assert {parent for job, parent in job_ids if job != root} == {root}
+    for step in ("Enqueuing ", "Processing ", "Finished "):
+        lines = system.lines(request_id, 3, step)
+        assert ids(lines) == job_ids
+        assert {line.message.rpartition(" ")[2] for line in lines} == {job for job, _ in job_ids}
     assert {"demo", "demo in a thread"} <= {line.message for line in app_lines_of(system.processes, request_id)}
     assert [line.message for line in system.service.app_records(request_id)] == [f"Enqueuing demo {root}"]
     assert system.service.access_line(request_id).status == 202
-    assert len(app_lines_of(system.processes, request_id)) == 15, "a line is missing, or was written twice"
+    assert len(app_lines_of(system.processes, request_id)) == 15, "a log line is missing or duplicated"
     print_lines({"service": system.service, "worker": system.worker}, request_id)
 
 
 def test_retried_job_keeps_its_ids(system: System) -> None:
-    """The first attempt ends with the traceback, and says that it is tried again."""
+    """The first attempt logs a traceback and the state `retried`."""
     request_id, key = enqueue(system, "/probe/flaky?retries=2")
     one(system, request_id, "flaky complete ")
     lines = app_lines_of(system.processes, request_id)
@@ -127,7 +127,7 @@ def test_retried_job_keeps_its_ids(system: System) -> None:
     assert error.exception.endswith("ValueError: not yet")
 
 
-def test_job_that_exceeds_its_timeout_fails_under_its_ids(system: System) -> None:
+def test_job_that_exceeds_its_timeout_fails_with_its_ids(system: System) -> None:
     request_id, key = enqueue(system, "/probe/slow?seconds=60&timeout=1")
     assert one(system, request_id, "slow failed ").level == "WARNING"
     lines = app_lines_of(system.processes, request_id)
@@ -136,14 +136,14 @@ def test_job_that_exceeds_its_timeout_fails_under_its_ids(system: System) -> Non
     assert "TimeoutError" in one(system, request_id, "Error processing job slow").exception
 
 
-def test_blocking_function_has_the_ids_in_its_thread(system: System) -> None:
-    asked = [enqueue(system, "/probe/blocking") for _ in range(4)]
-    for request_id, key in asked:
+def test_job_in_a_thread_has_its_ids(system: System) -> None:
+    enqueued = [enqueue(system, "/probe/blocking") for _ in range(4)]
+    for request_id, key in enqueued:
         one(system, request_id, "blocking complete ")
         assert ids(system.lines(request_id, 1, "ended")) == {(key, "-")}
 
 
-def test_job_that_waits_for_a_result_is_the_parent_of_who_gives_it(system: System) -> None:
+def test_job_is_the_parent_of_a_job_whose_result_it_awaits(system: System) -> None:
     request_id, key = enqueue(system, "/probe/asking")
     assert one(system, request_id, "asked for 42").current_id == key
     ((_, parent),) = ids(system.lines(request_id, 4, "answering"))
@@ -156,28 +156,27 @@ def test_scheduled_job_has_the_ids_of_its_request(system: System) -> None:
     assert ids(app_lines_of(system.processes, request_id)) == {(key, "-")}
 
 
-def test_aborted_job_has_its_own_id_and_that_of_the_job_that_enqueued_it(system: System) -> None:
+def test_aborted_job_has_its_job_id_and_parent_id(system: System) -> None:
     request_id, key = enqueue(system, "/probe/aborting")
     line = one(system, request_id, "slow aborted ")
     assert line.parent_id == key
     assert line.current_id not in (key, "-")
-    assert ids([one for one in app_lines_of(system.processes, request_id) if "slow" in one.message]) == {
-        (line.current_id, key)
-    }
+    lines = [line for line in app_lines_of(system.processes, request_id) if "slow" in line.message]
+    assert ids(lines) == {(line.current_id, key)}
 
 
-def test_arguments_of_a_job_are_in_no_line(system: System) -> None:
+def test_arguments_of_a_failing_job_are_not_logged(system: System) -> None:
     request_id, _ = enqueue(system, f'/probe/hiding?password="{SECRET}"')
     one(system, request_id, "hiding failed ")
     assert "RuntimeError: it did not work" in one(system, request_id, "Error processing job hiding ").exception
     assert SECRET not in system.worker.output() + system.service.app_text()
 
 
-def test_each_occurrence_of_cron_has_an_origin_of_its_own(system: System) -> None:
+def test_each_occurrence_of_a_cron_job_has_a_new_request_id(system: System) -> None:
     def occurrences() -> list[list[AppLine]]:
         lines = [line for line in parse_app(system.worker.app_text())[0] if line.current_id]
-        owned = [line.request_id for line in lines if line.message == "owned by cron"]
-        return [[line for line in lines if line.request_id == request_id] for request_id in owned]
+        finished = [line.request_id for line in lines if line.message == "owned by cron"]
+        return [[line for line in lines if line.request_id == request_id] for request_id in finished]
 
     wait_for(lambda: len(occurrences()) >= 2, "two occurrences")
     for lines in occurrences():
@@ -187,8 +186,8 @@ def test_each_occurrence_of_cron_has_an_origin_of_its_own(system: System) -> Non
         assert (parents["owned by cron"], parents["Enqueuing tick cron:tick"]) == ("cron:tick", "-")
 
 
-def test_process_outside_of_service_and_worker_enqueues_and_leaves_nothing_open(system: System) -> None:
-    """Each time in a loop of its own: PostgreSQL takes a hundred connections, none of which outlives its loop."""
+def test_script_can_enqueue_in_many_event_loops_without_leaking_connections(system: System) -> None:
+    """Each call has a new loop; PostgreSQL accepts 100 connections, and each is closed with its loop."""
     code = """
 import asyncio, os, threading
 from app.integrations.saq import get_queue
@@ -198,13 +197,13 @@ def work(count):
         assert asyncio.run(get_queue().enqueue("demo"))
 
 work(2)
-known = len(os.listdir("/proc/self/fd"))
+before = len(os.listdir("/proc/self/fd"))
 work(40)
 threads = [threading.Thread(target=work, args=(10,)) for _ in range(2)]
 for step in (threading.Thread.start, threading.Thread.join):
     for thread in threads:
         step(thread)
-print(asyncio.run(get_queue().count("queued")), len(os.listdir("/proc/self/fd")) - known)
+print(asyncio.run(get_queue().count("queued")), len(os.listdir("/proc/self/fd")) - before)
 """
     project = system.service.project
     done = subprocess.run(
@@ -213,64 +212,64 @@ print(asyncio.run(get_queue().count("queued")), len(os.listdir("/proc/self/fd"))
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done
-    count, left = map(int, done.stdout.split())
+    count, leaked = map(int, done.stdout.split())
     assert count == 62
-    assert left <= 4
+    assert leaked <= 4
 
 
 @on_redis
-def test_broker_that_hangs_keeps_no_request_waiting(system: System) -> None:
-    """It takes the question, and never answers it; the service goes on when it does."""
-    system.broker.tell(SIGSTOP)
+def test_request_fails_within_five_seconds_while_the_broker_hangs(system: System) -> None:
+    """The stopped broker accepts connections but does not respond; when it continues, jobs run again."""
+    system.broker.send_signal(SIGSTOP)
     try:
         began = time.monotonic()
-        answer = system.service.request("POST", DEMO)
-        assert (answer.status, answer.json()["cause"]) == (503, SILENT)
+        response = system.service.request("POST", DEMO)
+        assert (response.status, response.json()["cause"]) == (503, UNAVAILABLE)
         assert time.monotonic() - began < scaled(5)
         assert system.service.request("GET", "/readyz").status == 503
     finally:
-        system.broker.tell(SIGCONT)
+        system.broker.send_signal(SIGCONT)
     check_healed(system)
 
 
-def seconds_of_cpu(pid: int) -> float:
-    """Return how long a process has computed."""
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
 def check_healed(system: System) -> None:
-    """Both workers of gunicorn reach the broker again, and jobs are done."""
+    """Check that both gunicorn workers reach the broker again, and that jobs are processed."""
     system.service.wait_ready()
     request_id, _ = enqueue(system, DEMO)
     system.lines(request_id, 3, " complete ")
 
 
-def test_job_ends_and_is_done_once_though_its_broker_is_away(system: System, mark: Path) -> None:
-    """Meanwhile requests are refused, the worker computes nothing, and both say once that the broker is away."""
+def test_running_job_survives_a_broker_outage_and_runs_once(system: System, mark: Path) -> None:
+    """During the outage requests get 503, the worker is idle, and it logs the outage once."""
     before = len(system.worker.app_text())
     request_id, key = enqueue(system, f'/probe/slow?mark="{mark}"&timeout=60')
     one(system, request_id, "begun 1")
     system.broker.stop(SIGINT)
     mark.unlink()
     one(system, request_id, "ended")
-    computed, began = seconds_of_cpu(system.worker.process.pid), time.monotonic()
-    system.check_refused(DEMO, SILENT, "saq")
-    time.sleep(2)  # the promise is about computing in a span of time
-    spent, span = seconds_of_cpu(system.worker.process.pid) - computed, time.monotonic() - began
-    assert spent < span / 4
+    cpu_before, began = cpu_seconds(system.worker.process.pid), time.monotonic()
+    system.check_refused(DEMO, UNAVAILABLE, "saq")
+    time.sleep(2)  # CPU time is measured over an interval
+    used, elapsed = cpu_seconds(system.worker.process.pid) - cpu_before, time.monotonic() - began
+    assert used < elapsed / 4
     system.broker.start()
     check_healed(system)
     one(system, request_id, "slow complete ")
     assert ids(app_lines_of(system.processes, request_id)) == {(key, "-")}
     assert len(system.lines(request_id, 1, "begun")) == 1
     text = system.worker.app_text()[before:]
-    assert text.count(AWAY) == text.count("The broker is back") == 1, text
+    assert text.count(OUTAGE) == text.count("SAQ broker available again") == 1, text
     assert "Traceback" not in text
 
 
-def test_jobs_outlive_a_killed_worker_and_a_stopped_broker(system: System, mark: Path) -> None:
-    """The next worker does under the same IDs what the killed one was at, and what waited; of that nothing is lost."""
+def test_jobs_survive_a_killed_worker_and_a_broker_restart(system: System, mark: Path) -> None:
+    """The next worker runs the job of the killed worker and all queued jobs, with their IDs."""
     killed, key = enqueue(system, f'/probe/slow?mark="{mark}"&timeout=3&retries=2')
     one(system, killed, "begun 1")
     system.worker.process.send_signal(SIGKILL)
@@ -281,19 +280,19 @@ def test_jobs_outlive_a_killed_worker_and_a_stopped_broker(system: System, mark:
     system.broker.start()
     system.service.wait_ready()
     system.worker.start()
-    for request_id, own in waiting:
-        assert one(system, request_id, "owned by me").current_id == own
+    for request_id, job_key in waiting:
+        assert one(system, request_id, "owned by me").current_id == job_key
     assert one(system, killed, "slow complete ").current_id == key
     lines = app_lines_of(system.processes, killed)
     assert ids(lines) == {(key, "-")}
     texts = [line.message for line in lines if line.message.startswith(("begun", "ended", "Retrying"))]
     assert texts == ["begun 1", f"Retrying slow {key}", "begun 2", "ended"]
     swept = [line.request_id for line in parse_app(system.worker.app_text())[0] if line.message.startswith("Sweeping")]
-    assert set(swept) <= {killed}, "what waited was taken for lost as soon as it was taken"
+    assert set(swept) <= {killed}, "a queued job was swept as soon as a worker dequeued it"
 
 
-def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
-    """A thousand requests over fifty connections, a job for each: every line of a job is under its own request's ID."""
+def test_jobs_of_concurrent_requests_have_the_ids_of_their_requests(system: System) -> None:
+    """1000 requests over 50 connections enqueue one job each."""
     jobs = [
         SentRequest("POST", f'/probe/later?owner="{owner}"', owner) for owner in (new_id("load") for _ in range(1000))
     ]
@@ -304,7 +303,7 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
 
     def all_ended() -> bool:
         seen.clear()
-        for line in (line for place in system.processes for line in parse_app(place.app_text())[0]):
+        for line in (line for process in system.processes for line in parse_app(process.app_text())[0]):
             if line.request_id in keys:
                 assert (line.current_id, line.parent_id) == (keys[line.request_id], "-"), line
                 seen.setdefault(line.request_id, []).append(line.message)
@@ -312,44 +311,42 @@ def test_lines_of_many_requests_at_once_do_not_mix(system: System) -> None:
 
     wait_for(all_ended, "the end of all jobs", interval=0.5)
     for request_id, messages in seen.items():
-        steps = [f"{words} later {keys[request_id]}" for words in ("Enqueuing", "Processing", "Finished")]
+        steps = [f"{step} later {keys[request_id]}" for step in ("Enqueuing", "Processing", "Finished")]
         assert messages[:-1] == [*steps[:2], f"owned by {request_id}", steps[2]]
 
 
 def handles_sigterm(pid: int) -> bool:
-    """Tell whether a process has a handler for SIGTERM; SAQ says that it starts before it has one."""
+    """Return whether a process handles SIGTERM; SAQ logs "Worker starting" before it installs the handler."""
     (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(int(caught, 16) >> SIGTERM - 1 & 1)
 
 
-def check_ends(worker: Worker) -> None:
-    """It ends with 0, in time."""
+def check_exit(worker: Worker) -> None:
+    """Stop the worker; check that it exits with status 0 within 10 seconds."""
     began = time.monotonic()
     assert worker.stop() == 0
     assert time.monotonic() - began < scaled(10)
 
 
-def test_worker_ends_without_its_broker(system: System) -> None:
-    """It ends soon, with 0 and without a traceback: in the midst of a job, and when it never had a broker."""
+def test_worker_exits_cleanly_while_the_broker_is_unavailable(system: System) -> None:
+    """Once while it runs a job, and once when it has never reached the broker."""
     request_id, _ = enqueue(system, "/probe/slow?seconds=60&timeout=90&retries=3")
     one(system, request_id, "begun 1")
     before = len(system.worker.output())
     system.broker.stop(SIGINT)
-    wait_for(lambda: AWAY in system.worker.output()[before:], "a worker that misses its broker")
-    check_ends(system.worker)
+    wait_for(lambda: OUTAGE in system.worker.output()[before:], "the log line about the outage")
+    check_exit(system.worker)
     one(system, request_id, "slow cancelled")
     system.worker.start()
-    wait_for(lambda: handles_sigterm(system.worker.process.pid), "a worker that can be told to end")
-    check_ends(system.worker)
+    wait_for(lambda: handles_sigterm(system.worker.process.pid), "the handler of SIGTERM")
+    check_exit(system.worker)
     text = system.worker.output()[before:]
     assert "Traceback" not in text
     assert "destroyed" not in text
 
 
-def test_wrong_setting_ends_worker_and_service_with_a_sentence_without_the_password(
-    probed: Path, tmp_path: Path
-) -> None:
-    """It names the variable; the URL is that of another kind of broker."""
+def test_worker_and_service_refuse_an_invalid_url_without_logging_its_password(probed: Path, tmp_path: Path) -> None:
+    """The error message names the variable; the scheme is that of an unsupported broker."""
     env = {"SAQ_URL": f"amqp://user:{SECRET}@127.0.0.1/"}
     running = worker(probed, tmp_path, env)
     running.ready = ""
@@ -357,7 +354,7 @@ def test_wrong_setting_ends_worker_and_service_with_a_sentence_without_the_passw
     with running, service:
         assert running.process.wait(60) == 1
         assert service.process.wait(60) == 3
-        for place in (running, service):
-            assert "The environment variable SAQ_URL is invalid" in place.output()
-            assert SECRET not in place.output()
-            assert "Traceback" not in place.output()
+        for output in (running.output(), service.output()):
+            assert "The environment variable SAQ_URL is invalid" in output
+            assert SECRET not in output
+            assert "Traceback" not in output

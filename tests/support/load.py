@@ -19,7 +19,7 @@ from tests.support.waiting import wait_for
 
 DEMO = (("GET", "/api/demo"),)
 MIN_CONNECTIONS = 4
-"""The number of connections that are used in turn, so that each worker gets some; more are opened if needed."""
+"""This many connections are used in turn, so that each worker gets requests; more are opened if needed."""
 
 
 @dataclass

@@ -18,7 +18,7 @@ class Logs:
         self._single: set[str] = set()
 
     def settle(self) -> None:
-        """Wait until pending lines are written; subclasses do so, this class does not wait."""
+        """Wait until pending lines are written. This class does not wait; subclasses override the method."""
 
     @property
     def stdout(self) -> Path:

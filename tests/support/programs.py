@@ -36,6 +36,5 @@ def _install(package: str) -> None:
     with Path(gettempdir(), "fastapi-trail-apt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for arguments in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", package]):
-            subprocess.run(
-                [*command, *arguments], env=environment, check=False, timeout=600
-            )  # pytest captures the output
+            # If it fails, its output is in pytest's report of the test.
+            subprocess.run([*command, *arguments], env=environment, check=False, timeout=600)

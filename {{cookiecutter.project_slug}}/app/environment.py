@@ -44,7 +44,7 @@ def each_matches(pattern: str, meaning: str) -> AfterValidator:
 
 
 def server_url(*schemes: str) -> str:
-    """Return a regular expression of server URLs; no part of a password can match as a port, which would be logged."""
+    """Return a regular expression for server URLs. No part of a password can match as the port: ports are logged."""
     return rf"^({'|'.join(schemes)})://(([^\s/?#@%]|%[\dA-Fa-f]{{2}})*@)?[\w.,:\[\]-]*([/?][^\s@#]*)?$"
 
 
@@ -59,24 +59,24 @@ class EnvironmentSettings(BaseSettings):
 AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 
-def variable_of(kind: type[BaseSettings], name: str) -> str:
+def variable_of(model: type[BaseSettings], name: str) -> str:
     """Return the name of the environment variable of a field."""
-    return f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+    return f"{model.model_config.get('env_prefix', '')}{name}".upper()
 
 
-def explain(error: ValidationError, kind: type[BaseSettings]) -> str:
+def explain(error: ValidationError, model: type[BaseSettings]) -> str:
     """Return one line for each error: the variable, its value, the reason, and the description of the setting.
 
-    The value of a field with `repr=False` is a secret and not shown.
+    The value of a field with `repr=False` is a secret and is not shown.
     """
     sentences = []
     for fault in error.errors():
-        reason = _reason(fault, kind)
+        reason = _reason(fault, model)
         if not fault["loc"]:
             sentences.append(f"{reason}.")
             continue
-        field = kind.model_fields.get(str(fault["loc"][0]))
-        name = variable_of(kind, ".".join(str(part) for part in fault["loc"]))
+        field = model.model_fields.get(str(fault["loc"][0]))
+        name = variable_of(model, ".".join(str(part) for part in fault["loc"]))
         value = f"{fault['input']!r:.80}" if field is None or field.repr else "invalid"
         about = f" {name}: {field.description}." if field and field.description else ""
         sentences.append(
@@ -87,10 +87,10 @@ def explain(error: ValidationError, kind: type[BaseSettings]) -> str:
     return "\n".join(sentences)
 
 
-def _reason(fault: "ErrorDetails", kind: type[BaseSettings]) -> str:
+def _reason(fault: "ErrorDetails", model: type[BaseSettings]) -> str:
     """Return the reason without secrets; only the messages of our own validators can contain one."""
     reason = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    secrets = {name for name, field in kind.model_fields.items() if not field.repr}
+    secrets = {name for name, field in model.model_fields.items() if not field.repr}
     if fault["type"] not in ("value_error", "assertion_error") or not secrets:
         return reason
     if fault["loc"]:
@@ -99,24 +99,24 @@ def _reason(fault: "ErrorDetails", kind: type[BaseSettings]) -> str:
     return "The settings are inconsistent" if any(value in reason for value in values) else reason
 
 
-def _explain_invalid_json(error: SettingsError, kind: type[BaseSettings]) -> str:
+def _explain_invalid_json(error: SettingsError, model: type[BaseSettings]) -> str:
     """Return a sentence for a value that pydantic-settings cannot decode."""
     found = re.search(r'field "(\w+)"', str(error))
     if found is None:
-        return f"The environment variables of {kind.__name__} cannot be read: {error}."
-    field, name = kind.model_fields.get(found[1]), variable_of(kind, found[1])
+        return f"The environment variables of {model.__name__} cannot be read: {error}."
+    field, name = model.model_fields.get(found[1]), variable_of(model, found[1])
     about = f" {name}: {field.description}." if field and field.description else ""
     return f"The environment variable {name} is not valid JSON, such as [1, 2].{about}"
 
 
-def read_settings(kind: type[AnySettings]) -> AnySettings:
+def read_settings(model: type[AnySettings]) -> AnySettings:
     """Return the settings, read from the environment and `.env`.
 
     Raise SystemExit with one line for each invalid value; the process then exits with status 1.
     """
     try:
-        return kind()
+        return model()
     except ValidationError as error:
-        raise SystemExit(explain(error, kind)) from None
+        raise SystemExit(explain(error, model)) from None
     except SettingsError as error:
-        raise SystemExit(_explain_invalid_json(error, kind)) from None
+        raise SystemExit(_explain_invalid_json(error, model)) from None

@@ -17,7 +17,7 @@ from app.common.middlewares import ContextMiddleware
 from app.common.openapi import describe
 from app.common.request_id import RequestIdPlugin, id_policy
 from app.environment import project_metadata
-from app.integrations import install_integrations, lifespan_of, load_integrations, wrapped
+from app.integrations import install_integrations, load_integrations, make_lifespan, wrap_app
 from app.settings import Settings, get_settings
 
 
@@ -46,7 +46,7 @@ class Application(FastAPI):
 def build_stack(app: ASGIApp, settings: Settings, integrations: Mapping[str, ModuleType]) -> ASGIApp:
     """Wrap the application in its middlewares; the last one here is the outermost."""
     app = add_cors(RefusalMiddleware(app), settings)
-    app = wrapped(app, settings, integrations)
+    app = wrap_app(app, settings, integrations)
     ids = RequestIdPlugin(settings.request_id_header, trust=settings.request_id_trust)
     id_policy.copy_from(ids.policy)  # tasks and messages follow the same policy
     return ContextMiddleware(
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None) -> Application:
         docs_url="/api/docs" if settings.debug else None,
         redoc_url=None,
         openapi_url="/api/openapi.json" if settings.debug else None,
-        lifespan=lifespan_of(integrations, settings),
+        lifespan=make_lifespan(integrations, settings),
         # Skips FastAPI's telemetry lookup in each request. Delete this line if you use FastAPI's telemetry.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )

@@ -53,7 +53,7 @@ class Settings(EnvironmentSettings):
     log_rotation: Literal["off", "time", "size"] = Field(
         "off", description="log rotation, for a single process only; time: at midnight; size: at 200 MiB"
     )
-    access_log_exclude: Words = Field(("/livez", "/readyz"), description="paths in the access log only if they fail")
+    access_log_exclude: Words = Field(("/livez", "/readyz"), description="paths logged only if the request fails")
     masked_query: Words = Field(
         ("token", "pass", "pwd", "secret", "key", "auth", "jwt", "credential", "signature", "session"),
         description="query parameters whose name contains one of these are masked in access log lines",

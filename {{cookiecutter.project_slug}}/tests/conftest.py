@@ -16,14 +16,14 @@ from app.common.logs.access_fields import policy
 from app.common.redaction import redact
 from app.common.request_id import id_policy, set_logged_length
 from app.environment import EnvironmentSettings
-from app.integrations import names, settings_classes
+from app.integrations import integration_names, settings_classes
 from app.settings import Settings
 from tests.support import Logs, connect
 
 # Exported variables and `.env` must not affect the tests. Importing the application, below, reads them.
-for settings_class in (EnvironmentSettings, Settings):
-    settings_class.model_config["env_file"] = None
-prefixes = tuple(f"{name}_" for name in names())
+for model in (EnvironmentSettings, Settings):
+    model.model_config["env_file"] = None
+prefixes = tuple(f"{name}_" for name in integration_names())
 for exported in list(os.environ):
     if exported.lower() in Settings.model_fields or exported.lower().startswith(prefixes):
         del os.environ[exported]

@@ -46,9 +46,7 @@ def test_compose_has_the_defaults_of_the_settings() -> None:
 def test_every_variable_of_the_service_is_a_setting() -> None:
     names = set(re.findall(r"^      ([A-Z_]+):", COMPOSE.partition("\n  api: &api\n")[2], re.MULTILINE))
     classes: list[type[BaseSettings]] = [Settings, *settings_classes().values()]
-    assert names <= {
-        variable_of(settings_class, name) for settings_class in classes for name in settings_class.model_fields
-    }
+    assert names <= {variable_of(model, name) for model in classes for name in model.model_fields}
     assert names
 
 

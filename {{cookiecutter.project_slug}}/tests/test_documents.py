@@ -9,7 +9,7 @@ from app.environment import PROJECT_ROOT, variable_of
 from tests import documents
 
 CLASSES = documents.classes_by_heading()
-FIELDS = [(settings_class, name) for settings_class in CLASSES.values() for name in settings_class.model_fields]
+FIELDS = [(model, name) for model in CLASSES.values() for name in model.model_fields]
 
 
 @pytest.mark.parametrize(("path", "text"), documents.render_documents().items(), ids=lambda value: Path(value).name)
@@ -18,11 +18,11 @@ def test_document_is_up_to_date(path: Path, text: str) -> None:
 
 
 def test_each_setting_has_a_description() -> None:
-    assert [name for settings_class, name in FIELDS if not settings_class.model_fields[name].description] == []
+    assert [name for model, name in FIELDS if not model.model_fields[name].description] == []
 
 
 def test_documents_list_exactly_the_settings() -> None:
-    names = {variable_of(settings_class, name) for settings_class, name in FIELDS}
+    names = {variable_of(model, name) for model, name in FIELDS}
     table = (PROJECT_ROOT / "docs" / "settings.md").read_text("utf-8")
     example = (PROJECT_ROOT / ".env.example").read_text("utf-8")
     assert set(re.findall(r"(?m)^\| `([A-Z0-9_]+)` \|", table)) == names

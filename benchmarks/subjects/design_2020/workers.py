@@ -23,10 +23,10 @@ class RequestAccessFormatter(AccessFormatter):
 
     def formatMessage(self, record: LogRecord) -> str:  # noqa: N802
         """Format the access log line."""
-        told = copy(record)
-        told.request_id = current_request_id()
-        told.request_time = current_request_time()
-        return super().formatMessage(told)
+        extended = copy(record)
+        extended.request_id = current_request_id()
+        extended.request_time = current_request_time()
+        return super().formatMessage(extended)
 
 
 class RequestUvicornWorker(UvicornWorker):

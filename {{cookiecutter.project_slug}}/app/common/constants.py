@@ -34,4 +34,4 @@ TASK_LOGGER: Final = "app.task"
 
 MAX_LOGGED_TARGET: Final = 8190
 MAX_LOGGED_USER_AGENT: Final = 256
-"""Maximum length, in characters, of fields sent by the client; longer ones are truncated, to keep the log small."""
+"""Maximum characters of fields that the client sends; longer ones are truncated, so no client can flood the log."""

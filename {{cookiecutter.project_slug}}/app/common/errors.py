@@ -90,7 +90,7 @@ async def on_service_error(_: Request, error: Exception) -> Response:
 
 
 async def on_unhandled(request: Request, error: Exception) -> Response:
-    """Respond with 500, in debug mode with the exception's message. `log_unhandled` logs the traceback."""
+    """Respond with 500; only in debug mode, the cause shows the exception. `log_unhandled` logs the traceback."""
     debug = getattr(request.app.state, "debug", False)
     cause = f"{type(error).__name__}: {error}" if debug else "Internal server error; find it in the log by request ID."
     # uvicorn closes the connection after an exception; without this header the client may send its next request on it

@@ -168,7 +168,7 @@ def prepare_log_files(settings: Settings) -> None:
     if settings.log_rotation != "off":
         raise SystemExit(
             f"LOG_ROTATION is {settings.log_rotation!r}, but several processes cannot rotate the same files: "
-            "set LOG_ROTATION=off and use logrotate, which then sends SIGUSR1 to gunicorn."
+            "set LOG_ROTATION=off, and use logrotate with a SIGUSR1 to gunicorn."
         )
     if settings.log_path is None:
         return

@@ -51,17 +51,17 @@ class ContextMiddleware:
             await self.app(scope, receive, send)
             return
         outer = current_record.get()
-        record = self._open(scope)
+        record = self._create_record(scope)
         if outer is not None and not outer.is_over:
             record.outer = outer
-        bound = bind(record)
+        tokens = bind(record)
         exchange = Exchange(record, receive, send, self.id_plugin.raw_header_name, self.plugins)
         calls_plugins = self.plugins and REFUSAL_KEY not in scope
         if self.max_body_bytes is not None and scope["type"] == "http":
             exchange.limit_body(self.max_body_bytes)
         try:
             if calls_plugins:
-                await self._serve(exchange)
+                await self._serve_with_plugins(exchange)
             else:
                 await self.app(scope, exchange.receive, exchange.send)
             if not record.status:
@@ -75,9 +75,9 @@ class ContextMiddleware:
         finally:
             exchange.close()
             if record.outer is not None:
-                unbind(bound)
+                unbind(tokens)
 
-    def _open(self, scope: Scope) -> RequestRecord:
+    def _create_record(self, scope: Scope) -> RequestRecord:
         name = self.id_plugin.raw_header_name
         incoming: list[bytes] = []
         forwarded_for: list[bytes] = []
@@ -107,7 +107,7 @@ class ContextMiddleware:
             others = [pair for pair in scope["headers"] if pair[0] != name] if incoming else scope["headers"]
             scope["headers"] = [*others, (name, record.raw_request_id)]
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve_with_plugins(self, exchange: Exchange) -> None:
         """Put the values of the other plugins into the context, then call the application."""
         scope = exchange.record.scope
         try:

@@ -77,8 +77,8 @@ class _Correlation:
         elif any(rule.matches(request.url) for rule in self._rules):
             if (request_id := current_request_id()) != NO_REQUEST_ID:
                 headers.setdefault(self._header, request_id)
-            for inject in injectors.values():
-                inject(headers)
+            for injector in injectors.values():
+                injector(headers)
         return request if headers == request.headers else _copy(request, headers)
 
 

@@ -8,14 +8,14 @@ import re
 from typing import Any, Final
 
 # Up to the next quote with the same number of backslashes before it, which come from JSON nested in JSON. In doubt it
-# masks more: two backslashes may also come from Python's repr() of JSON, and the quote belong to the secret.
+# masks more: two backslashes may also come from repr() of JSON, and then the quote may belong to the secret.
 _QUOTED: Final = (
     r'"(?:\\\\"|\\.|[^"\\])*'
     r"|'(?:\\\\'|\\.|[^'\\])*"
     r"""|(?P<escaped>\\+["'])(?:(?!(?P=escaped))\\+["']?|[^"\\])*"""
 )
 _MANY: Final = r"-----BEGIN[^-]*-----(?s:.*?)(?:-----END[^-]*-----|\Z)|[\[(][^\])]*"
-# May contain brackets and backslashes, but not those that close the surrounding text or escape a line break in it.
+# May contain brackets and backslashes, except a bracket at its end, and a backslash that escapes a quote or a newline.
 _BARE: Final = (
     r"(?:(?:bearer|basic)\s+)?(?![\[({])"
     r"""(?:[^\s"'\\,;&)\]}]|\\(?![nrt"'\\])|[)\]}](?=[^\s"'\\,;&)\]}]))+"""
@@ -60,12 +60,12 @@ class Redactor:
         return _URL.sub(r"\1***", self._secrets.sub(_mask, text)) if self.may_contain_secret(text) else text
 
     def value(self, value: Any, name: str = "", without: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - of JSON
-        """Return a JSON value with `***` for each secret at any depth; omit keys with one of the prefixes `without`."""
+        """Return a JSON value with all secrets in it masked; `name`: its key; `without`: prefixes of keys to omit."""
         if self._is_name(name):
             return "***"
         if isinstance(value, dict):
-            shown = {key: item for key, item in value.items() if not str(key).startswith(without)}
-            return {key: self.value(item, str(key), without) for key, item in shown.items()}
+            included = {key: item for key, item in value.items() if not str(key).startswith(without)}
+            return {key: self.value(item, str(key), without) for key, item in included.items()}
         if isinstance(value, list):
             return [self.value(item, "", without) for item in value]
         return self(value) if isinstance(value, str) else value

@@ -49,9 +49,9 @@ def is_acceptable(value: bytes) -> bool:
 class RequestIdPolicy:
     """Decides which IDs are generated and accepted.
 
-    `generator` returns an ID. `validator` checks the raw bytes of an incoming ID, and should accept those of the
-    generator; None accepts any. `transformer` changes the chosen ID, once for all processes that it reaches. None of
-    them can fail a request: if one raises or returns an invalid ID, a new UUID is used. `new()` returns a new ID.
+    `generator` returns an ID. `validator` checks the raw bytes of an incoming ID, and should accept the generator's;
+    None accepts any. `transformer` changes the chosen ID; consumers of tasks and messages do not apply it again. None
+    of them can fail a request: if one raises or returns an invalid ID, a new one is used. `new()` returns a new ID.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ def logged_id(value: str) -> str:
 
 
 def stamp(record: logging.LogRecord) -> None:
-    """Add the current IDs to a log record that has none: the request ID; in a task, also its own and its parent's."""
+    """Add the current IDs to a log record that has none: the request ID and, in a task, task ID and parent ID."""
     if hasattr(record, "request_id"):
         return
     work = current_record.get()

@@ -8,7 +8,7 @@ from app.common.context.request_record import current_record
 
 
 def current_request_time(precision: int = 3) -> float | None:
-    """Return the current request's duration in seconds, final once its response is complete; None outside of one."""
+    """Return the duration of the current request in seconds, final after its last byte; None outside of a request."""
     record = current_record.get()
     return None if record is None else round(record.elapsed(), precision)
 

@@ -46,7 +46,7 @@ class TaskRecord(RequestRecord):
         return self
 
     def begin(self, name: str) -> Self:
-        """Enter the record and the `task_observers`, to run the task; `with` alone is for log lines about the task."""
+        """Enter the record and its `task_observers` to run the task; use `with` alone only to log about the task."""
         self.name = name[:_MAX_NAME]
         self.__enter__()
         try:
@@ -84,15 +84,15 @@ def inject(carrier: MutableMapping[Any, Any], task_id: str = "") -> None:
     parent = NO_REQUEST_ID if record is None else record.parent_id if record.task_id == task_id else record.task_id
     if PARENT_ID_KEY not in existing and parent != NO_REQUEST_ID:
         carrier[PARENT_ID_KEY] = parent
-    for inject_more in injectors.values():
-        inject_more(carrier)
+    for injector in injectors.values():
+        injector(carrier)
 
 
 def extract(carrier: Mapping[Any, Any], task_id: str, fallback: object = None) -> TaskRecord:
-    """Return the record for the task of a message; an invalid request ID in its headers is replaced.
+    """Return the record for the task of a message with the headers `carrier`.
 
-    Without a valid one, `fallback` (the ID of a foreign producer) or a new ID is used, and written back to `carrier`,
-    so that the message keeps it. With neither, a task called directly inside another record has that record's ID.
+    A missing or invalid request ID is replaced by `fallback` (the ID of a foreign producer), by the ID of the current
+    record (in a direct call), or by a new ID. The first or last is written to `carrier`, so that the message keeps it.
     """
     headers = {str(key).lower(): value for key, value in carrier.items()}
     carried, foreign = _bytes_of(headers.get(REQUEST_ID_KEY)), _bytes_of(fallback)

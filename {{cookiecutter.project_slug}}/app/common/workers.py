@@ -55,8 +55,8 @@ class DrainingServer(Server):
         for connection in stop_listening(self.servers):
             with contextlib.suppress(OSError):  # the client has closed it
                 protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-                make = partial(protocol, self.config, self.server_state, self.lifespan.state)
-                await loop.connect_accepted_socket(make, connection, ssl=self.config.ssl)
+                factory = partial(protocol, self.config, self.server_state, self.lifespan.state)
+                await loop.connect_accepted_socket(factory, connection, ssl=self.config.ssl)
 
     async def _send_heartbeats(self) -> None:
         while self.config.callback_notify is not None:

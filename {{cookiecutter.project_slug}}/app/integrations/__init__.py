@@ -1,7 +1,6 @@
-"""Optional parts, one folder each, found by presence; README.md beside this file says what a folder offers.
+"""Optional integrations: every package in this folder is active. README.md here says what an integration provides.
 
-Light on purpose: the worker of a task queue imports this package on the way to its own folder, and needs no web
-framework and no application.
+The workers of task queues import this module too, so it imports neither the web framework nor the application.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from app.environment import read_settings
-from app.integrations.lifespans import kept
+from app.integrations.lifespans import run_lifespans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -27,107 +26,108 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
     Integrations = Mapping[str, ModuleType]
-    """The modules of the folders by their names."""
+    """The imported integrations by name."""
 
 BOOT_ERROR = 3
-"""The exit status with which gunicorn gives up (Arbiter.WORKER_BOOT_ERROR); after any other it replaces the worker."""
+"""Exit status of a worker that makes gunicorn exit instead of replacing the worker (Arbiter.WORKER_BOOT_ERROR)."""
 
 log = logging.getLogger(__name__)
 
 
 class CannotStart(SystemExit):
-    """Ends the process, and gunicorn with it; the log says why already."""
+    """Ends the process, and gunicorn with it. The reason has been logged."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.code = BOOT_ERROR
 
 
-def names() -> list[str]:
-    """Return the names of the integrations in their order: of the folders here that are packages."""
+def integration_names() -> list[str]:
+    """Return the names of all integrations (the packages in this folder) in alphabetical order."""
     return sorted(found.name for found in pkgutil.iter_modules(__path__) if found.ispkg)
 
 
-def offers(integrations: Integrations, what: str) -> dict[str, Any]:
-    """Return what the integrations offer under the name `what`, by their own names."""
-    return {name: getattr(module, what) for name, module in integrations.items() if hasattr(module, what)}
+def collect(integrations: Integrations, attribute: str) -> dict[str, Any]:
+    """Return `attribute` of each integration that defines it, by the integration's name."""
+    return {name: getattr(module, attribute) for name, module in integrations.items() if hasattr(module, attribute)}
 
 
 def import_integrations() -> Integrations:
-    """Import every integration; raise CannotStart where that fails. Nothing but the import reads the environment."""
+    """Import every integration; raise CannotStart if an import fails. Settings are read only if a module does so."""
     modules = {}
-    for name in names():
-        with starting(name):
+    for name in integration_names():
+        with log_start_failure(name):
             modules[name] = import_module(f"{__name__}.{name}")
     return modules
 
 
 def load_integrations() -> Integrations:
-    """Import every integration and check its settings; raise CannotStart where that fails."""
+    """Import every integration and check its settings; raise CannotStart if one fails."""
     integrations = import_integrations()
-    for name, kind in offers(integrations, "SETTINGS").items():
-        with starting(name):
+    for name, kind in collect(integrations, "SETTINGS").items():
+        with log_start_failure(name):
             read_settings(kind)
     return integrations
 
 
 def settings_classes() -> dict[str, type[BaseSettings]]:
-    """Return the classes of settings by the integrations' names."""
-    return offers(import_integrations(), "SETTINGS")
+    """Return the settings classes by the name of the integration."""
+    return collect(import_integrations(), "SETTINGS")
 
 
 def install_integrations(app: FastAPI, settings: Settings, integrations: Integrations) -> None:
-    """Let every integration add to the application what it has; raise CannotStart where that fails."""
+    """Call `install` of every integration and register its readiness check; raise CannotStart if one fails."""
     for name, module in integrations.items():
-        with starting(name):
+        with log_start_failure(name):
             module.install(app, settings)
-    app.state.readiness_checks = offers(integrations, "ready")
+    app.state.readiness_checks = collect(integrations, "ready")
 
 
-def wrapped(app: ASGIApp, settings: Settings, integrations: Integrations) -> ASGIApp:
-    """Return the application inside of what integrations put around it, the first outermost."""
-    for name, wrap in reversed(offers(integrations, "wrap").items()):
-        with starting(name):
+def wrap_app(app: ASGIApp, settings: Settings, integrations: Integrations) -> ASGIApp:
+    """Wrap the application in the ASGI middlewares of the integrations; the first integration is the outermost."""
+    for name, wrap in reversed(collect(integrations, "wrap").items()):
+        with log_start_failure(name):
             app = wrap(app, settings)
     return app
 
 
-def lifespan_of(
+def make_lifespan(
     integrations: Integrations, settings: Settings
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return the lifespan of an application: that of each integration, entered in order and left in reverse."""
+    """Return a lifespan that enters the lifespans of the integrations in order and leaves them in reverse order."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.info("Integrations: %s.", ", ".join(integrations) or "none")
-        # Half of it is left for the requests in flight, which end before.
-        async with kept(app, offers(integrations, "lifespan"), settings.graceful_timeout / 2):
+        # The other half of the timeout is for the requests in flight, which finish first.
+        async with run_lifespans(app, collect(integrations, "lifespan"), settings.graceful_timeout / 2):
             yield
 
     return lifespan
 
 
 @contextmanager
-def starting(name: str) -> Iterator[None]:
-    """Log what keeps an integration from its start, once and in a sentence where there is one; raise CannotStart."""
+def log_start_failure(name: str) -> Iterator[None]:
+    """Log why an integration cannot start, with a traceback only if no sentence can state it, and raise CannotStart."""
     try:
         yield
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and not error.code:
-            raise  # a worker that is told to end while it starts
+            raise  # the worker was stopped during its start
         sentence, reason = f"The integration {name} does not start.", _reason(name, error)
-        log.exception("%s %s", sentence, reason or "This is why:", exc_info=None if reason else error)
+        explanation = reason or "The traceback shows the reason."
+        log.exception("%s %s", sentence, explanation, exc_info=None if reason else error)
         raise CannotStart(f"{sentence} {reason}".rstrip()) from None
 
 
 def _reason(name: str, error: BaseException) -> str:
-    """Return what an error says in a sentence; nothing where only the traceback tells it."""
+    """Return the reason as a sentence, or "" if only the traceback can show it."""
     if isinstance(error, SystemExit):
         return str(error).replace("\n", " ")
     missing = (isinstance(error, ModuleNotFoundError) and error.name) or "app"
     if missing.partition(".")[0] == "app":
         return ""
     return (
-        f"It needs {missing}, which is not installed: run `uv sync`, or `uv add` its package where pyproject.toml does "
-        f"not name it, or remove the folder app/integrations/{name}."
+        f"The module {missing} is not installed: run `uv sync`; if pyproject.toml does not list its package, run "
+        f"`uv add`; or remove the folder app/integrations/{name}."
     )

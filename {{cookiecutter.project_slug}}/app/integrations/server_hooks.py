@@ -1,6 +1,6 @@
-"""What integrations do in gunicorn itself: the functions of their server.py, called after what gun.py does.
+"""gunicorn's server hooks: calls those of gun.py, then the functions in the server.py of each integration.
 
-A server.py is run without the package around it, so that gunicorn's master never imports what only workers need.
+A server.py runs without its package, so that gunicorn's master does not import what only workers need.
 """
 
 import logging
@@ -14,48 +14,48 @@ from typing import Any, Final
 from gunicorn.config import make_settings
 
 import app.integrations as package
-from app.integrations import BOOT_ERROR, names, starting
+from app.integrations import BOOT_ERROR, integration_names, log_start_failure
 
 Hook = Callable[..., None]
 
-MUST_WORK: Final = frozenset({"on_starting", "when_ready", "post_fork", "post_worker_init"})
-"""Before these are done nothing is served: one that fails ends the start. Any other must not end what is served."""
+STARTUP_HOOKS: Final = frozenset({"on_starting", "when_ready", "post_fork", "post_worker_init"})
+"""Hooks that run before requests are served: a failure aborts the start. A failure in any other is only logged."""
 
 log = logging.getLogger("gunicorn.error")
 
 _loaded: list[dict[str, dict[str, Any]]] = []
-"""The content of each integration's server.py, as it was loaded last without a fault."""
+"""The names that each server.py defines, from the last time when all were loaded without an error."""
 
 
 def load_hooks() -> None:
-    """Run each server.py; where that worked before (SIGHUP), a fault is logged, and the hooks stay as they were."""
+    """Load every server.py; if that fails in a reload (SIGHUP), log the error and keep the previous hooks."""
     try:
-        _loaded[:] = [{name: _content_of(name) for name in names()}]
+        _loaded[:] = [{name: _load(name) for name in integration_names()}]
     except SystemExit:
         if not _loaded:
             raise
-        log.error("The hooks of the integrations stay as they were.")  # noqa: TRY400 - the log says why
+        log.error("The previous hooks of the integrations stay in effect.")  # noqa: TRY400 - the reason is logged
 
 
-def _content_of(integration: str) -> dict[str, Any]:
+def _load(integration: str) -> dict[str, Any]:
     path = Path(package.__path__[0]) / integration / "server.py"
     spec = spec_from_file_location(f"server_hooks_of_{integration}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         return {}
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks for its module there
-    with starting(integration):
+    sys.modules[spec.name] = module  # dataclasses look up their module there
+    with log_start_failure(integration):
         spec.loader.exec_module(module)
     return vars(module)
 
 
-def in_turn(name: str, *own: Hook) -> Hook:
-    """Return gunicorn's server hook `name`: `own` first, then those of the integrations in their order."""
+def chain_hooks(name: str, *own: Hook) -> Hook:
+    """Return gunicorn's server hook `name`: it calls `own`, then the integrations' hooks in alphabetical order."""
     theirs = [partial(_call, one, name, content[name]) for one, content in _loaded[0].items() if name in content]
     hooks: list[Hook] = [*own, *theirs]
     default: Any = make_settings()[name].default
 
-    @wraps(default)  # gunicorn asks for the number of its arguments
+    @wraps(default)  # gunicorn checks the number of parameters
     def call(*arguments: object) -> None:
         for hook in hooks:
             hook(*arguments)
@@ -64,14 +64,14 @@ def in_turn(name: str, *own: Hook) -> Hook:
 
 
 def _call(integration: str, name: str, hook: Hook, *arguments: Any) -> None:  # noqa: ANN401 - gunicorn's
-    """Call a hook; log its failure, and end the start only where it must work."""
+    """Call a hook and log its failure; exit only if it is one of `STARTUP_HOOKS`."""
     try:
         hook(*arguments)
-    except (Exception, SystemExit) as error:  # gunicorn's main loop would end with either
+    except (Exception, SystemExit) as error:  # either would end gunicorn's main loop
         if isinstance(error, SystemExit) and not error.code:
-            raise  # a worker that was told to leave in the midst of its hook
+            raise  # the worker was stopped during the hook
         log.exception("The integration %s failed in %s", integration, name)
-        if name in MUST_WORK:
-            if hasattr(arguments[-1], "handle_boot_failure"):  # a worker, which may only replace another one
+        if name in STARTUP_HOOKS:
+            if hasattr(arguments[-1], "handle_boot_failure"):  # in a worker: gunicorn may try again
                 arguments[-1].handle_boot_failure()
             raise SystemExit(BOOT_ERROR) from None

@@ -25,7 +25,7 @@ async def count(lines: int, pause: float) -> AsyncIterator[str]:
 
 
 async def clean_up(pause: float) -> None:
-    """Simulate work that continues after the response."""
+    """Simulate work that continues for `pause` seconds after the response."""
     await asyncio.sleep(pause)
     log.info("cleaned up")
 

@@ -46,7 +46,7 @@ mkdir "$release"
 trap 'rm -rf "$release"' EXIT
 trap 'exit 1' HUP INT TERM
 cp -R app gun.py log_config.json pyproject.toml uv.lock "$release/"
-# The system's Python, not one in a home directory. If there is none, or it is too old, uv installs one into .python.
+# The system's Python, not one in a home directory. If it is missing or too old, uv installs one into .python.
 (cd "$release" && PATH=/usr/local/bin:/usr/bin:/bin UV_PYTHON_PREFERENCE=system UV_PYTHON_INSTALL_DIR="$home/.python" \
     UV_PROJECT_ENVIRONMENT="$release/.venv" UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy \
     "$uv" sync --quiet --locked --no-dev)

@@ -12,7 +12,7 @@ import pytest
 from app.environment import PROJECT_ROOT
 from app.settings import available_processors
 
-# A master that replaces another one (SIGUSR2): hooks of integrations skip what only the first start needs.
+# Like a master that replaces another one (SIGUSR2): hooks of integrations skip the work of a first start.
 ARBITER = SimpleNamespace(master_pid=1)
 
 

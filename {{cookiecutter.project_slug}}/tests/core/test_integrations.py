@@ -1,4 +1,4 @@
-"""Integrations: found by presence, started and stopped in order, asked whether they are ready, and never in the way."""
+"""Integrations: discovery, installation, middlewares, start-up errors, lifespans and readiness checks."""
 
 import asyncio
 import importlib
@@ -18,17 +18,17 @@ from app.common.exceptions import AlreadyLoggedError
 from app.common.http.refusals import REFUSAL_KEY, Refusal, RefusalMiddleware
 from app.common.middlewares import ContextMiddleware
 from app.environment import PROJECT_ROOT
-from app.integrations import CannotStart, lifespans, names, settings_classes
+from app.integrations import CannotStart, integration_names, lifespans, settings_classes
 from app.main import Application, create_app
 from app.settings import get_settings
 from tests.core.support import drive, http_scope
 from tests.support import HEADER, ID, Logs, connect
 
 Add = Callable[..., None]
-OF_THE_PROJECT = names()  # before a test puts others in their place
+PROJECT_INTEGRATIONS = integration_names()  # before the fixture `add` replaces them
 
 events: list[object] = []
-"""What the integrations of a test have done, in their order."""
+"""What the integrations of a test have done, in order."""
 
 INSTALL = """
 import anyio
@@ -90,10 +90,10 @@ def ready(body: str) -> str:
 
 @pytest.fixture(autouse=True)
 def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
-    """Return a function that adds integrations, by the code of their __init__.py; the project's own are left out."""
+    """Return a function that adds integrations with the given code; the project's integrations are disabled."""
     monkeypatch.setattr(package, "__path__", [str(tmp_path)])
-    known = dict(sys.modules)
-    for name, module in known.items():
+    modules_before = dict(sys.modules)
+    for name, module in modules_before.items():
         if name.startswith("app.integrations.") and hasattr(module, "__path__"):
             monkeypatch.delitem(sys.modules, name)
 
@@ -105,60 +105,61 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
 
     yield create
     events.clear()
-    for name in [name for name in sys.modules if name.startswith("app.integrations.") and name not in known]:
+    for name in [name for name in sys.modules if name.startswith("app.integrations.") and name not in modules_before]:
         del sys.modules[name]
         vars(package).pop(name.split(".")[2], None)
 
 
-def refusal(logs: Logs) -> str:
-    """Return the sentence with which the start ends; the log has it once, and the exit status ends gunicorn too."""
-    with pytest.raises(CannotStart) as stopped:
+def start_error(logs: Logs) -> str:
+    """Create the application, which must fail; check exit status and log, and return the reason."""
+    with pytest.raises(CannotStart) as raised:
         create_app()
-    assert stopped.value.code == 3
-    sentence = str(stopped.value)
+    assert raised.value.code == 3
+    sentence = str(raised.value)
     assert sum(f" {sentence}" in line for line in logs.error) == 1
     return sentence
 
 
-# Which there are
+# Discovery
 
 
-def test_folders_that_are_packages_are_found_in_the_order_of_their_names(add: Add, tmp_path: Path) -> None:
+def test_packages_are_found_in_alphabetical_order(add: Add, tmp_path: Path) -> None:
     add(zeta="", alpha="", mid="")
     (tmp_path / "no_package").mkdir()
     (tmp_path / "no_package" / "leftover.txt").touch()
     (tmp_path / "module.py").touch()
-    assert names() == ["alpha", "mid", "zeta"]
+    assert integration_names() == ["alpha", "mid", "zeta"]
 
 
-def test_the_project_s_integrations_are_its_folders() -> None:
-    assert sorted(path.parent.name for path in PROJECT_ROOT.glob("app/integrations/*/__init__.py")) == OF_THE_PROJECT
+def test_integrations_of_the_project_are_its_folders() -> None:
+    found = sorted(path.parent.name for path in PROJECT_ROOT.glob("app/integrations/*/__init__.py"))
+    assert found == PROJECT_INTEGRATIONS
 
 
-def test_task_queue_s_worker_gets_no_application() -> None:
+def test_package_imports_neither_web_framework_nor_application() -> None:
     code = "import sys, app.integrations; print(*{'fastapi', 'starlette', 'app.main', 'gunicorn'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-Bc", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
 
 
-@pytest.mark.parametrize(("added", "told"), [((), "none"), (("beta", "alpha"), "alpha, beta")])
-def test_integrations_are_logged_at_startup(added: tuple[str, ...], told: str, add: Add, logs: Logs) -> None:
+@pytest.mark.parametrize(("added", "logged"), [((), "none"), (("beta", "alpha"), "alpha, beta")])
+def test_integrations_are_logged_at_startup(added: tuple[str, ...], logged: str, add: Add, logs: Logs) -> None:
     add(**dict.fromkeys(added, INSTALL))
     with connect(create_app()) as client:
         assert client.get("/readyz").json()["result"] == "ready"
-    assert [line.partition("Integrations: ")[2] for line in logs.error if "Integrations" in line] == [f"{told}."]
+    assert [line.partition("Integrations: ")[2] for line in logs.error if "Integrations" in line] == [f"{logged}."]
 
 
-# What they add to the application
+# `install`
 
 
-def test_each_is_installed_with_the_application_and_its_settings(add: Add) -> None:
+def test_install_receives_the_application_and_its_settings(add: Add) -> None:
     add(beta=INSTALL, alpha=f"{INSTALL}    events.append((app, settings))")
     app = create_app()
     assert events == ["install alpha", (app, get_settings()), "install beta"]
 
 
-def test_routes_of_an_integration_hide_no_others(add: Add) -> None:
+def test_routes_of_an_integration_do_not_shadow_the_routes_of_the_service(add: Add) -> None:
     own = "    app.mount('/parcel', fastapi.FastAPI())\n    app.get('/livez')(lambda: 'mine')"
     add(alpha=INSTALL + own, beta=f"{INSTALL}    app.get('/more')(lambda: 'more')")
     client = connect(create_app())
@@ -167,27 +168,27 @@ def test_routes_of_an_integration_hide_no_others(add: Add) -> None:
     assert client.get("/nowhere").json()["code"] == 404
 
 
-# What they put around the application
+# `wrap`
 
 WRAP = f"""{INSTALL}
 def wrap(app, settings):
     events.append((NAME, settings))
-    async def around(scope, receive, send):
-        async def observed(message):
+    async def middleware(scope, receive, send):
+        async def observing_send(message):
             if message["type"] == "http.response.start":
                 events.append((NAME, scope["method"], message["status"], current_request_id()))
             await send(message)
-        await app(scope, receive, observed)
-    return around
+        await app(scope, receive, observing_send)
+    return middleware
 """
 
 
-def test_what_is_around_the_application_sees_every_request(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_middleware_of_an_integration_sees_every_request(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
     add(alpha=WRAP)
     monkeypatch.setenv("CORS_ORIGINS", "https://example.org")
     monkeypatch.setenv("MAX_BODY_BYTES", "10")
     app = create_app()
-    assert [event for event in events if isinstance(event, tuple)] == [("alpha", get_settings())], "it is made once"
+    assert [event for event in events if isinstance(event, tuple)] == [("alpha", get_settings())], "one call"
     preflight = {"Origin": "https://example.org", "Access-Control-Request-Method": "GET"}
     client = connect(app)
 
@@ -215,18 +216,18 @@ def test_first_wrap_is_outermost(add: Add) -> None:
     client = connect(create_app())
     events.clear()
     client.get("/livez")
-    assert [event[0] for event in events] == ["gamma", "alpha"], "an answer goes outwards"  # type: ignore[index]
+    assert [event[0] for event in events] == ["gamma", "alpha"], "the response passes the outermost last"  # type: ignore[index]
 
 
-def test_without_a_wrap_nothing_is_around(add: Add) -> None:
+def test_without_wrap_no_middleware_is_added(add: Add) -> None:
     add(alpha=INSTALL)
     outermost = create_app().stack
     assert isinstance(outermost, ContextMiddleware)
     assert isinstance(outermost.app, RefusalMiddleware)
 
 
-def test_what_makes_the_handlers_may_still_be_wrapped(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastapi.routing, "get_request_handler", fastapi.routing.get_request_handler)  # to be restored
+def test_install_may_patch_the_request_handlers_of_fastapi(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastapi.routing, "get_request_handler", fastapi.routing.get_request_handler)  # restored
     add(alpha=HANDLER)
     connect(create_app()).get("/api/demo")
     assert events == ["/api/demo"]
@@ -237,27 +238,27 @@ HANDLER = f"""{INSTALL}
     original = fastapi.routing.get_request_handler
     def wrapper(*args, **kwargs):
         handler = original(*args, **kwargs)
-        async def observed(request):
+        async def observing_handler(request):
             events.append(request.url.path)
             return await handler(request)
-        return observed
+        return observing_handler
     fastapi.routing.get_request_handler = wrapper
 """
 
 
-# What keeps one from its start
+# Start-up errors
 
 
 def test_missing_package_is_reported_in_a_sentence(add: Add, logs: Logs) -> None:
     add(alpha="import nowhere.at_all")
-    sentence = refusal(logs)
-    assert sentence.startswith("The integration alpha does not start. It needs nowhere, which is not installed: ")
+    sentence = start_error(logs)
+    assert sentence.startswith("The integration alpha does not start. The module nowhere is not installed: ")
     assert sentence.endswith("the folder app/integrations/alpha.")
     assert not any("Traceback" in line for line in logs.error)
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "reason"),
     [
         ({"SIZE": "0"}, "The environment variable ALPHA_SIZE is '0': Input should be greater"),
         ({"SIZE": "0", "RATE": "x"}, "The ... ALPHA_SIZE: how many. The environment variable ALPHA_RATE is 'x': "),
@@ -269,20 +270,20 @@ def test_missing_package_is_reported_in_a_sentence(add: Add, logs: Logs) -> None
         ({"WORD": "hunter3"}, "The settings are inconsistent."),
     ],
 )
-def test_bad_value_ends_the_start_and_no_secret_is_logged(
-    variables: dict[str, str], told: str, add: Add, monkeypatch: pytest.MonkeyPatch, logs: Logs
+def test_invalid_setting_aborts_the_start_and_no_secret_is_logged(
+    variables: dict[str, str], reason: str, add: Add, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
     add(alpha=SETTINGS)
     for name, value in variables.items():
         monkeypatch.setenv(f"ALPHA_{name}", value)
-    begin, _, more = told.partition(" ... ")
-    sentence = refusal(logs)
+    begin, _, more = reason.partition(" ... ")
+    sentence = start_error(logs)
     assert sentence.startswith(f"The integration alpha does not start. {begin}")
     assert more in sentence
     assert not any(word in line for word in ("hunter", "17,18", "Traceback") for line in logs.error)
 
 
-def test_classes_of_settings_are_known_without_the_environment(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_classes_do_not_read_the_environment(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
     add(alpha=SETTINGS, beta=INSTALL)
     monkeypatch.setenv("ALPHA_SIZE", "none")
     classes = settings_classes()
@@ -301,28 +302,28 @@ def test_classes_of_settings_are_known_without_the_environment(add: Add, monkeyp
         f"{INSTALL}\ndef wrap(app, settings): 1 / 0",
     ],
 )
-def test_defect_keeps_its_traceback(code: str, add: Add, logs: Logs) -> None:
+def test_unexpected_error_is_logged_with_its_traceback(code: str, add: Add, logs: Logs) -> None:
     add(alpha=code)
-    assert refusal(logs) == "The integration alpha does not start."
+    assert start_error(logs) == "The integration alpha does not start."
     assert sum("Traceback" in line for line in logs.error) == 1
     assert any("alpha/__init__.py" in line for line in logs.error)
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "def install(app, settings): raise SystemExit"])
-def test_worker_stopped_while_it_starts_ends_quietly(code: str, add: Add, logs: Logs) -> None:
+def test_worker_that_is_stopped_during_its_start_exits_silently(code: str, add: Add, logs: Logs) -> None:
     add(alpha=code)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as raised:
         create_app()
-    assert not stopped.value.code
+    assert not raised.value.code
     assert not any("alpha" in line for line in logs.error)
 
 
-# From start to end
+# `lifespan`
 
 
 @pytest.fixture
 def start(add: Add) -> Callable[..., Application]:
-    """Return a function that makes an application with integrations, whose lifespans are still to come."""
+    """Return a function that creates an application with integrations; their lifespans have not started."""
 
     def create(**codes: str) -> Application:
         add(**codes)
@@ -358,7 +359,7 @@ def test_lifespan_that_fails_is_named_and_the_others_are_left(
     assert sum("ConnectionError: gone" in line for line in logs.error) == ("ConnectionError" in failure)
 
 
-# Its background task fails as soon as "fail" is among the events.
+# The background task fails when "fail" is among the events.
 GROUP = """
 async def fail():
     while "fail" not in events:
@@ -375,7 +376,7 @@ CANCELS = {"failure": "group.cancel_scope.cancel()"}
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "error"),
     [
         (TASK_GROUP | BREAKS, "ConnectionError: gone"),
         (ANYIO_GROUP | BREAKS, "ConnectionError: gone"),
@@ -383,34 +384,33 @@ CANCELS = {"failure": "group.cancel_scope.cancel()"}
     ],
 )
 def test_lifespan_that_ends_early_is_reported_and_others_continue(
-    parts: dict[str, str], told: str, start: Start, logs: Logs
+    parts: dict[str, str], error: str, start: Start, logs: Logs
 ) -> None:
     ends_early = lifespan(GROUP.format(**parts)) + ready("await asyncio.sleep(0.01)")
     app = start(alpha=lifespan(), beta=ends_early, gamma=lifespan())
-    for _ in range(2):  # a new start begins anew
+    for _ in range(2):  # a restart resets the state
         events.clear()
         with connect(app) as client:
             assert client.get("/readyz").status_code == 200
             events.append("fail")
-            answer = client.get("/readyz")
-            assert (answer.status_code, answer.json()["cause"]) == (503, "beta: It has ended; the log says why.")
+            response = client.get("/readyz")
+            cause = "beta: Its background work ended unexpectedly: see the log and restart the service."
+            assert (response.status_code, response.json()["cause"]) == (503, cause)
             assert not any(str(event).startswith("leave") for event in events if event != "leave beta")
             assert client.get("/api/demo").status_code == 200
         assert [event for event in events if event != "leave beta"][-2:] == ["leave gamma", "leave alpha"]
-    assert sum("The integration beta has ended before its time" in line for line in logs.error) == 2
+    assert sum("The integration beta ended unexpectedly" in line for line in logs.error) == 2
     assert sum(" ERROR " in line for line in logs.error) == 2
-    assert sum(told in line for line in logs.error if told and line.strip().endswith(told)) == (2 if told else 0)
+    assert sum(error in line for line in logs.error if error and line.strip().endswith(error)) == (2 if error else 0)
 
 
-def test_start_that_takes_long_is_logged_and_waited_for(
-    start: Start, monkeypatch: pytest.MonkeyPatch, logs: Logs
-) -> None:
-    monkeypatch.setattr(lifespans, "START_SECONDS", 0.05)
+def test_slow_start_is_logged_and_awaited(start: Start, monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
+    monkeypatch.setattr(lifespans, "START_WARNING_SECONDS", 0.05)
     with connect(start(alpha=lifespan("await asyncio.sleep(0.18)\nyield"))) as client:
         assert client.get("/livez").status_code == 200
-    told = [line.partition("WARNING ")[2] for line in logs.error if "WARNING" in line]
-    assert len(told) >= 2
-    assert told[0].startswith("[-] The integration alpha has not started after 0.05")
+    warnings = [line.partition("WARNING ")[2] for line in logs.error if "WARNING" in line]
+    assert len(warnings) >= 2
+    assert warnings[0].startswith("[-] The integration alpha has not started after 0.05")
 
 
 HANGING = """
@@ -418,7 +418,7 @@ yield
 try:
     await asyncio.sleep(30)
 finally:
-    events.append("cut off")
+    events.append("cancelled")
 """
 STUBBORN = """
 yield
@@ -426,26 +426,27 @@ for _ in range(2):
     try:
         await asyncio.sleep(10)
     except asyncio.CancelledError:
-        events.append("cut off")
+        events.append("cancelled")
 """
 
 
 @pytest.mark.parametrize("stop", [HANGING, STUBBORN])
-def test_stop_that_hangs_is_cut_off_and_named(
+def test_lifespan_that_hangs_at_shutdown_is_cancelled_and_named(
     stop: str, start: Start, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
     monkeypatch.setenv("GRACEFUL_TIMEOUT", "2")
-    monkeypatch.setattr(lifespans, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(lifespans, "CANCEL_SECONDS", 0.1)
     app = start(alpha=lifespan(), beta=lifespan(stop))
     with pytest.raises(AlreadyLoggedError, match="beta did not stop"), connect(app):
         began = time.monotonic()
     assert time.monotonic() - began < 9
-    assert events.index("cut off") < events.index("leave alpha")
-    told = [line for line in logs.error if " ERROR " in line]
-    assert ["The integration beta did not stop within 0.5 seconds, and is cut off" in line for line in told] == [True]
+    assert events.index("cancelled") < events.index("leave alpha")
+    errors = [line for line in logs.error if " ERROR " in line]
+    assert len(errors) == 1
+    assert "The integration beta did not stop within 0.5 seconds and was cancelled" in errors[0]
 
 
-def test_loop_that_is_closed_by_force_lets_them_leave_quietly(start: Start, logs: Logs) -> None:
+def test_forced_exit_leaves_the_lifespans_without_errors(start: Start, logs: Logs) -> None:
     leaves = lifespan("try:\n    yield\nfinally:\n    events.append('left')")
     app = start(alpha=leaves, beta=leaves, gamma=leaves)
 
@@ -464,27 +465,27 @@ def test_loop_that_is_closed_by_force_lets_them_leave_quietly(start: Start, logs
     assert not any(" ERROR " in line for line in logs.error)
 
 
-def test_lifespan_belongs_to_no_request(start: Start, logs: Logs) -> None:
+def test_lifespan_has_no_request_id(start: Start, logs: Logs) -> None:
     app = start(alpha=lifespan("logging.info('I am up')\nyield\nlogging.info('I am down')"))
 
-    async def starts_another(scope: Scope, receive: Receive, send: Send) -> None:
+    async def start_inner_app(scope: Scope, receive: Receive, send: Send) -> None:
         async with app.router.lifespan_context(app):
             await app(scope, receive, send)
 
-    asyncio.run(drive(ContextMiddleware(starts_another), http_scope("/livez")))
+    asyncio.run(drive(ContextMiddleware(start_inner_app), http_scope("/livez")))
     assert [line.partition("INFO ")[2] for line in logs.error if "I am" in line] == ["[-] I am up", "[-] I am down"]
 
 
-def test_client_needs_no_lifespan(start: Start, logs: Logs) -> None:
+def test_requests_work_without_the_lifespan(start: Start, logs: Logs) -> None:
     assert connect(start(alpha=lifespan())).get("/api/demo").status_code == 200
     assert events == []
     assert not any("Integrations" in line for line in logs.error)
 
 
-# Is it ready?
+# `ready`
 
 
-def test_readyz_names_those_that_are_not_ready_as_long_as_they_are_not(start: Start, logs: Logs) -> None:
+def test_readyz_names_integrations_that_are_not_ready(start: Start, logs: Logs) -> None:
     checks = {name: ready(f"if 'broken' in events: raise NotReady('Its {name} fails.')") for name in ("gamma", "alpha")}
     codes = {name: INSTALL + check for name, check in checks.items()}
     client = connect(start(**codes, beta=INSTALL + ready("pass")))
@@ -505,7 +506,7 @@ def test_readyz_names_those_that_are_not_ready_as_long_as_they_are_not(start: St
 
 def test_openapi_documents_503_of_readyz() -> None:
     document = create_app().openapi()
-    answer = document["paths"]["/readyz"]["get"]["responses"]["503"]
-    assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
-    assert HEADER in answer["headers"]
+    response = document["paths"]["/readyz"]["get"]["responses"]["503"]
+    assert response["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
+    assert HEADER in response["headers"]
     assert "503" not in document["paths"]["/livez"]["get"]["responses"]

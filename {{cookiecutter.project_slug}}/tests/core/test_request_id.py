@@ -193,6 +193,6 @@ def test_record_rejected_by_a_log_filter_is_in_no_file(configure: Callable[..., 
         assert line.endswith(" news")
 
 
-def test_the_plugin_works_in_starlette_context_s_own_middlewares() -> None:
+def test_plugin_works_in_the_middlewares_of_starlette_context() -> None:
     connection = HTTPConnection(http_scope(headers=[(b"x-request-id", ID.encode())]))
     assert asyncio.run(RequestIdPlugin().process_request(connection)) == ID

@@ -1,4 +1,4 @@
-"""The hooks in server.py, and the worker that cannot start: what ends gunicorn, and what must not."""
+"""gunicorn server hooks of the integrations, and workers that cannot start: which failures make gunicorn exit."""
 
 import logging
 import runpy
@@ -20,9 +20,8 @@ from app.common.exceptions import AlreadyLoggedError
 from app.common.log_handler import configure_logging
 from app.common.workers import RequestUvicornWorker
 from app.environment import PROJECT_ROOT
-from app.integrations import CannotStart
-from app.integrations import server_hooks as integrated
-from app.integrations.server_hooks import Hook, in_turn, load_hooks
+from app.integrations import CannotStart, server_hooks
+from app.integrations.server_hooks import Hook, chain_hooks, load_hooks
 from app.settings import get_settings
 from tests.support import Logs
 
@@ -33,16 +32,16 @@ HOOKS = {
     **dict.fromkeys(("pre_fork", "post_fork", "child_exit", "worker_exit"), 2),
     "nworkers_changed": 3,
 }
-"""gunicorn's server hooks that gun.py gives it, and how many arguments they get."""
+"""gunicorn's server hooks that gun.py sets, and the number of their arguments."""
 
 
 @pytest.fixture(autouse=True)
 def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Return a function that loads the hooks: those given by name, and those of integrations with this server.py."""
+    """Return a function that loads the hooks: those given by name, and those in the server.py of integrations."""
     configure_logging(get_settings())
     monkeypatch.setattr(package, "__path__", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "server_hooks_of_alpha", raising=False)
-    monkeypatch.setattr(integrated, "_loaded", [])
+    monkeypatch.setattr(server_hooks, "_loaded", [])
 
     def load(alpha: str, beta: str = "", **own: Hook) -> Hooks:
         for name, code in {"alpha": alpha, "beta": beta, "gamma": ""}.items():
@@ -51,13 +50,13 @@ def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
             if code:
                 (tmp_path / name / "server.py").write_text(code)
         load_hooks()
-        return {name: in_turn(name, *filter(None, [own.get(name)])) for name in HOOKS}
+        return {name: chain_hooks(name, *filter(None, [own.get(name)])) for name in HOOKS}
 
     return load
 
 
 def call(hooks: Hooks, name: str) -> object:
-    """Call a hook as gunicorn does and return the exit status with which it ends."""
+    """Call a hook as gunicorn does; return its exit status, or "it returns"."""
     try:
         hooks[name](*[None] * HOOKS[name])
     except SystemExit as end:
@@ -65,23 +64,23 @@ def call(hooks: Hooks, name: str) -> object:
     return "it returns"
 
 
-# What a server.py may hold
+# Loading
 
 
-def test_hooks_follow_those_of_gun_py_in_the_order_of_names(hooks: Load, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hooks_of_integrations_are_called_after_gun_py(hooks: Load, capsys: pytest.CaptureFixture[str]) -> None:
     code = "def when_ready(server): print(__name__, server)"
     hooks(code, code, when_ready=partial(print, "gun"))["when_ready"]("master")
     assert capsys.readouterr().out == "gun master\nserver_hooks_of_alpha master\nserver_hooks_of_beta master\n"
 
 
-def test_gun_py_hands_every_hook_to_gunicorn(
+def test_gun_py_sets_every_hook(
     hooks: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = {name: ", ".join("abc"[:count]) for name, count in HOOKS.items()}
     hooks("\n".join(f"def {name}({arguments}): print('{name}', {arguments})" for name, arguments in listed.items()))
     config = runpy.run_path(str(PROJECT_ROOT / "gun.py"))
     worker = SimpleNamespace(handle_exit=print)
-    monkeypatch.setenv("LISTEN_FDS", "1")  # so that the port need not be free
+    monkeypatch.setenv("LISTEN_FDS", "1")  # the port need not be free
     monkeypatch.setattr(signal, "signal", print)
     for name, count in HOOKS.items():
         taken = Config()
@@ -102,38 +101,38 @@ def test_gun_py_hands_every_hook_to_gunicorn(
         "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: 'int'\ndef child_exit(*_): print(A(2).n)",
     ],
 )
-def test_hook_with_a_fitting_signature_is_called(code: str, hooks: Load, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hook_that_accepts_the_arguments_is_called(code: str, hooks: Load, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config()
     config.set("child_exit", hooks(code)["child_exit"])
     config.child_exit(None, None)
     assert capsys.readouterr().out == "2\n"
 
 
-def test_server_py_that_cannot_be_run_ends_the_start(hooks: Load, logs: Logs) -> None:
-    with pytest.raises(CannotStart, match=r"^The integration alpha does not start\. It needs nowhere, which is not"):
+def test_error_in_server_py_aborts_the_start(hooks: Load, logs: Logs) -> None:
+    with pytest.raises(CannotStart, match=r"^The integration alpha does not start\. The module nowhere is not"):
         hooks("import nowhere")
     assert len(logs.error) == 1
 
 
-# What a hook may do
+# Failures
 
 
 @pytest.mark.parametrize("name", HOOKS)
 @pytest.mark.parametrize("failure", ["TypeError('in a hook')", "SystemExit('No folder.')", "SystemExit(4)"])
-def test_failing_hook_is_logged_and_ends_the_start_only_where_it_must_work(
+def test_failing_hook_is_logged_and_only_a_startup_hook_aborts_the_start(
     name: str, failure: str, hooks: Load, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    must_work = name in {"on_starting", "when_ready", "post_fork", "post_worker_init"}
+    is_startup_hook = name in {"on_starting", "when_ready", "post_fork", "post_worker_init"}
     made = hooks(f"def {name}(*_): raise {failure}", f"def {name}(*_): print('called')")
-    assert call(made, name) == (3 if must_work else "it returns")
-    assert capsys.readouterr().out == ("" if must_work else "called\n")
+    assert call(made, name) == (3 if is_startup_hook else "it returns")
+    assert capsys.readouterr().out == ("" if is_startup_hook else "called\n")
     assert sum(f"The integration alpha failed in {name}" in line for line in logs.error) == 1
     assert any(failure.partition("(")[0] in line for line in logs.error)
 
 
 @pytest.mark.parametrize("name", HOOKS)
 @pytest.mark.parametrize(("code", "status"), [("", None), ("0", 0)])
-def test_worker_told_to_exit_leaves_its_hook_as_well(
+def test_worker_that_is_stopped_during_a_hook_exits_silently(
     name: str, code: str, status: int | None, hooks: Load, logs: Logs
 ) -> None:
     assert call(hooks(f"def {name}(*_): raise SystemExit({code})"), name) == status
@@ -141,38 +140,38 @@ def test_worker_told_to_exit_leaves_its_hook_as_well(
 
 
 @pytest.mark.parametrize("name", ["post_fork", "post_worker_init"])
-def test_worker_whose_preparation_fails_may_be_tried_again(name: str, hooks: Load) -> None:
+def test_worker_whose_startup_hook_fails_may_be_retried(name: str, hooks: Load) -> None:
     worker = SimpleNamespace(handle_boot_failure=lambda: sys.exit(1))
     with pytest.raises(SystemExit) as stopped:
         hooks(f"def {name}(*_): raise OSError")[name](*[None, worker][-HOOKS[name] :])
     assert stopped.value.code == 1
 
 
-# At SIGHUP
+# Reload (SIGHUP)
 
-KEPT = "The hooks of the integrations stay as they were."
+KEPT = "The previous hooks of the integrations stay in effect."
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "messages"),
     [
-        ("def on_exit(server) print('bad')", ["The integration alpha does not start. This is why:", KEPT]),
-        ("import nowhere", ["The integration alpha does not start. It needs nowhere, which is not installed", KEPT]),
+        ("def on_exit(server) print('bad')", ["The integration alpha does not start. The traceback shows", KEPT]),
+        ("import nowhere", ["The integration alpha does not start. The module nowhere is not installed", KEPT]),
     ],
 )
-def test_running_server_keeps_its_hooks(
-    code: str, told: list[str], hooks: Load, logs: Logs, capsys: pytest.CaptureFixture[str]
+def test_reload_with_an_error_keeps_the_previous_hooks(
+    code: str, messages: list[str], hooks: Load, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = hooks("def on_exit(_): print('good')")
-    kept = hooks(code)
+    original = hooks("def on_exit(_): print('original')")
+    reloaded = hooks(code)
     errors = [line for line in logs.error if " ERROR " in line]
-    assert [text in line for text, line in zip(told, errors, strict=True)] == [True] * len(told)
-    for made in (good, kept, hooks("def on_exit(_): print('mended')")):
-        made["on_exit"](None)
-    assert capsys.readouterr().out == "good\ngood\nmended\n"
+    assert [text in line for text, line in zip(messages, errors, strict=True)] == [True] * len(messages)
+    for loaded in (original, reloaded, hooks("def on_exit(_): print('fixed')")):
+        loaded["on_exit"](None)
+    assert capsys.readouterr().out == "original\noriginal\nfixed\n"
 
 
-def test_first_server_py_of_a_running_server_may_be_faulty(
+def test_reload_may_add_a_server_py_with_an_error(
     hooks: Load, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "__path__", [str(tmp_path / "nothing")])
@@ -182,13 +181,13 @@ def test_first_server_py_of_a_running_server_may_be_faulty(
     assert logs.error[-1].endswith(KEPT)
 
 
-# A lifespan that has failed
+# Lifespan errors
 
 TRACEBACK = "Traceback (most recent call last):\n...\napp.common.exceptions.AlreadyLoggedError: It did not start.\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "arguments"),
     [
         ("uvicorn.error", (TRACEBACK,)),
         ("gunicorn.error", ("ASGI lifespan startup failed: %s", RuntimeError(f"Lifespan startup failed: {TRACEBACK}"))),
@@ -196,14 +195,14 @@ TRACEBACK = "Traceback (most recent call last):\n...\napp.common.exceptions.Alre
         ("_granian", (TRACEBACK,)),
     ],
 )
-def test_server_does_not_repeat_a_logged_lifespan_error(name: str, words: tuple[object, ...], logs: Logs) -> None:
-    logging.getLogger(name).error(*words)
+def test_server_does_not_repeat_a_logged_lifespan_error(name: str, arguments: tuple[object, ...], logs: Logs) -> None:
+    logging.getLogger(name).error(*arguments)
     assert logs.error == []
-    logging.getLogger(name).error(*[str(word).replace("AlreadyLogged", "Another") for word in words])
+    logging.getLogger(name).error(*[str(argument).replace("AlreadyLogged", "Another") for argument in arguments])
     assert len(logs.error) == 1
 
 
-def test_logged_lifespan_error_is_dropped_from_servers_only(logs: Logs) -> None:
+def test_logged_lifespan_error_is_dropped_only_from_loggers_of_servers(logs: Logs) -> None:
     server = logging.getLogger("_granian")
     for error in (AlreadyLoggedError("It did not start."), OSError("disk")):
         server.error("ASGI lifespan startup failed", exc_info=error)
@@ -218,7 +217,7 @@ def test_logged_lifespan_error_is_dropped_from_servers_only(logs: Logs) -> None:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    """Return a function that starts a worker which fails, and returns the exit status, or the error as it is."""
+    """Return a function that starts a worker with an error, and returns its exit status or the error it raised."""
     monkeypatch.setattr(workers, "RETRY_DELAY", 0)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(RequestUvicornWorker, "initial_workers", 2)
@@ -231,15 +230,15 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
         monkeypatch.setattr(Worker, "init_process", fail)
         worker = object.__new__(RequestUvicornWorker)
         worker.age, worker.booted, worker.log = age, booted, logging.getLogger("gunicorn.error")
-        with pytest.raises(BaseException) as stopped:  # noqa: PT011 - whichever it is
+        with pytest.raises(BaseException) as raised:  # noqa: PT011 - any error
             worker.init_process()
-        return stopped.value.code if isinstance(stopped.value, SystemExit) else stopped.value
+        return raised.value.code if isinstance(raised.value, SystemExit) else raised.value
 
     return end
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), SyntaxError("pass pass"), ImportError("no app")], ids=repr)
-def test_replacement_that_cannot_start_is_tried_again(
+def test_replacement_that_cannot_start_is_retried(
     error: BaseException, start: Callable[..., object], logs: Logs
 ) -> None:
     assert start(3, error) == 1
@@ -247,24 +246,24 @@ def test_replacement_that_cannot_start_is_tried_again(
     assert sum("Exception in worker process" in line for line in logs.error) == (not isinstance(error, SystemExit))
 
 
-@pytest.mark.parametrize("fault", [SystemExit(3), SyntaxError("pass pass")], ids=repr)
-def test_of_first_workers_that_cannot_start_one_ends_gunicorn(
-    fault: BaseException, start: Callable[..., object], logs: Logs
+@pytest.mark.parametrize("error", [SystemExit(3), SyntaxError("pass pass")], ids=repr)
+def test_only_one_of_the_initial_workers_that_cannot_start_makes_gunicorn_exit(
+    error: BaseException, start: Callable[..., object], logs: Logs
 ) -> None:
-    """gunicorn fails itself if a second one ends like this."""
-    ends = [start(2, SystemExit(3)), start(1, fault), start(2, SyntaxError("pass pass"))]
-    assert ends == [0, 3 if isinstance(fault, SystemExit) else fault, 0]
+    """gunicorn itself fails if a second worker exits with a boot error."""
+    ends = [start(2, SystemExit(3)), start(1, error), start(2, SyntaxError("pass pass"))]
+    assert ends == [0, 3 if isinstance(error, SystemExit) else error, 0]
     assert logs.error == []
 
 
-def test_worker_that_has_served_ends_as_it_did(start: Callable[..., object], logs: Logs) -> None:
-    fault = OSError("disk")
-    ends = [start(3, error, booted=True) for error in (SystemExit(0), SystemExit(1), fault)]
-    assert ends == [0, 1, fault]
+def test_error_of_a_worker_that_has_started_is_not_changed(start: Callable[..., object], logs: Logs) -> None:
+    failure = OSError("disk")
+    ends = [start(3, error, booted=True) for error in (SystemExit(0), SystemExit(1), failure)]
+    assert ends == [0, 1, failure]
     assert logs.error == []
 
 
-def test_reload_that_asks_for_more_workers_has_no_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_with_more_workers_keeps_the_number_of_initial_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestUvicornWorker, "initial_workers", 0)
     monkeypatch.setattr(UvicornWorker, "__init__", lambda self, **given: self.__dict__.update(given))
     for age, count in enumerate((2, 2, 5, 5, 5), start=1):

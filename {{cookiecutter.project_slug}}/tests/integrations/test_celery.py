@@ -1,4 +1,4 @@
-"""Celery in this process and in memory, and without a broker."""
+"""Celery in this process, with a broker in memory, and with a broker that is unavailable."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def fails(secret: str) -> None:
 
 @pytest.fixture
 def eager() -> Iterator[None]:
-    """Tasks run where they are called; by hand, as Celery's settings are no plain object."""
+    """Run tasks in the caller's thread. Not with `monkeypatch`, which cannot undo a change to Celery's settings."""
     app.conf.task_always_eager = True
     yield
     app.conf.task_always_eager = False
@@ -62,9 +62,9 @@ def eager() -> Iterator[None]:
 
 @contextmanager
 def broker_at(url: str) -> Iterator[None]:
-    """Send to another broker for a while."""
+    """Use another broker inside the `with` block."""
     url_before, options_before = app.conf.broker_url, app.conf.broker_transport_options
-    point_to(url, {"polling_interval": 0.01})  # that of memory:// is a second
+    point_to(url, {"polling_interval": 0.01})  # the default of memory:// is 1 s
     try:
         yield
     finally:
@@ -79,17 +79,17 @@ def point_to(url: str, options: dict[str, Any]) -> None:
 
 @pytest.fixture
 def sent() -> Iterator[list[dict[str, Any]]]:
-    """The headers of what is sent to a broker in this process' memory."""
+    """The headers of all tasks sent during the test; the broker is in memory."""
     headers: list[dict[str, Any]] = []
 
-    def note(**message: Any) -> None:  # noqa: ANN401
+    def add_headers(**message: Any) -> None:  # noqa: ANN401
         headers.append(message["headers"])
 
-    signals.after_task_publish.connect(note, weak=False)
+    signals.after_task_publish.connect(add_headers, weak=False)
     with broker_at("memory://"):
         yield headers
         app.control.purge()
-    signals.after_task_publish.disconnect(note)
+    signals.after_task_publish.disconnect(add_headers)
 
 
 def test_sent_task_has_the_ids_in_its_headers(sent: list[dict[str, Any]]) -> None:
@@ -101,19 +101,19 @@ def test_sent_task_has_the_ids_in_its_headers(sent: list[dict[str, Any]]) -> Non
     assert [headers["x-parent-id"] for headers in sent[:2]] == ["task-1", "task-1"]
     assert UUID4.fullmatch(sent[2]["x-request-id"])
     assert "x-parent-id" not in sent[2]
-    assert sent[0]["parent_id"] is None  # Celery's own, which it uses
+    assert sent[0]["parent_id"] is None  # the header that Celery uses itself is unchanged
 
 
 @pytest.mark.usefixtures("sent")
-def test_a_worker_runs_it_under_the_same_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker in a thread: what crosses is in the message alone; without `use_task_id` each run has its own ID."""
+def test_worker_runs_tasks_with_the_ids_of_their_messages(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the message carries the IDs to the worker's thread. With `use_task_id=False`, each run has a new task ID."""
     monkeypatch.setenv("LOG_FORMAT", "json")
     propagation._set_up_logging()
     with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30):
         with TaskRecord(ID, "-"):
             send_id, flaky_id, fails_id = send.delay().id, flaky.delay().id, fails.delay("hunter2").id
-        for words, count in (("probing", 1), ("attempt", 2), ("failure", 1), ("success", 3)):
-            assert len(logs.wait("error.log", words, count)) == count
+        for text, count in (("probing", 1), ("attempt", 2), ("failure", 1), ("success", 3)):
+            assert len(logs.wait("error.log", text, count)) == count
         monkeypatch.setitem(app.conf.changes, "use_task_id", False)
         with TaskRecord("each-run", "-"):
             flaky.delay()
@@ -121,8 +121,8 @@ def test_a_worker_runs_it_under_the_same_ids(logs: Logs, monkeypatch: pytest.Mon
     lines = [json.loads(line) for line in logs.error]
 
     def ids(message: str, request_id: str = ID) -> list[tuple[str, str]]:
-        of = [line for line in lines if (line["message"], line["request_id"]) == (message, request_id)]
-        return [(line["current_id"], line["parent_id"]) for line in of]
+        found = [line for line in lines if (line["message"], line["request_id"]) == (message, request_id)]
+        return [(line["current_id"], line["parent_id"]) for line in found]
 
     assert ids("sending") == [(send_id, "-")]
     assert [parent_id for _, parent_id in ids("probing")] == [send_id]
@@ -130,13 +130,13 @@ def test_a_worker_runs_it_under_the_same_ids(logs: Logs, monkeypatch: pytest.Mon
     assert len(set(ids("attempt", "each-run"))) == len(ids("attempt", "each-run")) == 2
     (failed,) = [line for line in lines if line["level"] == "ERROR"]
     assert (failed["request_id"], failed["current_id"], failed["parent_id"]) == (ID, fails_id, "-")
-    text = "\n".join(logs.error)
-    assert text.count("ValueError: 7") == 1
-    assert not [words for words in ("hunter2", "succeeded in", '"data"') if words in text]
+    output = "\n".join(logs.error)
+    assert output.count("ValueError: 7") == 1
+    assert not [text for text in ("hunter2", "succeeded in", '"data"') if text in output]
 
 
 @pytest.mark.usefixtures("eager")
-def test_eager_tasks_have_the_id_of_their_request_or_of_their_headers(app: Application, logs: Logs) -> None:
+def test_eager_task_has_the_request_id_of_its_caller_or_of_its_headers(app: Application, logs: Logs) -> None:
     @app.get("/eager")
     def call() -> list[str]:
         inner = send.delay() and probe.delay().get()["request_id"]
@@ -145,46 +145,47 @@ def test_eager_tasks_have_the_id_of_their_request_or_of_their_headers(app: Appli
     assert connect(app).get("/eager", headers={HEADER: ID}).json() == [ID, ID]
     assert sum(line.endswith(" probing") for line in logs.error) == 2
     assert all(f"[{ID}]" in line for line in logs.error)
-    given, forged = (probe.apply(headers={"x-request-id": one}).get()["request_id"] for one in (ID, "forged\nline"))
-    assert given == ID
+    valid, forged = (probe.apply(headers={"x-request-id": sent}).get()["request_id"] for sent in (ID, "forged\nline"))
+    assert valid == ID
     assert UUID4.fullmatch(forged)
 
 
 @pytest.mark.parametrize("url", [REDIS.format(1), "amqp://127.0.0.1:1//"])
-def test_without_a_broker(url: str, configure: Callable[..., Application], logs: Logs) -> None:
-    """The service answers, with a sentence; nothing is said twice."""
+def test_unavailable_broker_gives_503_without_traceback(
+    url: str, configure: Callable[..., Application], logs: Logs
+) -> None:
     service = configure()
     with broker_at(url):
         response = connect(service).post("/api/celery/demo", headers={HEADER: ID})
-        with pytest.raises(NotReady, match="does not answer"):
+        with pytest.raises(NotReady, match="is unavailable"):
             asyncio.run(integration.ready())
     assert (response.status_code, response.headers[HEADER], response.json()["request_id"]) == (503, ID, ID)
-    assert response.json()["cause"] == integration.NO_ANSWER
+    assert response.json()["cause"] == integration.UNAVAILABLE
     assert len(logs.access) == 1
     assert not any("Traceback" in line for line in logs.error)
 
 
-def test_broker_that_hangs_keeps_no_thread_waiting(
+def test_hanging_broker_does_not_block_threads(
     configure: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Callers wait for a short time only, and all of them use one thread."""
-    monkeypatch.setattr(integration, "PROBE_SECONDS", 0.1)
+    """Sending a task and the readiness checks time out; all checks share one thread."""
+    monkeypatch.setattr(integration, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(integration, "SEND_SECONDS", 0.2)
 
-    async def ask() -> None:
+    async def check_readiness() -> None:
         results = await asyncio.gather(*(integration.ready() for _ in range(3)), return_exceptions=True)
         assert [type(result) for result in results] == [NotReady] * 3
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("asyncio_")]
 
     with socket.create_server(("127.0.0.1", 0)) as server, broker_at(REDIS.format(server.getsockname()[1])):
-        end = threading.Timer(20, server.shutdown, [socket.SHUT_RDWR])  # else a call without a limit blocks
-        end.start()
+        watchdog = threading.Timer(20, server.shutdown, [socket.SHUT_RDWR])  # ends a call that has no timeout
+        watchdog.start()
         began = time.monotonic()
         try:
             assert connect(configure()).post("/api/celery/demo").status_code == 503
-            asyncio.run(ask())
+            asyncio.run(check_readiness())
         finally:
-            end.cancel()
+            watchdog.cancel()
         assert time.monotonic() - began < 10
 
 
@@ -192,8 +193,8 @@ def test_broker_that_hangs_keeps_no_thread_waiting(
 @pytest.mark.parametrize(
     "url", ["http://user:hunter2@host", "nonsense", "sqs://", "redis://:hunter2/x@host", "amqp://u:hunter2#x@host"]
 )
-def test_bad_url_is_declined_without_its_password(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_url_is_rejected_without_its_password(name: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, url)
-    with pytest.raises(SystemExit, match=f"{name} is invalid") as declined:
+    with pytest.raises(SystemExit, match=f"{name} is invalid") as error:
         read_settings(SETTINGS)
-    assert "hunter2" not in str(declined.value)
+    assert "hunter2" not in str(error.value)

@@ -52,7 +52,7 @@ SECRET = "hunter2-hunter2"
 @pytest.fixture(autouse=True)
 def only_mcp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Load no other integration, as those of task queues would connect to their brokers; remove metric observers."""
-    for name in ("app.integrations.names", "app.integrations.processes.names"):
+    for name in ("app.integrations.integration_names", "app.integrations.processes.integration_names"):
         monkeypatch.setattr(name, lambda: ["mcp"])
     metric_observers.clear()
     yield

@@ -1,4 +1,4 @@
-"""What a process sets up that works on tasks: lines like the service's, and the integrations that observe it."""
+"""A process that handles tasks configures logging as the service does, and starts the observers."""
 
 import importlib
 import logging
@@ -20,7 +20,7 @@ events: list[object] = []
 
 @pytest.fixture(autouse=True)
 def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
-    """Return a function that adds integrations, by the code of their __init__.py; the project's own are left out."""
+    """Return a function that adds integrations with the given code; the project's integrations are disabled."""
     monkeypatch.setattr(package, "__path__", [str(tmp_path)])
     monkeypatch.setattr(logging, "events", events, raising=False)
 
@@ -40,16 +40,16 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
 OBSERVE = "import logging\ndef observe(settings):\n    logging.events.append((__name__[-5:], settings))\n"
 
 
-def test_process_of_tasks_is_observed_by_those_that_want_to(add: Add, logs: Logs) -> None:
-    add(beta=OBSERVE, alpha=OBSERVE, gamma="1 / 0  # observes nothing, so it is not even imported")
+def test_only_integrations_with_observe_are_imported_and_called(add: Add, logs: Logs) -> None:
+    add(beta=OBSERVE, alpha=OBSERVE, gamma="1 / 0  # without `observe`, it must not be imported")
     set_up_process()
     assert events == [("alpha", get_settings()), (".beta", get_settings())]
     logging.getLogger("app.work").info("set up")
     assert [line.endswith("[-] set up") for line in logs.error] == [True]
 
 
-def test_observer_that_fails_ends_the_process_with_a_sentence(add: Add, logs: Logs) -> None:
-    add(alpha="\ndef observe(settings): raise SystemExit('ALPHA_SIZE is bad.')")
-    with pytest.raises(CannotStart, match=r"^The integration alpha does not start\. ALPHA_SIZE is bad\.$"):
+def test_failing_observer_ends_the_process_with_the_reason(add: Add, logs: Logs) -> None:
+    add(alpha="\ndef observe(settings): raise SystemExit('ALPHA_SIZE is invalid.')")
+    with pytest.raises(CannotStart, match=r"^The integration alpha does not start\. ALPHA_SIZE is invalid\.$"):
         set_up_process()
     assert len(logs.error) == 1

@@ -1,4 +1,4 @@
-"""SAQ without a broker: what its hooks do, what the service answers while nobody listens, and what no line may show."""
+"""SAQ without a broker: IDs of jobs, responses during an outage, and secrets that must not appear in the log."""
 
 import asyncio
 import logging
@@ -24,84 +24,84 @@ from tests.support import HEADER, ID, UUID4, Logs, connect
 
 Configure = Callable[..., Application]
 
-NOBODY = "redis://127.0.0.1:1/0"
-SILENT = "The broker of the jobs does not answer."
+UNREACHABLE = "redis://127.0.0.1:1/0"
+UNAVAILABLE = "The SAQ broker is unavailable."
 SECRET = "hunter2-hunter2"
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Application:
-    """No other integration, which would look for its own broker; and a broker that is not there."""
-    for place in ("app.integrations.names", "app.integrations.processes.names"):
-        monkeypatch.setattr(place, lambda: ["saq"])
-    monkeypatch.setattr(queue, "_gone", {})
-    monkeypatch.setattr(queue, "_back", {})
-    return configure(SAQ_URL=NOBODY)
+def application(monkeypatch: pytest.MonkeyPatch, configure: Configure) -> Application:
+    """The service without other integrations, which would need their brokers; the SAQ broker is unreachable."""
+    for name in ("app.integrations.integration_names", "app.integrations.processes.integration_names"):
+        monkeypatch.setattr(name, lambda: ["saq"])
+    monkeypatch.setattr(queue, "_outage", {})
+    monkeypatch.setattr(queue, "_recovered", {})
+    return configure(SAQ_URL=UNREACHABLE)
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """The jobs that a broker of the test's own has been given."""
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that SAQ has stored in a simulated broker."""
     jobs: list[Job] = []
 
-    async def keep(_: RedisQueue, job: Job, *args: object, **options: object) -> Job:  # noqa: ARG001
+    async def store(_: RedisQueue, job: Job, *args: object, **options: object) -> Job:  # noqa: ARG001
         jobs.append(job)
-        logging.getLogger("saq").info("Kept %s", job)
+        logging.getLogger("saq").info("Stored %s", job)
         return job
 
     for name in ("_enqueue", "_update", "_retry", "_finish"):
-        monkeypatch.setattr(RedisQueue, name, keep)
+        monkeypatch.setattr(RedisQueue, name, store)
     return jobs
 
 
 def context(job: Job) -> dict[str, Any]:
-    """Return what a worker gives to its hooks."""
+    """Return the context that a worker passes to its hooks."""
     return {"job": job, "worker": Worker(**settings())}
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
-    """Run it in a loop of its own; a minute that is not asked for would be too long for a test."""
+    """Run a coroutine in a new event loop; fail after 5 seconds, since a worker's call may take a minute."""
     return asyncio.run(asyncio.wait_for(coroutine, 5))
 
 
-def test_what_a_request_enqueues_has_its_id_and_no_parent(kept: list[Job]) -> None:
+def test_job_enqueued_by_a_request_has_its_id_and_no_parent(stored: list[Job]) -> None:
     with TaskRecord(ID, "-"):
         run(get_queue().enqueue("demo", tree=True))
-    assert kept[0].meta == {REQUEST_ID_KEY: ID}
+    assert stored[0].meta == {REQUEST_ID_KEY: ID}
 
 
-def test_what_a_job_enqueues_has_the_job_as_its_parent(kept: list[Job]) -> None:
+def test_job_enqueued_by_a_job_has_that_job_as_its_parent(stored: list[Job]) -> None:
     with TaskRecord(ID, "job-1", "job-0"):
         run(get_queue().enqueue("demo"))
-    assert kept[0].meta == {REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"}
+    assert stored[0].meta == {REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"}
 
 
-def test_what_is_enqueued_outside_of_everything_has_an_id_of_its_own(kept: list[Job], logs: Logs) -> None:
-    """So has each occurrence of cron, and its line shows it."""
+def test_job_enqueued_outside_of_a_request_has_a_new_id(stored: list[Job], logs: Logs) -> None:
+    """This applies to each occurrence of a cron job, and its log line shows the ID."""
     for _ in range(2):
         run(get_queue().enqueue("demo", key="cron:demo"))
-    assert len({job.meta[REQUEST_ID_KEY] for job in kept}) == 2
-    assert PARENT_ID_KEY not in kept[0].meta
-    for job in kept:
-        assert len(logs.wait("error.log", f" [{job.meta[REQUEST_ID_KEY]}] [cron:demo -] Kept demo cron:demo")) == 1
+    assert len({job.meta[REQUEST_ID_KEY] for job in stored}) == 2
+    assert PARENT_ID_KEY not in stored[0].meta
+    for job in stored:
+        assert len(logs.wait("error.log", f" [{job.meta[REQUEST_ID_KEY]}] [cron:demo -] Stored demo cron:demo")) == 1
 
 
 @pytest.mark.parametrize("parent", [{}, {PARENT_ID_KEY: "job-1"}])
-def test_a_retry_keeps_its_ids(parent: dict[str, str], kept: list[Job]) -> None:
+def test_retried_job_keeps_its_ids(parent: dict[str, str], stored: list[Job]) -> None:
     job = Job("demo", key="job-2", queue=get_queue(), meta={REQUEST_ID_KEY: ID, **parent})
 
     async def fail() -> None:
         await before_process(ctx := context(job))
         await job.retry("a traceback")
-        await job.enqueue()  # by itself, as a job does that goes on later
+        await job.enqueue()  # a job that enqueues itself again, to continue later
         await after_process(ctx)
 
     run(fail())
-    assert [one.meta for one in kept] == [{REQUEST_ID_KEY: ID, **parent}] * 2
+    assert [saved.meta for saved in stored] == [{REQUEST_ID_KEY: ID, **parent}] * 2
 
 
-def test_a_job_from_elsewhere_is_not_its_own_parent(kept: list[Job], logs: Logs) -> None:
-    """It has no ID, gets one, and keeps it when it is tried again."""
+def test_retried_job_of_a_foreign_producer_is_not_its_own_parent(stored: list[Job], logs: Logs) -> None:
+    """It has no request ID; the worker assigns one, and a retry keeps it."""
     job = Job("demo", key="job-2", queue=get_queue())
 
     async def fail() -> None:
@@ -111,39 +111,45 @@ def test_a_job_from_elsewhere_is_not_its_own_parent(kept: list[Job], logs: Logs)
         assert UUID4.fullmatch(current_request_id())
 
     run(fail())
-    assert len(kept) == 1
+    assert len(stored) == 1
     assert len(logs.wait("error.log", " [job-2 -] Retrying demo job-2")) == 1
 
 
 @pytest.mark.parametrize(
     "meta",
-    [{REQUEST_ID_KEY: "bad one"}, {REQUEST_ID_KEY: ID, "X-Request-Id": "bad\none"}, {"X-REQUEST-ID": 7}, [ID], None],
+    [
+        {REQUEST_ID_KEY: "not valid"},
+        {REQUEST_ID_KEY: ID, "X-Request-Id": "not\nvalid"},
+        {"X-REQUEST-ID": 7},
+        [ID],
+        None,
+    ],
 )
-def test_a_doubtful_id_is_replaced_once(meta: Any, kept: list[Job]) -> None:  # noqa: ANN401
-    """It is what the job has from then on: when it is taken, and in all of its attempts."""
+def test_invalid_id_is_replaced_once(meta: Any, stored: list[Job]) -> None:  # noqa: ANN401
+    """The job keeps the new ID in all of its attempts."""
     job = Job("demo", key="job-2", queue=get_queue(), meta=meta)
 
     async def fail() -> str:
         await job.update(status=Status.ACTIVE)
-        await before_process(ctx := context(Job("demo", key="job-2", queue=job.queue, meta=kept[-1].meta)))
+        await before_process(ctx := context(Job("demo", key="job-2", queue=job.queue, meta=stored[-1].meta)))
         await ctx["job"].retry("a traceback")
         return current_request_id()
 
-    seen = run(fail())
-    assert UUID4.fullmatch(seen)
-    assert [one.meta for one in kept] == [{REQUEST_ID_KEY: seen}] * 2
-    assert record_of(kept[-1]).request_id == seen
+    request_id = run(fail())
+    assert UUID4.fullmatch(request_id)
+    assert [saved.meta for saved in stored] == [{REQUEST_ID_KEY: request_id}] * 2
+    assert record_of(stored[-1]).request_id == request_id
 
 
-def test_a_key_tells_neither_host_nor_time(kept: list[Job]) -> None:
+def test_job_key_is_a_random_uuid_unless_given(stored: list[Job]) -> None:
     run(get_queue().enqueue("demo"))
     run(get_queue().enqueue("demo", key="mine"))
-    assert UUID4.fullmatch(kept[0].key)
-    assert kept[1].key == "mine"
+    assert UUID4.fullmatch(stored[0].key)
+    assert stored[1].key == "mine"
 
 
 def process(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
-    """Let a worker do a job."""
+    """Let a worker process a job."""
 
     async def work() -> None:
         worker: Worker[Any] = Worker(**settings())
@@ -157,23 +163,23 @@ def process(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     run(work())
 
 
-@pytest.mark.usefixtures("kept")
-def test_no_job_floods_the_log(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its function, which nobody has, and its key are written at no length, in no traceback, and with its IDs."""
+@pytest.mark.usefixtures("stored")
+def test_long_function_name_and_key_are_truncated_in_the_log(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has no such function. The traceback is short, too, and every line has the IDs of the job."""
     job = Job("f" * 200_000, key="k" * 50_000, meta={REQUEST_ID_KEY: ID})
     process(monkeypatch, job)
     assert job.status is Status.FAILED
     logging.getLogger("saq").warning("Aborting %s", f"saq:job:{job.key}")
     lines = logs.wait("error.log", "Aborting")
-    assert "LookupError: This worker has no such function." in "".join(logs.error)
+    assert "LookupError: The job's function is not registered in this worker; deploy its code." in "".join(logs.error)
     assert len(lines) == 1
     assert max(map(len, logs.error)) < 2000
     assert all(f" [{ID}] [{'k' * 128} -] " in line for line in logs.error if "ffff" in line)
 
 
-@pytest.mark.usefixtures("kept")
-def test_a_job_that_cannot_even_begin_has_its_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fails before its IDs are bound."""
+@pytest.mark.usefixtures("stored")
+def test_error_before_a_job_starts_is_logged_with_its_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAQ logs the error before `before_process` has bound the IDs."""
 
     async def fail(*_: object, **__: object) -> None:
         raise ValueError("not written")
@@ -184,13 +190,13 @@ def test_a_job_that_cannot_even_begin_has_its_ids(logs: Logs, monkeypatch: pytes
     assert f" ERROR [{ID}] [job-2 job-1] Error processing job demo job-2" in line
 
 
-def test_a_broker_that_goes_while_a_job_is_taken_is_waited_for(
-    kept: list[Job], monkeypatch: pytest.MonkeyPatch, logs: Logs
+def test_worker_waits_for_a_broker_that_fails_while_a_job_is_dequeued(
+    stored: list[Job], monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
-    answers: list[Exception | None] = [ConnectionError("gone"), None]
+    results: list[Exception | None] = [ConnectionError("gone"), None]
 
     async def update(*_: object, **__: object) -> None:
-        if error := answers.pop(0):
+        if error := results.pop(0):
             raise error
 
     async def count(*_: object) -> int:
@@ -199,55 +205,55 @@ def test_a_broker_that_goes_while_a_job_is_taken_is_waited_for(
     monkeypatch.setattr(RedisQueue, "update", update)
     monkeypatch.setattr(RedisQueue, "count", count)
     process(monkeypatch, Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID}))
-    assert [job.status for job in kept] == [Status.COMPLETE]
-    assert len(logs.wait("error.log", f" WARNING [{ID}] [job-2 -] The broker is away: gone")) == 1
+    assert [job.status for job in stored] == [Status.COMPLETE]
+    assert len(logs.wait("error.log", f" WARNING [{ID}] [job-2 -] SAQ broker unavailable: gone; ")) == 1
     assert "Traceback" not in "".join(logs.error)
 
 
-@pytest.mark.parametrize("words", ["Sweeping job %s", "Sweeping %s"])
-def test_a_line_about_a_job_has_its_ids(words: str, logs: Logs) -> None:
+@pytest.mark.parametrize("template", ["Sweeping job %s", "Sweeping %s"])
+def test_saq_log_line_about_a_job_has_its_ids(template: str, logs: Logs) -> None:
     settings()
     job = Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"})
-    logging.getLogger("saq").info(words, job.info(full=False))
+    logging.getLogger("saq").info(template, job.info(full=False))
     with TaskRecord("another-request", "job-3"):
         logging.getLogger("saq").info("In %s", job)
     logging.getLogger("saq").info("%d of %s", 1, ["a"])
-    assert f"INFO [{ID}] [job-2 job-1] {words % 'demo job-2'}" in logs.wait("error.log", "Sweeping")[0]
+    assert f"INFO [{ID}] [job-2 job-1] {template % 'demo job-2'}" in logs.wait("error.log", "Sweeping")[0]
     assert "INFO [another-request] [job-3 -] In demo job-2" in logs.wait("error.log", "In demo")[0]
     assert "INFO [-] 1 of ['a']" in logs.wait("error.log", "1 of")[0]
 
 
-def test_each_loop_has_a_queue_of_its_own(kept: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is closed with its loop, however it was come by; a worker's is that of its jobs."""
+def test_each_event_loop_has_a_separate_queue(stored: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is closed when its loop ends. Jobs share the queue of their worker."""
     closed: list[RedisQueue] = []
 
     async def disconnect(queue: RedisQueue) -> None:
         closed.append(queue)
-        raise ConnectionError("SAQ says good-bye to a broker that is gone")
+        raise ConnectionError("SAQ sends a command to an unavailable broker")
 
     async def twice() -> RedisQueue:
         await get_queue().enqueue("demo")
-        found = get_queue()
-        assert isinstance(found, RedisQueue)
-        assert found is get_queue()
-        return found
+        second = get_queue()
+        assert isinstance(second, RedisQueue)
+        assert second is get_queue()
+        return second
 
     async def work() -> None:
-        worker = make_queue(waits=True)
-        await worker.connect()
-        assert get_queue() is worker
-        await worker.disconnect()
+        worker_queue = make_queue(retry_calls=True)
+        await worker_queue.connect()
+        assert get_queue() is worker_queue
+        await worker_queue.disconnect()
 
     monkeypatch.setattr(RedisQueue, "disconnect", disconnect)
     run(get_queue().enqueue("demo"))
     assert run(twice()) is closed[1]
     run(work())
-    assert len({id(one) for one in closed}) == len(closed) == 3
-    assert len(kept) == 2
+    assert len(set(map(id, closed))) == len(closed) == 3
+    assert len(stored) == 2
     assert queue._queues == {}
 
 
-def test_a_loop_that_was_left_open_keeps_nothing() -> None:
+def test_queue_of_a_closed_loop_is_removed() -> None:
     loop = asyncio.new_event_loop()
 
     async def get() -> None:
@@ -259,8 +265,8 @@ def test_a_loop_that_was_left_open_keeps_nothing() -> None:
     assert loop not in queue._queues
 
 
-def test_the_queue_has_the_name_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another service on the same broker would take its jobs else."""
+def test_queue_has_the_name_of_the_project_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same name, another service on the same broker would take its jobs."""
     assert get_queue().name == project_metadata()["name"]
     monkeypatch.setenv("SAQ_QUEUE", "mine")
     assert get_queue().name == "mine"
@@ -276,7 +282,7 @@ def test_the_queue_has_the_name_of_the_project(monkeypatch: pytest.MonkeyPatch) 
         (Status.ABORTED, "aborted", "WARNING"),
     ],
 )
-def test_each_attempt_has_a_closing_line(status: Status, state: str, level: str, logs: Logs) -> None:
+def test_end_of_each_attempt_is_logged(status: Status, state: str, level: str, logs: Logs) -> None:
     job = Job("demo", key="job-2", meta={REQUEST_ID_KEY: ID, PARENT_ID_KEY: "job-1"})
 
     async def work() -> None:
@@ -292,7 +298,7 @@ def test_each_attempt_has_a_closing_line(status: Status, state: str, level: str,
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
-def test_arguments_and_results_are_in_no_line(level: str, kept: list[Job], logs: Logs, configure: Configure) -> None:
+def test_arguments_and_results_are_not_logged(level: str, stored: list[Job], logs: Logs, configure: Configure) -> None:
     configure(LOG_LEVEL=level)
     job = Job("demo", key="job-2", kwargs={"password": SECRET}, result=SECRET, error=SECRET)
 
@@ -301,43 +307,43 @@ def test_arguments_and_results_are_in_no_line(level: str, kept: list[Job], logs:
         await job.finish(Status.COMPLETE, result=SECRET)
 
     run(work())
-    assert len(kept) == 2
+    assert len(stored) == 2
     logging.getLogger("saq").error("Error processing job %s", job)
     assert SECRET not in repr(job)
     assert len(logs.wait("error.log", "Error processing job demo job-2")) == 1
     assert not any(SECRET in line for line in logs.error)
 
 
-@pytest.mark.parametrize("url", [NOBODY, "postgresql://user@127.0.0.1:1/jobs"])
-def test_the_service_starts_without_its_broker_and_says_so(url: str, configure: Configure, logs: Logs) -> None:
+@pytest.mark.parametrize("url", [UNREACHABLE, "postgresql://user@127.0.0.1:1/jobs"])
+def test_service_starts_while_the_broker_is_unavailable(url: str, configure: Configure, logs: Logs) -> None:
     with connect(configure(SAQ_URL=url)) as client:
         response = client.post("/api/saq/demo", headers={HEADER: ID})
         assert (response.status_code, response.headers[HEADER]) == (503, ID)
         assert response.json() == {
             "code": 503,
             "message": "failed",
-            "cause": SILENT,
+            "cause": UNAVAILABLE,
             "request_id": ID,
             "result": None,
         }
         assert client.post("/api/saq/demo").status_code == 503
         response = client.get("/readyz")
-        assert (response.status_code, response.json()["cause"]) == (503, f"saq: {SILENT}")
+        assert (response.status_code, response.json()["cause"]) == (503, f"saq: {UNAVAILABLE}")
         assert client.get("/livez").status_code == 200
-    assert len(logs.wait("error.log", "The broker is away: ")) == 1
+    assert len(logs.wait("error.log", "SAQ broker unavailable: ")) == 1
 
 
-def test_the_demo_is_accepted(kept: list[Job], alone: Application) -> None:
-    response = connect(alone).post("/api/saq/demo", headers={HEADER: ID})
+def test_demo_request_enqueues_a_job(stored: list[Job], application: Application) -> None:
+    response = connect(application).post("/api/saq/demo", headers={HEADER: ID})
     assert (response.status_code, response.json()["request_id"]) == (202, ID)
-    assert [(job.function, job.key, job.meta) for job in kept] == [
+    assert [(job.function, job.key, job.meta) for job in stored] == [
         ("demo", response.json()["result"], {REQUEST_ID_KEY: ID})
     ]
-    assert kept[0].retries > 1, "a worker that dies would be the end of it"
+    assert stored[0].retries > 1, "the job of a killed worker would be lost"
 
 
-def test_not_ready_without_a_broker() -> None:
-    with pytest.raises(NotReady, match=SILENT):
+def test_service_is_not_ready_while_the_broker_is_unavailable() -> None:
+    with pytest.raises(NotReady, match=UNAVAILABLE):
         run(ready())
 
 
@@ -345,50 +351,53 @@ GONE = ConnectionError("gone")
 
 
 @pytest.mark.parametrize(
-    ("answers", "tries"),
+    ("results", "retries"),
     [([GONE, TimeoutError(), GONE, None, None], 3), ([GONE, None, ConnectionError("old"), None], 2)],
-    ids=["outage", "connection lost in the outage"],
+    ids=["outage", "connection-lost-in-the-outage"],
 )
-def test_a_worker_waits_for_its_broker(
-    answers: list[Exception | None], tries: int, monkeypatch: pytest.MonkeyPatch, logs: Logs
+def test_worker_retries_until_the_broker_is_available(
+    results: list[Exception | None], retries: int, monkeypatch: pytest.MonkeyPatch, logs: Logs
 ) -> None:
-    """It says once that it is away, does not ask all the time, and says once that it is back."""
-    answers = answers.copy()
+    """It logs the start and the end of the outage once, and pauses for a second between calls."""
+    results = results.copy()
     pauses: list[float] = []
 
-    async def answer(*_: object) -> None:
-        if error := answers.pop(0):
+    async def respond(*_: object) -> None:
+        if error := results.pop(0):
             raise error
 
     async def count(*_: object) -> int:
-        await answer()
+        await respond()
         return 0
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(RedisQueue, "dequeue", answer)
+    monkeypatch.setattr(RedisQueue, "dequeue", respond)
     monkeypatch.setattr(RedisQueue, "count", count)
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    run(make_queue(waits=True).dequeue(5))
-    assert (pauses, answers) == ([1] * tries, [])
-    said = [line.partition(" WARNING ")[2] for line in logs.wait("error.log", "The broker is", 2)]
-    assert said == ["[-] The broker is away: gone", "[-] The broker is back"]
+    run(make_queue(retry_calls=True).dequeue(5))
+    assert (pauses, results) == ([1] * retries, [])
+    warnings = [line.partition(" WARNING ")[2] for line in logs.wait("error.log", "SAQ broker ", 2)]
+    assert warnings == [
+        "[-] SAQ broker unavailable: gone; check that it runs and that SAQ_URL is right",
+        "[-] SAQ broker available again",
+    ]
 
 
-def test_call_within_a_transaction_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is lost in the midst of a transaction would be lost for ever: who began it begins anew."""
+def test_call_in_a_transaction_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transaction has lost its connection; the outer call is retried on a new one."""
 
     async def finish(*_: object, **__: object) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(RedisQueue, "finish", finish)
-    patient = make_queue(waits=True)
+    retrying = make_queue(retry_calls=True)
     with pytest.raises(ConnectionError):
-        run(patient.finish(Job("demo", queue=patient), Status.ABORTED, connection=object()))
+        run(retrying.finish(Job("demo", queue=retrying), Status.ABORTED, connection=object()))
 
 
-def test_a_fault_of_ours_is_no_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_type_error_is_not_reported_as_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     async def enqueue(*_: object) -> None:
         raise TypeError("Object of type UUID is not JSON serializable")
 
@@ -409,12 +418,12 @@ def test_a_fault_of_ours_is_no_broker_that_is_away(monkeypatch: pytest.MonkeyPat
         f"postgresql://user:{SECRET}@1@127.0.0.1/jobs",
     ],
 )
-def test_an_address_that_is_none_is_refused_without_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_url_is_refused_without_logging_its_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAQ_URL", url)
     with pytest.raises(SystemExit) as refused:
         read_settings(SETTINGS)
     assert str(refused.value).startswith("The environment variable SAQ_URL is invalid: ")
-    assert "SAQ_URL: Redis or PostgreSQL" in str(refused.value)
+    assert "SAQ_URL: broker URL, Redis or PostgreSQL" in str(refused.value)
     assert SECRET not in str(refused.value)
 
 
@@ -428,7 +437,7 @@ def test_an_address_that_is_none_is_refused_without_its_password(url: str, monke
         "postgres:///jobs?host=/run/postgresql",
     ],
 )
-def test_an_address_is_taken_and_never_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_valid_url_is_accepted_and_its_password_hidden(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAQ_URL", url)
     assert read_settings(SETTINGS).url == url
     assert SECRET not in repr(read_settings(SETTINGS))
@@ -436,13 +445,13 @@ def test_an_address_is_taken_and_never_shown(url: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("debug", "status"), [("true", 200), ("false", 404)])
-def test_the_pages_of_saq_are_for_development(debug: str, status: int, configure: Configure) -> None:
+def test_saq_web_interface_is_served_only_in_debug_mode(debug: str, status: int, configure: Configure) -> None:
     client = TestClient(configure(DEBUG=debug))
     assert client.get("/saq/").status_code == status
 
 
-def test_the_worker_is_the_services_own(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
-    """It takes what `settings` gives; its lines go where the service's go, once, although SAQ has set up logging."""
+def test_worker_has_the_settings_and_the_logging_of_the_service(monkeypatch: pytest.MonkeyPatch, logs: Logs) -> None:
+    """A log line is written once, although SAQ has also configured logging."""
     reset()
     logging.root.addHandler(own := logging.StreamHandler())
     monkeypatch.setenv("SAQ_CONCURRENCY", "3")
@@ -457,7 +466,7 @@ def test_the_worker_is_the_services_own(monkeypatch: pytest.MonkeyPatch, logs: L
     assert len(logs.wait("error.log", f"[{ID}] [job-1 -] once")) == 1
 
 
-def test_a_worker_without_a_folder_for_its_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_does_not_start_if_the_log_folder_is_not_writable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_PATH", "/dev/null/log")
     current.clear()
     with pytest.raises(SystemExit, match="no file can be written there"):

@@ -1,4 +1,4 @@
-"""Work outside of a request: its three IDs in every line, how they travel, and what is done with doubtful ones."""
+"""Task records: the three IDs in every log line, their propagation, and the replacement of invalid IDs."""
 
 import asyncio
 import json
@@ -28,12 +28,12 @@ log = logging.getLogger("work")
 
 
 def injected(task_id: str = "", **carrier: str) -> dict[str, str]:
-    """Return what travels with a message that is sent now."""
+    """Return the headers of a message that is sent now."""
     inject(carrier, task_id)
     return carrier
 
 
-def test_record_is_the_context_of_ids_and_times() -> None:
+def test_record_sets_the_request_id_and_the_start_time() -> None:
     with TaskRecord(ID, "task-1", "task-0"):
         assert current_request_id() == context["X-Request-ID"] == ID
         assert current_request_time() is not None
@@ -42,13 +42,13 @@ def test_record_is_the_context_of_ids_and_times() -> None:
     assert not context.exists()
 
 
-def test_record_ends_after_an_error() -> None:
+def test_record_is_removed_after_an_error() -> None:
     with pytest.raises(RuntimeError), TaskRecord(ID, "task-1"):
         raise RuntimeError
     assert current_request_id() == "-"
 
 
-def test_outer_record_returns_after_an_inner_one() -> None:
+def test_outer_record_is_restored_after_an_inner_one() -> None:
     with TaskRecord(ID, "outer"):
         with TaskRecord("another-id", "inner"):
             assert current_request_id() == "another-id"
@@ -56,67 +56,69 @@ def test_outer_record_returns_after_an_inner_one() -> None:
 
 
 def lines_of_a_task(log_format: str, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what is logged before, in (three lines) and after a task."""
+    """Log a line before, three lines in, and a line after a task, and return them."""
     monkeypatch.setenv("LOG_FORMAT", log_format)
     configure_logging(get_settings())
     log.info("before")
     with TaskRecord(ID, "task-1", "task-0") as record:
-        log.info("in it")
-        logging.getLogger("library").warning("so do others")
+        log.info("inside")
+        logging.getLogger("library").warning("a library")
         record.finish("count", "done")
     log.info("after")
     return logs.error
 
 
 def test_every_text_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, within, others, last, after = lines_of_a_task("text", logs, monkeypatch)
+    before, inside, library, last, after = lines_of_a_task("text", logs, monkeypatch)
     assert before.endswith("INFO [-] before")
-    assert within.endswith(f"INFO [{ID}] [task-1 task-0] in it")
-    assert others.endswith(f"WARNING [{ID}] [task-1 task-0] so do others")
+    assert inside.endswith(f"INFO [{ID}] [task-1 task-0] inside")
+    assert library.endswith(f"WARNING [{ID}] [task-1 task-0] a library")
     assert f"INFO [{ID}] [task-1 task-0] count done 0." in last
     assert after.endswith("INFO [-] after")
 
 
 def test_every_json_line_has_three_ids(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, *within, _ = map(json.loads, lines_of_a_task("json", logs, monkeypatch))
+    before, *inside, _ = map(json.loads, lines_of_a_task("json", logs, monkeypatch))
     assert "current_id" not in before
-    for content in within:
+    for content in inside:
         assert (content["request_id"], content["current_id"], content["parent_id"]) == (ID, "task-1", "task-0")
         assert "ids_suffix" not in content
-    content = within[-1]
+    content = inside[-1]
     assert (content["task"], content["state"], content["logger"]) == ("count", "done", "app.task")
     assert 0 < content["duration"] < 30
 
 
-def test_the_duration_is_final() -> None:
+def test_duration_does_not_change_after_the_end() -> None:
     with TaskRecord(ID, "task-1") as record:
         record.finish("count", "done")
         assert current_request_time(9) == current_request_time(9)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_every_id_is_cut_alike(log_format: str, logs: Logs, configure: Callable[..., Application]) -> None:
+def test_every_id_is_truncated_to_the_setting(
+    log_format: str, logs: Logs, configure: Callable[..., Application]
+) -> None:
     app = configure(LOG_ID_LENGTH="8", LOG_FORMAT=log_format)
 
     @app.get("/work")
     def work() -> str:
         with TaskRecord(current_request_id(), "task-123456", "parent-123456"):
-            log.info("cut")
-        log.info("uncut")
+            log.info("truncated")
+        log.info("after")
         return current_request_id()
 
-    answer = connect(app).get("/work", headers={HEADER: ID})
-    assert (answer.json(), answer.headers[HEADER]) == (ID, ID)
+    response = connect(app).get("/work", headers={HEADER: ID})
+    assert (response.json(), response.headers[HEADER]) == (ID, ID)
     text = "\n".join([*logs.error, *logs.access])
     assert ID not in text
     assert text.count(ID[:8]) == 3
-    shown = ["task-123", "parent-1"] if log_format == "json" else ["[task-123 parent-1] cut"]
-    assert all(word in text for word in shown)
+    expected = ["task-123", "parent-1"] if log_format == "json" else ["[task-123 parent-1] truncated"]
+    assert all(word in text for word in expected)
     assert "task-1234" not in text
     assert "parent-12" not in text
 
 
-def test_a_format_of_ones_own_may_name_them() -> None:
+def test_custom_format_can_contain_the_ids() -> None:
     text = TextFormatter("%(request_id)s|%(current_id)s|%(parent_id)s|%(message)s")
     record = logging.makeLogRecord({"msg": "x"})
     assert text.format(record) == "-|-|-|x"
@@ -125,21 +127,21 @@ def test_a_format_of_ones_own_may_name_them() -> None:
         assert json.loads(JsonFormatter().format(logging.makeLogRecord({"msg": "x"})))["current_id"] == "task-1"
 
 
-def test_outside_of_everything_an_id_is_made() -> None:
+def test_inject_without_a_record_generates_a_request_id() -> None:
     carrier = injected()
     assert UUID4.fullmatch(carrier.pop("x-request-id"))
     assert carrier == {}
 
 
-def test_a_request_is_no_parent(app: Application) -> None:
+def test_message_sent_by_a_request_has_no_parent_id(app: Application) -> None:
     app.add_api_route("/send", lambda: injected(""))
     carrier = connect(app).get("/send", headers={HEADER: ID}).json()
     assert carrier["x-request-id"] == ID
     assert "x-parent-id" not in carrier
 
 
-def test_a_watcher_that_fails_leaves_no_record_behind() -> None:
-    """Else the next task here would have the IDs of this one."""
+def test_failing_observer_leaves_no_record() -> None:
+    """Otherwise the next task in this context would have the IDs of this one."""
 
     def fails(_: TaskRecord) -> AbstractContextManager[None]:
         raise RuntimeError
@@ -150,7 +152,7 @@ def test_a_watcher_that_fails_leaves_no_record_behind() -> None:
     assert current_record.get() is None
 
 
-def test_a_task_is_the_parent_of_what_it_sends_but_not_of_itself() -> None:
+def test_task_is_the_parent_of_the_messages_it_sends_except_its_own_retry() -> None:
     with TaskRecord(ID, "task-1", "task-0"):
         assert injected() == {"x-request-id": ID, "x-parent-id": "task-1"}
         assert injected("task-1") == {"x-request-id": ID, "x-parent-id": "task-0"}
@@ -182,19 +184,19 @@ def test_inject_keeps_an_existing_id(key: str) -> None:
         ({}, None, "-"),
     ],
 )
-def test_extract_accepts_only_sound_ids(carrier: dict[Any, Any], request_id: str | None, parent_id: str) -> None:
+def test_extract_accepts_only_valid_ids(carrier: dict[Any, Any], request_id: str | None, parent_id: str) -> None:
     record = extract(carrier, "task-1")
     assert record.request_id == request_id or (request_id is None and UUID4.fullmatch(record.request_id))
     assert (record.task_id, record.parent_id) == ("task-1", parent_id)
 
 
-def test_a_fallback_is_for_those_who_send_no_id() -> None:
+def test_fallback_is_used_only_without_a_request_id() -> None:
     assert extract({}, "m", "foreign-correlation").request_id == "foreign-correlation"
     assert extract({"x-request-id": ID}, "m", "foreign-correlation").request_id == ID
     assert UUID4.fullmatch(extract({}, "m", "no\nid").request_id)
 
 
-def test_a_task_that_is_called_instead_of_sent() -> None:
+def test_task_called_directly_has_the_request_id_and_parent_of_its_caller() -> None:
     with TaskRecord(ID, "task-1"):
         assert (extract({}, "called").request_id, extract({}, "called").parent_id) == (ID, "task-1")
         assert extract({"x-request-id": "another-id"}, "sent").parent_id == "-"
@@ -209,73 +211,73 @@ def test_long_task_name_is_truncated(logs: Logs) -> None:
     assert len(logs.error[0]) < 500
 
 
-def test_tasks_at_a_time_do_not_mix() -> None:
+def test_ids_of_concurrent_tasks_do_not_mix() -> None:
     async def work(number: int) -> None:
         with TaskRecord(f"request-{number}", f"task-{number}"):
             await asyncio.sleep(0)
             assert injected() == {"x-request-id": f"request-{number}", "x-parent-id": f"task-{number}"}
             assert await asyncio.to_thread(current_request_id) == f"request-{number}"
 
-    async def all_of_them() -> None:
+    async def run_all() -> None:
         await asyncio.gather(*map(work, range(100)))
 
-    asyncio.run(all_of_them())
+    asyncio.run(run_all())
 
 
-def test_work_is_watched_from_its_beginning_to_its_end() -> None:
+def test_observer_surrounds_a_task_and_sees_its_state() -> None:
     seen: list[object] = []
     number = ContextVar("number", default=0)
 
     @contextmanager
-    def work(record: TaskRecord) -> Iterator[None]:
+    def observe(record: TaskRecord) -> Iterator[None]:
         seen.append((record.name, record.request_id, record.headers))
         number.set(5)
         yield
         seen.append((record.name, record.state, record.failed))
 
-    task_observers["test"] = work
+    task_observers["test"] = observe
     injectors["test"] = lambda carrier: carrier.setdefault("x-number", str(number.get()))
     inject(carrier := dict[str, str]())
-    with extract(carrier, "a-line-about-it"):
+    with extract(carrier, "log-line-only"):
         pass
     record = extract(carrier, "task").begin("work")
-    inject(sent := {"X-Number": "kept"} | carrier)
+    inject(sent := {"X-Number": "existing"} | carrier)
     inject(follower := dict[str, str]())
-    record.finish("work", "gave up", failed=True)
+    record.finish("work", "aborted", failed=True)
     record.__exit__()
-    assert seen == [("work", record.request_id, carrier), ("work", "gave up", True)]
+    assert seen == [("work", record.request_id, carrier), ("work", "aborted", True)]
     assert (carrier["x-number"], sent["x-number"], follower["x-number"]) == ("0", "0", "5")
 
 
-@pytest.mark.parametrize("given", [{}, {"X-Request-Id": "bad one", "X-REQUEST-ID": "\n"}, {"x-request-id": b"short"}])
-def test_message_of_a_foreign_sender_has_one_id_however_often_it_is_read(given: dict[str, Any]) -> None:
-    first, second = extract(given, "task-1"), extract(given, "task-2")
-    assert first.request_id == second.request_id == given["x-request-id"]
+@pytest.mark.parametrize("headers", [{}, {"X-Request-Id": "a b", "X-REQUEST-ID": "\n"}, {"x-request-id": b"short"}])
+def test_message_without_a_valid_id_gets_one_id_for_all_its_reads(headers: dict[str, Any]) -> None:
+    first, second = extract(headers, "task-1"), extract(headers, "task-2")
+    assert first.request_id == second.request_id == headers["x-request-id"]
     assert UUID4.fullmatch(first.request_id)
-    assert len(given) == 1
+    assert len(headers) == 1
 
 
-def test_id_by_which_a_foreign_sender_follows_its_message_is_written_back() -> None:
+def test_fallback_is_written_back_to_the_headers() -> None:
     carrier: dict[str, Any] = {}
     assert extract(carrier, "task", "their-correlation-id").request_id == "their-correlation-id"
     assert carrier == {"x-request-id": "their-correlation-id"}
 
 
-def test_ids_of_tasks_follow_the_policy_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that the plugin in app/main.py is given."""
-    own = partial(RequestIdPlugin, generator=lambda: "made-here", validator=lambda value: value == b"4711")
-    monkeypatch.setattr("app.main.RequestIdPlugin", own)
+def test_tasks_use_the_request_id_policy_of_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator and validator that app/main.py passes to the plugin also apply to tasks."""
+    plugin = partial(RequestIdPlugin, generator=lambda: "generated", validator=lambda value: value == b"4711")
+    monkeypatch.setattr("app.main.RequestIdPlugin", plugin)
     create_app()
     inject(carrier := dict[str, Any]())
-    assert carrier == {"x-request-id": "made-here"}
-    found = [extract({"x-request-id": given}, "task").request_id for given in ("4711", ID)]
-    assert found == ["4711", "made-here"]
+    assert carrier == {"x-request-id": "generated"}
+    found = [extract({"x-request-id": carried}, "task").request_id for carried in ("4711", ID)]
+    assert found == ["4711", "generated"]
 
 
 UUID_BYTES = re.compile(rb"[0-9a-f-]{36}")
 
 
-def test_transformer_changes_an_id_once_on_its_way() -> None:
+def test_transformer_is_applied_once_to_a_propagated_id() -> None:
     id_policy.copy_from(
         RequestIdPolicy(
             validator=lambda value: UUID_BYTES.fullmatch(value) is not None, transformer=lambda chosen: f"eu-{chosen}"
@@ -287,14 +289,14 @@ def test_transformer_changes_an_id_once_on_its_way() -> None:
     assert extract({}, "task", ID).request_id == f"eu-{ID}"
 
 
-def test_carried_id_that_would_break_a_line_is_replaced_whatever_the_validator_accepts() -> None:
+def test_carried_id_with_control_characters_is_replaced_without_a_validator() -> None:
     id_policy.copy_from(RequestIdPolicy(validator=None))
     assert extract({"x-request-id": "4711"}, "task").request_id == "4711"
     assert UUID4.fullmatch(extract({"x-request-id": "a\x1b[31m\nforged"}, "task").request_id)
 
 
-def test_id_of_the_work_that_runs_here_is_not_written_into_what_is_called() -> None:
-    """Which may be a dict that several calls share."""
+def test_request_id_of_the_caller_is_not_written_to_the_headers_of_a_direct_call() -> None:
+    """Several calls may share the dict of headers."""
     shared: dict[str, Any] = {"tenant": "a"}
     for request_id in (ID, ID[::-1]):
         with TaskRecord(request_id, "task"):

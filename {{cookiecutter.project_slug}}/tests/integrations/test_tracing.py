@@ -530,7 +530,7 @@ def test_service_name_can_be_set(name: str, value: str, collector: Collector, mo
 
 
 @pytest.mark.parametrize(("name", "value"), [("EXPORTER_OTLP_ENDPOINT", ""), ("SDK_DISABLED", "true")])
-def test_nothing_is_started_without_a_collector(
+def test_nothing_starts_without_an_endpoint_or_if_disabled(
     name: str, value: str, collector: Collector, configure: Callable[..., Application]
 ) -> None:
     with connect(configure(**{f"OTEL_{name}": value})) as client:

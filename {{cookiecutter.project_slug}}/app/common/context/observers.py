@@ -12,16 +12,16 @@ from app.common.context.request_record import RequestRecord
 from app.common.redaction import redact
 
 log_fields: Final[dict[str, Callable[[], Mapping[str, object]]]] = {}
-"""Return additional fields for a log record, such as trace IDs, from the context in which it is emitted."""
+"""Callbacks that return additional fields of a log record, such as trace IDs, in the context that emits it."""
 
 log_filters: Final[dict[str, Callable[[LogRecord], bool]]] = {}
-"""Return whether a log record is written; called once for each record, but not for access log records."""
+"""Callbacks that return whether a log record is written; called once per record, but not for access log records."""
 
 injectors: Final[dict[str, Callable[[MutableMapping[Any, Any]], None]]] = {}
-"""Add headers, besides the IDs, to outgoing calls (to allowed hosts), tasks and messages."""
+"""Callbacks that add headers, besides the IDs, to outgoing calls (to allowed hosts), tasks and messages."""
 
 request_observers: Final[dict[str, Callable[[RequestRecord], None]]] = {}
-"""Called with the record of each finished request, including refused requests and websockets."""
+"""Callbacks for the record of each finished request, including refused requests and WebSockets."""
 
 task_observers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] = {}
 """Context managers around each task, called with its `TaskRecord`: `headers`, and at the end `state` and `failed`."""
@@ -30,7 +30,7 @@ call_observers: Final[dict[str, Callable[[Any], AbstractContextManager[None]]]] 
 """Context managers around each outgoing call, called with its `OutboundCall`; exceptions of the call pass through."""
 
 metric_observers: Final[dict[str, Callable[[str, float, Mapping[str, str]], None]]] = {}
-"""Called with each metric observation: its name, its seconds, and its labels, which must have low cardinality."""
+"""Callbacks for each metric observation: its name, its seconds, and its labels, which must have low cardinality."""
 
 _tables: Final[tuple[dict[str, Any], ...]] = (
     *(log_fields, log_filters, injectors),

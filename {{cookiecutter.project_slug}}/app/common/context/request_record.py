@@ -59,7 +59,7 @@ current_record: ContextVar[RequestRecord | None] = ContextVar("request_record", 
 """Separate from starlette-context's variable, which a starlette-context middleware further inside would replace."""
 
 SCOPE_KEY: Final = "app.request_record"
-"""ASGI scope key of requests that have a record (mounted applications create no second one): the outermost app."""
+"""ASGI scope key of the outermost application; if it is set, a record exists, and mounted applications create none."""
 
 Tokens = tuple[Token[RequestRecord | None], Token[dict[object, object]]]
 

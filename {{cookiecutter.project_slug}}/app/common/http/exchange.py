@@ -1,4 +1,4 @@
-"""The ASGI messages of one request or WebSocket: response header, body limit, timing, error responses, access log."""
+"""Handle the ASGI messages of one request or WebSocket: ID header, body limit, timing, error responses, access log."""
 
 import asyncio
 from asyncio import CancelledError
@@ -50,7 +50,7 @@ class Exchange:
         self._max_body = self._body_left = max_bytes
 
     async def receive(self) -> Message:
-        """Receive a message; raise HTTPException for a too large or invalid body, and note an early disconnect."""
+        """Receive a message; note an early disconnect; raise HTTPException if the body is too large or invalid."""
         message = await self._receive()
         kind = message["type"]
         if BODY_FAULT_KEY in self.record.scope:
@@ -101,7 +101,7 @@ class Exchange:
         return {**message, "headers": headers}
 
     async def _deny(self, status: HTTPStatus, message: Message | None = None) -> bool:
-        """Refuse a WebSocket with the error envelope if the server supports it; its own would lack the ID."""
+        """Refuse a WebSocket with the error envelope if the server supports it; its own response lacks the ID."""
         self.record.status = status
         if "websocket.http.response" not in self.record.scope.get("extensions", {}):
             return False
@@ -116,7 +116,7 @@ class Exchange:
             self._finish()
 
     async def on_return(self) -> None:
-        """Respond with 500 if the application returned without a response; the server's own 500 would lack the ID."""
+        """Respond with 500 (the server's own lacks the ID) if the application has not and the client is connected."""
         if not self._client_disconnected():
             self.record.flags.append("no_response")
             await self._send_envelope(HTTPStatus.INTERNAL_SERVER_ERROR, phrase_of(HTTPStatus.INTERNAL_SERVER_ERROR))
@@ -125,7 +125,7 @@ class Exchange:
         """Respond with 503 if no response has started (the server's own would lack the ID), and flag the log line."""
         task = asyncio.current_task()
         if task is None or not task.cancelling():
-            await self.on_error(error)  # not ours: the application awaited a task that it had cancelled itself
+            await self.on_error(error)  # the application cancelled another task and awaited it
             return
         self.record.failed, self.record.error_id = True, id(error)
         self.record.flags.append("CancelledError")

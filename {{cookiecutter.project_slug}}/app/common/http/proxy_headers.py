@@ -34,7 +34,7 @@ class TrustedProxies:
         return client is None or client[0] in self
 
     def client_of(self, values: list[bytes]) -> str | None:
-        """Return the rightmost address that is not a trusted proxy; None if the rightmost value is not an IP address.
+        """Return the rightmost address that is not a trusted proxy, or the leftmost; None if the last value is invalid.
 
         Each proxy appends its peer, and clients can forge what is further left: stop at an untrusted or invalid value.
         """

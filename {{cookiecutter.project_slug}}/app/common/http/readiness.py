@@ -11,7 +11,7 @@ Check = Callable[[], Awaitable[None]]
 """A check returns if the dependency is ready, and raises `NotReady` with a sentence if not."""
 
 CHECK_SECONDS: Final = 0.9
-"""Below the default probe timeout of orchestrators, one second, so that the probe receives the response."""
+"""Below the default probe timeout of orchestrators (one second), so that the probe receives the cause."""
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The route template of a request, which has a low cardinality and can be a label."""
+"""The route template of a request: it has low cardinality, so it can be a label."""
 
 from starlette.types import Scope
 

@@ -22,7 +22,7 @@ _UNSAFE = re.compile(r'[^\x21-\x7e]|["\\]')
 
 
 class AccessLogPolicy:
-    """What is left out of the access log: excluded paths, and the values of query parameters with a masked name."""
+    """Decides what the access log omits: excluded paths, and the values of query parameters with a masked name."""
 
     def __init__(self) -> None:
         self.excluded: frozenset[str] = frozenset()
@@ -80,7 +80,7 @@ def _mask_value(match: re.Match[str]) -> str:
 
 
 MAX_ADDRESS: Final = 64
-"""In characters; the longest IPv6 address with a zone and a port is shorter."""
+"""Maximum characters of an address; the longest IPv6 address with a zone and a port is shorter."""
 
 
 def parse_address(text: str) -> str | None:

@@ -26,7 +26,7 @@ _TRACEBACK = "\nTraceback (most recent call last):"
 class RepetitionFilter(logging.Filter):
     """Drops log records of the server that repeat one of our own lines; those have the ID and mask secrets.
 
-    Above all, it drops tracebacks of errors that are already logged, or not logged because the client disconnected.
+    These are, above all, tracebacks of errors already logged, or left out because the client has disconnected.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

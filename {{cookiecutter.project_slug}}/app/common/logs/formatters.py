@@ -21,7 +21,7 @@ _OPTIONS: Final[dict[str, Any]] = {"inf_nan_mode": "null", "serialize_unknown": 
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
-# uvicorn's message with colours, the mark of `OwnFileMark`, the IDs as text, the result of the log filters.
+# Not for output: uvicorn's coloured message, the mark of `OwnFileMark`, the IDs as text, the result of `log_filters`.
 INTERNAL_ATTRIBUTES: Final = frozenset({"color_message", "has_own_file", "ids_suffix", "passes_filters"})
 _NO_EXTRA: Final = STANDARD_ATTRIBUTES | INTERNAL_ATTRIBUTES
 _OWN_KEYS: Final = frozenset({"timestamp", "level", "logger", "request_id", "current_id", "parent_id", "file"})
@@ -40,7 +40,7 @@ def escape(text: str) -> str:
 
 
 def dump_json(content: dict[str, Any]) -> str:
-    """Return one line of JSON (RFC 8259) in which hostile characters are escaped; other types become their `str`."""
+    """Return one line of JSON (RFC 8259), hostile characters escaped; a value of another type becomes its `str`."""
     try:
         text = _to_json(content)
     except ValueError:  # bytes that are not UTF-8, or lone surrogates

@@ -1,7 +1,7 @@
 """Log handlers that are safe with several processes and on a full disk; logrotate or a similar tool rotates the files.
 
 The rotating handlers are for a single process, and gun.py rejects them with more: each process would rename the file
-that the others write to. Timed rotation with four processes loses three lines of four.
+that the others write to. Timed rotation with four processes loses three of four lines.
 """
 
 import errno

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 LINGER: Final = 1.0
-"""Seconds for which a closing connection still reads: the rest of a refused request, or a request on its way."""
+"""Seconds for which a closing connection still reads: the rest of a refused request, or a request in transit."""
 
 
 class LingeringTransport:

@@ -182,7 +182,7 @@ class RequestHttpProtocol(TimeoutProtocol):
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Close after the current response; an idle connection waits `LINGER` seconds for a request on its way."""
+        """Close after the current response; an idle connection waits `LINGER` seconds for a request in transit."""
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER, self._close_if_idle)
         else:

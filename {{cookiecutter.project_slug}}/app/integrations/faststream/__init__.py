@@ -1,4 +1,4 @@
-"""Messages by FastStream; docs/faststream.md says what travels with them and who works on them."""
+"""Messages with FastStream: the channels, the demo handlers and the API; docs/faststream.md describes them."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from faststream.asgi import make_asyncapi_asgi
 
 from app.common.request_id import new_request_id
 from app.common.response import Response
-from app.integrations.faststream.broker import KIND, MESSAGE_KEY, NAME, SETTINGS, STREAM, broker, kit, ready, settings
+from app.integrations.faststream.broker import KIND, MESSAGE_KEY, NAME, SETTINGS, STREAM, broker, lib, ready, settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,22 +25,22 @@ IS_WORKER = sys.argv[0].removesuffix("/__main__.py").endswith("faststream")
 
 
 def channel(name: str) -> tuple[Callable[[Any], Any], Any]:
-    """Return the decorator of who works on the messages of a name, and their publisher."""
+    """Return the decorator of the handler for messages of this name, and their publisher."""
     path, handle, after = f"{NAME}.{name}", broker.subscriber, settings.redeliver_after
     match KIND:
         case "nats":
-            limits = kit.ConsumerConfig(ack_wait=after, max_deliver=5)
-            pull = {"durable": name, "config": limits, "pull_sub": kit.PullSub(batch_size=10, timeout=1)}
+            limits = lib.ConsumerConfig(ack_wait=after, max_deliver=5)
+            pull = {"durable": name, "config": limits, "pull_sub": lib.PullSub(batch_size=10, timeout=1)}
             return handle(path, stream=STREAM, **pull), broker.publisher(path, stream=STREAM, timeout=2)
         case "redis":
             group = {"group": NAME, "consumer": new_request_id(), "polling_interval": 1000}
-            new = handle(stream=kit.StreamSub(path, max_records=1, **group), ack_policy=AckPolicy.ACK)
-            again = handle(stream=kit.StreamSub(path, min_idle_time=1000 * after, **group), ack_policy=AckPolicy.ACK)
-            return lambda work: new(again(work)), broker.publisher(stream=kit.StreamSub(path, maxlen=100_000))
+            new = handle(stream=lib.StreamSub(path, max_records=1, **group), ack_policy=AckPolicy.ACK)
+            again = handle(stream=lib.StreamSub(path, min_idle_time=1000 * after, **group), ack_policy=AckPolicy.ACK)
+            return lambda work: new(again(work)), broker.publisher(stream=lib.StreamSub(path, maxlen=100_000))
         case "rabbit":
             return handle(path), broker.publisher(path, persist=True)  # FastStream's queues are durable
     policy = {"auto_offset_reset": "earliest", "ack_policy": AckPolicy.ACK, "group_id": NAME}
-    # Not made before it is wanted: one that works on nothing takes its share of the partitions all the same.
+    # Create the subscriber only with a handler: without one it would still be assigned partitions.
     return lambda work: handle(path, **policy)(work), broker.publisher(path)  # noqa: PLW0108
 
 
@@ -49,13 +49,13 @@ on_done, done = channel("demo-done")
 
 
 async def work(text: str) -> str:
-    """Stand for work on a message; what it returns is published."""
+    """Handle a message of the demo; the return value is published."""
     log.info("working")
     return text.upper()
 
 
 async def conclude(_text: str) -> None:
-    """Stand for the second hop."""
+    """Handle the second message of the demo."""
     log.info("done")
 
 
@@ -65,13 +65,13 @@ if settings.consume or IS_WORKER:
 
 
 def install(app: "FastAPI", service: "Settings") -> None:
-    """Add the demo and, in debug mode, the page that describes the messages."""
+    """Add the demo endpoint and, in debug mode, the AsyncAPI page."""
     if IS_WORKER:
-        raise SystemExit("Run `faststream run app.integrations.faststream.worker:worker`, and the API by gunicorn.")
+        raise SystemExit("Run `faststream run app.integrations.faststream.worker:worker`; serve the API with gunicorn.")
 
     @app.post("/api/faststream/demo", status_code=202, tags=["faststream"])
     async def publish() -> Response[str]:
-        """Publish a message that sets off another; the result is its ID."""
+        """Publish a message whose handler publishes another; return the ID of the first."""
         message_id = new_request_id()
         await demo.publish("demo", headers={MESSAGE_KEY: message_id})
         return Response(result=message_id)
@@ -82,7 +82,7 @@ def install(app: "FastAPI", service: "Settings") -> None:
 
 @asynccontextmanager
 async def lifespan(_app: "FastAPI") -> AsyncIterator[None]:
-    """Connect in the background, and disconnect at the end."""
+    """Connect in the background; disconnect at shutdown."""
     await broker.start()
     yield
     await broker.stop()

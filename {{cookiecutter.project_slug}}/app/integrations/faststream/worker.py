@@ -1,4 +1,4 @@
-"""The process that works on messages: `faststream run app.integrations.faststream.worker:worker`."""
+"""The worker, which handles messages: `faststream run app.integrations.faststream.worker:worker`."""
 
 import logging
 
@@ -8,6 +8,6 @@ from app.integrations.faststream.broker import broker, log
 from app.integrations.processes import set_up_process
 
 set_up_process()
-logging.getLogger("faststream").handlers.clear()  # its own, with a format of its own
+logging.getLogger("faststream").handlers.clear()  # use the service's handlers and format instead
 logging.getLogger("faststream").propagate = True
 worker = FastStream(broker, logger=log)

@@ -59,11 +59,11 @@ class Control:
         """Return whether the record's request is sampled; its ID decides, so all records and processes agree."""
         request = getattr(record, "request", None)
         if isinstance(request, RequestRecord) and (request.status >= 400 or request.flags or request.failed):  # noqa: PLR2004
-            return True
+            return True  # the access log record of a failed or flagged request
         return percentile(id_of(record)) < self.sample
 
     def admit(self, record: logging.LogRecord) -> bool:
-        """Count a record for alerts and rate limit; one that is admitted may carry the number of suppressed ones."""
+        """Return whether a record is within the rate limit; add the suppressed count to it, and send its alert."""
         key, request_id = group_key(record), id_of(record)
         alerted = 0
         if record.levelno >= self.alert_level and record.threadName != NAME:
@@ -106,7 +106,7 @@ def group_key(record: logging.LogRecord) -> GroupKey:
     if isinstance(text, str) and text == "%s" and isinstance(args, tuple) and args:
         text, args = args[0], ()
     text = text[:200] if isinstance(text, str) else type(text).__name__
-    name = getattr(record, "server", getattr(record, "task", None))  # two servers can share a template
+    name = getattr(record, "server", getattr(record, "task", None))  # servers (or tasks) can share a template
     suffix = f" ({name[:64]})" if isinstance(name, str) else ""
     return record.name, record.levelno, (text if args else digits.sub("#", text)) + suffix, error_origin(record)
 
@@ -127,7 +127,7 @@ def message_of(record: logging.LogRecord, key: GroupKey) -> str:
 
 
 def id_of(record: logging.LogRecord) -> str:
-    """Return the record's request ID: untruncated (LOG_ID_LENGTH) if it is that of the current request."""
+    """Return the record's request ID, truncated to LOG_ID_LENGTH unless it is that of the current request."""
     current, stamped = current_record.get(), getattr(record, "request_id", NO_REQUEST_ID)
     stamped = stamped if isinstance(stamped, str) else NO_REQUEST_ID
     return current.request_id if current and logged_id(current.request_id) == stamped else stamped
@@ -135,13 +135,13 @@ def id_of(record: logging.LogRecord) -> str:
 
 @lru_cache(1024)
 def percentile(request_id: str) -> float:
-    """Return the position of an ID from 0 to 100, evenly distributed; -1 outside of a request, to write everything."""
+    """Return the position of an ID from 0 to 100, evenly distributed; -1 outside of a request: always written."""
     number = int.from_bytes(blake2b(request_id.encode("utf-8", "replace"), digest_size=8).digest())
     return -1.0 if request_id == NO_REQUEST_ID else number / 2**64 * 100
 
 
 def is_not_from_alert_thread(record: logging.LogRecord) -> bool:
-    """Filter out the outbound client's records of alerts: the URL's path may be a secret, failures are logged once."""
+    """Drop the outbound client's records of alerts: the URL's path may be a secret, and `Alerts` logs failures."""
     return record.threadName != NAME
 
 

@@ -42,7 +42,7 @@ class Alerts:
     """Raises an alert for the first record of a group, then at most one every `interval` seconds for those after it."""
 
     def __init__(self, interval: float, log_limiter: RateLimiter) -> None:
-        self.limiter = RateLimiter(1, interval, lambda k, one: self.send(k, k[2], one.request_ids[0], one.suppressed))
+        self.limiter = RateLimiter(1, interval, lambda key, g: self.send(key, key[2], g.request_ids[0], g.suppressed))
         self.log_limiter, self.poll_seconds = log_limiter, max(min(interval, log_limiter.window, 10) / 10, 0.05)
         self.reset()
 
@@ -107,7 +107,7 @@ class Alerts:
         if self.thread.is_alive():
             self.queue.put(None)
             self.thread.join(seconds)
-        if (undelivered := self.queue.qsize() - self.thread.is_alive()) > 0:  # a hook that hangs leaves the None queued
+        if (undelivered := self.queue.qsize() - self.thread.is_alive()) > 0:  # if a hook hangs, None stays queued
             self._count_lost(undelivered, "the process exits")
         self.queue, self.thread = SimpleQueue(), Thread()
         self._log_lost(immediately=True)

@@ -9,7 +9,7 @@ from typing import Final
 GroupKey = tuple[str, int, str, str]
 """What the records of a group share: logger, level, text (with server or task), error with its origin."""
 MAX_GROUPS: Final = 1000
-"""Groups tracked at a time. One more evicts the oldest and reports its count, so records that differ are admitted."""
+"""Limit of tracked groups. One more evicts the oldest and reports its count, so records that all differ are written."""
 
 
 class Group:

@@ -70,7 +70,7 @@ class Server:
         self._in_flight: Counter[str] = Counter()
 
     async def call(self, tool: str, arguments: Mapping[str, Any] | None = None) -> CallToolResult:
-        """Call a tool with the current request ID; raise ToolError if it fails, NotReady without a response."""
+        """Call a tool with the current request ID; raise ToolError if it fails, NotReady if no response comes."""
         try:
             to_json(arguments)  # arguments that are not JSON would break the SDK's connection, and other calls with it
         except ValueError as error:

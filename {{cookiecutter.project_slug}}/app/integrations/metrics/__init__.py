@@ -32,7 +32,7 @@ disable_created_metrics()
 values.Lock = RLock  # type: ignore[assignment, attr-defined] # reentrant: a destructor that logs during a count would deadlock
 requests = Counter("http_requests", "Completed requests.", LABELS)
 durations = Histogram("http_request_duration_seconds", "From arrival to the last byte.", LABELS, buckets=SECONDS)
-sizes = Histogram("http_response_size_bytes", "Size of the body.", LABELS, buckets=(100, 1e3, 1e4, 1e5, 1e6, 1e7))
+sizes = Histogram("http_response_size_bytes", "Body size in bytes.", LABELS, buckets=(100, 1e3, 1e4, 1e5, 1e6, 1e7))
 in_flight = Gauge("http_requests_in_flight", "Requests in progress.", ("type",), multiprocess_mode="livesum")
 messages = Counter("log_messages", "Log records, without access log lines.", ("level",))
 in_progress = {kind: in_flight.labels(kind).track_inprogress() for kind in ("http", "websocket")}
@@ -52,7 +52,7 @@ def install(app: FastAPI, _settings: object) -> None:
     @app.get(PATH, include_in_schema=False)
     def metrics(request: Request) -> Response:
         if "x-forwarded-for" in request.headers:
-            raise HTTPException(404)  # a client behind a proxy must not read the metrics
+            raise HTTPException(404)  # it came through a proxy; Prometheus scrapes directly
         encoder: Any = exposition
         mime = exposition.CONTENT_TYPE_PLAIN_0_0_4
         if "application/openmetrics-text" in request.headers.get("accept", ""):

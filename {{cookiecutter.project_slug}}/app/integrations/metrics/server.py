@@ -12,13 +12,13 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imp
 
 
 def on_starting(server: Any) -> None:  # noqa: ANN401 - gunicorn's Arbiter
-    """Start with a new folder, unless this master replaces another one (USR2): both share its folder."""
+    """Start with a new folder, unless this master replaces another one (USR2): then both use the same folder."""
     if not server.master_pid:
         os.environ.pop(FOLDER, None)
 
 
 def pre_fork(server: Any, worker: Any) -> None:  # noqa: ANN401
-    """Name the worker after one that has exited, to continue its files: counts stay, and files stay few."""
+    """Name the worker after one that has exited, so that it continues its files: counts stay, and files stay few."""
     if FOLDER not in os.environ:  # at startup, or at the first reload with this integration
         # In memory: no disk latency, and a disk filled by uploads would kill the worker that counts (SIGBUS).
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
@@ -38,7 +38,7 @@ def post_fork(_server: object, worker: Any) -> None:  # noqa: ANN401
 
 
 def child_exit(_server: object, worker: Any) -> None:  # noqa: ANN401
-    """Drop the worker's requests in flight, as `mark_process_dead` does; prometheus_client is not imported here."""
+    """Drop the worker's requests in flight, as `mark_process_dead` does; the master imports no prometheus_client."""
     for file in Path(os.environ.get(FOLDER, "/nowhere")).glob(f"gauge_live*_{getattr(worker, 'metrics_name', '')}.db"):
         file.unlink()
 

@@ -1,22 +1,22 @@
-"""What a worker does. A function gets SAQ's context, and by name what it was enqueued with."""
+"""The jobs of a worker. A job function receives SAQ's context, and its arguments by keyword."""
 
 import logging
 from typing import Any, Final
 
 log = logging.getLogger(__name__)
-AGAIN: Final = {"retries": 3, "timeout": 30}  # a worker may die: three attempts, each of 30 seconds
+RETRY_OPTIONS: Final = {"retries": 3, "timeout": 30}  # three attempts of at most 30 s each: a worker may be killed
 
 
 async def demo(ctx: dict[str, Any], *, tree: bool = False) -> None:
-    """Enqueue two more, whose parent this one is."""
+    """Enqueue two more jobs if this is the `tree`; this job is their parent."""
     log.info("demo")
     for name in ("demo", "demo_in_thread") if tree else ():
-        await ctx["worker"].queue.enqueue(name, **AGAIN)
+        await ctx["worker"].queue.enqueue(name, **RETRY_OPTIONS)
 
 
 def demo_in_thread(_: dict[str, Any]) -> None:
-    """Do what would block the others; the IDs are the same there."""
+    """Run in a thread, since the function is not async; its log lines have the IDs of the job, too."""
     log.info("demo in a thread")
 
 
-WORK: Final[dict[str, Any]] = {"functions": (demo, demo_in_thread), "cron_jobs": ()}
+JOBS: Final[dict[str, Any]] = {"functions": (demo, demo_in_thread), "cron_jobs": ()}

@@ -140,11 +140,11 @@ def finish_event(event: Any, hint: Mapping[str, Any]) -> Any:  # noqa: ANN401
 
 
 def clean(value: Any) -> Any:  # noqa: ANN401
-    """Return a copy without secrets and without the attributes in NOT_SENT."""
+    """Return a copy without secrets and without the attributes in NOT_SENT: internal ones, copies of the message."""
     return redact.value(jsonable(value), without=NOT_SENT)
 
 
 def id_tags() -> dict[str, str]:
-    """Return the IDs of the current request or task as tags; `transaction_id` is asgi-correlation-id's request ID."""
+    """Return the IDs of the current request or task as tags; `transaction_id` as in asgi-correlation-id."""
     record = current_record.get()
     return {tag: value for tag, name in IDS.items() if (value := getattr(record, name, NO_REQUEST_ID)) != NO_REQUEST_ID}

@@ -63,7 +63,7 @@ def without_bound_values(record: RequestRecord) -> Iterator[None]:
 
 
 class StandardLoggerFactory(LoggerFactory):
-    """Returns standard loggers whose records have the file and the line number of the call of structlog."""
+    """Returns standard loggers whose records have the file and the line number of the code that calls structlog."""
 
     def __init__(self) -> None:
         before = logging.getLoggerClass()
@@ -86,6 +86,6 @@ def to_log_kwargs(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def bound_values() -> Mapping[str, object]:
-    """Return the values of `bind_contextvars` in this context, for every log record and from any logger."""
+    """Return the values of `bind_contextvars` in this context, for the log records of every logger."""
     values = get_contextvars()
     return {name: format_value(value) for name, value in rename_reserved(values).items()} if values else {}

@@ -63,7 +63,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 def wrap(app: ASGIApp, _: Settings) -> ASGIApp:
-    """Return the application with a span around each request; it stays current until the server's task ends."""
+    """Return the application with a span per request; it stays current, so later records of the server have its IDs."""
 
     async def trace_request(scope: Scope, receive: Receive, send: Send) -> None:
         record = current_record.get()
@@ -79,7 +79,7 @@ def wrap(app: ASGIApp, _: Settings) -> ASGIApp:
             record_error(span, error)
             raise
         finally:
-            if is_nested:  # an in-process call (httpx2.ASGITransport): the enclosing request continues
+            if is_nested:  # an in-process call (httpx2.ASGITransport): its task continues; the server's ends here
                 detach(token)
                 record.scope[LOG_SPAN] = span
 
@@ -96,7 +96,7 @@ def start_request_span(record: RequestRecord) -> Span:
 
 
 def start_span(name: str, kind: SpanKind, context: Context | None = None, nanoseconds: int | None = None) -> Span:
-    """Return a new child span of the context, or else of the current span; `nanoseconds` since the epoch, or now."""
+    """Return a new child span of the context or current span; it starts at `nanoseconds` since the epoch, or now."""
     span = tracer.start_span(name, context, kind, start_time=nanoseconds)
     parent = get_current_span(context).get_span_context()
     # The tracer returns the parent if it records nothing; log records and outgoing calls need a span ID regardless.
@@ -105,7 +105,7 @@ def start_span(name: str, kind: SpanKind, context: Context | None = None, nanose
 
 
 def end_request_span(record: RequestRecord) -> None:
-    """End the request's span as its access log line is written: both have the same duration and IDs."""
+    """End the request's span when its access log line is written: both have the same duration and IDs."""
     span = record.scope[LOG_SPAN] = record.scope.get(SPAN)
     if span is None or not span.is_recording():
         return
@@ -175,7 +175,7 @@ def mark_failed(span: Span, error_type: str) -> None:
 
 @contextmanager
 def trace_call(call: OutboundCall) -> Iterator[None]:
-    """Trace an outgoing call up to the response's headers, without the URL's user and query: both may be secret."""
+    """Trace an outgoing call up to the response's headers, without the URL's user and query, which may be secret."""
     method, url = known_method(call.request.method, "HTTP"), call.request.url
     span = start_span(method, SpanKind.CLIENT)
     path = url.raw_path.partition(b"?")[0].decode()

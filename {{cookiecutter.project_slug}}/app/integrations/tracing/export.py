@@ -61,12 +61,12 @@ class Processor(BatchSpanProcessor):
     """Sends spans from a background thread, which does not delay the exit of the process."""
 
     def shutdown(self) -> None:
-        """Send the remaining spans; return after `stop_seconds()` even if the collector hangs."""
+        """Send the remaining spans; return within `stop_seconds()`, even if the collector hangs."""
         self._batch_processor.shutdown(round(1000 * stop_seconds()))
 
 
 def stop_seconds() -> float:
-    """Return the timeout in seconds of each of the two last exports: of the lifespan and of the process."""
+    """Return the timeout in seconds of each of the last two exports: at the end of the lifespan, and of the process."""
     return min(2, get_settings().graceful_timeout / 16)
 
 
@@ -89,7 +89,7 @@ def start_export() -> None:
 
 
 def flush() -> None:
-    """Send the spans recorded so far; return after `stop_seconds()` even if the collector hangs."""
+    """Send the spans recorded so far; return within `stop_seconds()`, even if the collector hangs."""
     if isinstance(provider := trace.get_tracer_provider(), TracerProvider):
         thread = Thread(target=provider.force_flush, daemon=True)
         thread.start()

@@ -15,14 +15,14 @@ from opentelemetry.trace.span import TraceState
 # 3.2: version, trace-id, parent-id, trace-flags. ff is invalid; 00 ends here, later versions may append "-...".
 PARENT: Final = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?").fullmatch
 KNOWN_FLAGS: Final = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
-# 3.3.1.3: up to 32 members key=value of up to 256 characters each; a value has no "," or "=", no space at its end.
+# 3.3.1.3: up to 32 key=value; key and value of up to 256 characters; a value has no "," or "=", no space at its end.
 MEMBER: Final = re.compile(r"([a-z0-9][a-z0-9_*/@-]{0,255})=([ -+\--<>-~]{0,255}[!-+\--<>-~])").fullmatch
 MAX_MEMBERS: Final = 32
 id_generator: Final = RandomIdGenerator()
 
 
 class PropagatedState(TraceState):
-    """The members in order, of equal keys the first; the base class rejects keys such as `vendor@`."""
+    """The members in order, and the first of duplicate keys; the base class rejects keys such as `vendor@`."""
 
     def __init__(self, headers: Sequence[str]) -> None:
         super().__init__()

@@ -36,16 +36,16 @@ def observed() -> list[tuple[object, ...]]:
     observed: list[tuple[object, ...]] = []
 
     @contextmanager
-    def call(exchange: OutboundCall) -> Iterator[None]:
+    def observe(call: OutboundCall) -> Iterator[None]:
         number.set(7)
         try:
             yield
         except Exception as error:
-            observed.append((exchange.request.url.path, type(error).__name__))
+            observed.append((call.request.url.path, type(error).__name__))
             raise
-        observed.append((exchange.request.headers.get("x-trace"), exchange.response and exchange.response.status_code))
+        observed.append((call.request.headers.get("x-trace"), call.response and call.response.status_code))
 
-    call_observers["test"] = call
+    call_observers["test"] = observe
     log_fields["test"], injectors["test"] = fields, stamp
     return observed
 

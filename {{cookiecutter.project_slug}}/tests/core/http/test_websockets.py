@@ -15,7 +15,7 @@ from app.main import Application
 from tests.core.support import http_scope
 from tests.support import HEADER, ID, Logs, connect
 
-OWN = {HEADER: ID}
+WITH_ID = {HEADER: ID}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def sockets(app: Application) -> TestClient:
 
 
 def test_websocket_has_the_id_in_header_and_context_and_one_access_line(sockets: TestClient, logs: Logs) -> None:
-    with sockets.websocket_connect("/echo?token=abc", headers=OWN) as session:
+    with sockets.websocket_connect("/echo?token=abc", headers=WITH_ID) as session:
         headers: object = session.extra_headers
         assert headers == [(b"x-request-id", ID.encode())]
         assert session.receive_text() == ID
@@ -58,7 +58,7 @@ def test_websocket_has_the_id_in_header_and_context_and_one_access_line(sockets:
 
 
 def test_broken_websocket_connection_is_flagged(sockets: TestClient, logs: Logs) -> None:
-    with sockets.websocket_connect("/echo", headers=OWN) as session:
+    with sockets.websocket_connect("/echo", headers=WITH_ID) as session:
         session.receive_text()
         session.send({"type": "websocket.disconnect", "code": 1006})
     assert [line.endswith('HTTP/1.1" client_disconnect') for line in logs.access] == [True]
@@ -66,7 +66,7 @@ def test_broken_websocket_connection_is_flagged(sockets: TestClient, logs: Logs)
 
 @pytest.mark.parametrize(("path", "cause"), [("/refuse", "no room"), ("/nothing-here", "Forbidden.")])
 def test_refused_websocket_gets_the_envelope(path: str, cause: str, sockets: TestClient, logs: Logs) -> None:
-    with pytest.raises(WebSocketDenialResponse) as denied, sockets.websocket_connect(path, headers=OWN):
+    with pytest.raises(WebSocketDenialResponse) as denied, sockets.websocket_connect(path, headers=WITH_ID):
         pass
     assert (denied.value.status_code, denied.value.headers.get_list(HEADER)) == (403, [ID])
     content = {"code": 403, "message": "failed", "cause": cause, "request_id": ID, "result": None}
@@ -115,7 +115,7 @@ def test_websocket_is_closed_if_the_server_does_not_support_denial_responses(
 
 
 def test_error_in_an_open_websocket_is_logged_with_the_id(sockets: TestClient, logs: Logs) -> None:
-    with pytest.raises(RuntimeError), sockets.websocket_connect("/late-error", headers=OWN) as session:
+    with pytest.raises(RuntimeError), sockets.websocket_connect("/late-error", headers=WITH_ID) as session:
         session.receive_text()
     assert sum(f"[{ID}] Unhandled RuntimeError" in line for line in logs.error) == 1
     (line,) = logs.access

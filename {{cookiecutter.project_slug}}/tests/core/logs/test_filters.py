@@ -27,7 +27,7 @@ def test_server_traceback_of_a_failed_request_is_dropped(
     error = RuntimeError("of the request")
     record = RequestRecord(ID, {"type": "http"})
     record.failed, record.error_id = True, id(error)
-    bound = bind(record)
+    tokens = bind(record)
     logging.getLogger(name).error("It failed.", exc_info=error if is_request_error else OSError("another"))
-    unbind(bound)
+    unbind(tokens)
     assert sum("It failed." in line for line in logs.error) == count

@@ -1,4 +1,4 @@
-"""A log record is one line: its values cannot end, forge or colour one."""
+"""A log record is one line: its values cannot end the line, forge another or colour it."""
 
 import json
 import logging
