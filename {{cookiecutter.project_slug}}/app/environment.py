@@ -49,7 +49,7 @@ def server_url(*schemes: str) -> str:
 
 
 class EnvironmentSettings(BaseSettings):
-    """Base class of all settings: reads the environment and, in development, `.env`; integrations set `env_prefix`."""
+    """Base class of all settings: reads the environment and `.env`; integrations set `env_prefix`."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
