@@ -403,13 +403,15 @@ def is_connected(port: int, option: str) -> bool:
 
 
 def check_task(environments: Environments, line: str) -> None:
-    """The response has the ID; service and worker write the lines of the document."""
+    """The response has the ID; service and worker write the lines of the document, for Celery also of the README."""
     (option,) = re.findall(r"/api/(\w+)/demo", line)
     worker, (service, port) = environments.worker(option), environments.service
     wait_for(lambda: is_connected(port, option), "connection of the service to its broker")
     assert json.loads(run_curl(environments, line, port))["request_id"] == "order-4711"
-    for number in range(len(blocks(TEMPLATE_DIR / f"docs/{option}.md", "text"))):
-        wait_for_samples(TEMPLATE_DIR / f"docs/{option}.md", number, lambda: f"{service.output}{worker.output}")
+    readme = [ROOT / "README.md"] if option == "celery" else []
+    for document in [TEMPLATE_DIR / f"docs/{option}.md", *readme]:
+        for number in range(len(blocks(document, "text"))):
+            wait_for_samples(document, number, lambda: f"{service.output}{worker.output}")
 
 
 # Compose
