@@ -78,7 +78,8 @@ def main(uv: Path) -> int:
         describe_machine(sys.version.split()[0]),
     )
     slow = too_slow(generated)
-    print("\n".join(slow), file=sys.stderr)
+    for sentence in slow:
+        print(sentence, file=sys.stderr)
     return 1 if slow else 0
 
 

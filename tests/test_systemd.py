@@ -39,7 +39,7 @@ ROTATIONS = 3
 WITHOUT_BYTECODE = {"uv": f'unset UV_COMPILE_BYTECODE; exec {UV} "$@"'}
 HOST_PATH = re.compile(r"(?<![\w./}])/(?=(?:opt|etc|run|var/log|var/lib|lib/systemd|usr/lib|usr/local|usr/bin)[/:])")
 # The script rejects a Python in these folders: ProtectHome= and PrivateTmp= hide them from the service.
-HIDDEN_FOLDERS = "/home/* | /root/* | /run/user/* | /tmp/* | /var/tmp/*)"
+HIDDEN = "/home/* | /root/* | /run/user/* | /tmp/* | /var/tmp/*)"
 # Directives that the document, the script or gunicorn rely on, and that no other test here would miss.
 NAMED_AFTER_UNIT = ("SyslogIdentifier", "User", "Group", "LogsDirectory", "RuntimeDirectory", "StateDirectory")
 REQUIRED = {
@@ -95,8 +95,8 @@ def install(
     """
     script = source / "deploy" / "systemd" / "install.sh"
     text = (FOLDER / "install.sh").read_text("utf-8")
-    assert text.count(HIDDEN_FOLDERS) == 1
-    text = move_paths(host, text.replace(HIDDEN_FOLDERS, f"{hides or '/nothing'}/*)"))
+    assert text.count(HIDDEN) == 1
+    text = move_paths(host, text.replace(HIDDEN, f"{hides or '/nothing'}/*)"))
     script.write_text(text)
     python = host / "usr/local/bin/python3"
     python.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ class SETTINGS(EnvironmentSettings, env_prefix="OTEL_"):
     exporter_otlp_headers: str | None = Field(None, pattern=PAIRS, repr=False, description=HEADERS)
     exporter_otlp_protocol: Literal["http/protobuf"] = Field("http/protobuf", description="the only supported one")
     service_name: str | None = Field(None, description="service name in traces; empty: the project's name")
-    resource_attributes: str | None = Field(None, pattern=PAIRS, description="on all spans: name=value,name=value")
+    resource_attributes: str | None = Field(None, pattern=PAIRS, description="resource attributes: key=value,key=value")
     traces_sampler: str = Field("parentbased_always_on", pattern=SAMPLER_NAMES, description=SAMPLER)
     traces_sampler_arg: float = Field(1, ge=0, le=1, description="share of traces for traceidratio, from 0 to 1")
     sdk_disabled: bool = Field(False, description="true: nothing is recorded or sent")
